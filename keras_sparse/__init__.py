@@ -1,0 +1,20 @@
+"""Train Keras 3 networks that are sparse from the first step."""
+
+from keras_sparse import distributions, layers, schedules
+from keras_sparse.conversion import densify, masked_layers, sparsify
+from keras_sparse.methods import DynamicSparse, SparseMethod, Static
+from keras_sparse.report import report
+
+__all__ = [
+    "DynamicSparse",
+    "SparseMethod",
+    "Static",
+    "densify",
+    "distributions",
+    "layers",
+    "masked_layers",
+    "report",
+    "schedules",
+    "sparsify",
+]
+__version__ = "0.1.0"

@@ -1,0 +1,217 @@
+"""Between dense and masked models: `sparsify`, `densify`, and the masked layers of a model."""
+
+import math
+import zlib
+from collections import defaultdict
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_sparse import distributions
+from keras_sparse.criteria import apportion
+from keras_sparse.layers import MASKED, MaskedKernel, check_sparsity
+from keras_sparse.masks import live_count, mask_shape
+
+
+def masked_layers(model):
+    """The masked layers of a model, nested ones included, each once, in the model's order.
+
+    Args:
+        model: a `keras.Model` of any kind: Sequential, functional or subclassed.
+
+    Returns:
+        List of layers.
+    """
+    unique = {id(x): x for x in model._flatten_layers() if isinstance(x, MaskedKernel)}
+    return list(unique.values())
+
+
+def sparsify(model, sparsity, distribution="uniform", keep_dense=(), granularity="weight", seed=0):
+    """A copy of a model in which every Dense, convolution and EinsumDense layer is masked.
+
+    The copy has the names, weights and connections of the model: branches, shared layers and nested models stay
+    what they are. Weights that live keep their value, so both fresh and pretrained models can be given. The model itself
+    is not touched. Like every Keras model, the copy is placed by the distribution strategy in whose scope it is made,
+    and has to be compiled.
+
+    Args:
+        model: a built Sequential or functional `keras.Model`.
+        sparsity: float in [0, 1), the removed fraction of the weights of all layers that are masked.
+        distribution: how the sparsity is spread over them: "uniform", "erdos_renyi", "erdos_renyi_kernel", or a
+            function (see `keras_sparse.distributions`).
+        keep_dense: which layers stay dense: a list of layer names, or a function `layer -> bool`.
+        granularity: "weight" masks single weights, "kernel_slice" whole k x k slices of convolutions.
+        seed: int of at least 0, of the random masks. A layer's mask depends on the seed and its place in the
+            model only.
+
+    Returns:
+        A new model of the same kind.
+
+    Raises:
+        ValueError: if `sparsity` is not in [0, 1); the model is subclassed, not built, has no layer to mask, or a
+            masked, quantized or LoRA-enabled one; a name in `keep_dense` is no layer's.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((784,)), keras.layers.Dense(300, name="fc"), keras.layers.Dense(10)])
+    >>> sparse = sparsify(model, sparsity=0.9)
+    >>> [layer.kernel_mask.numpy().sum() for layer in masked_layers(sparse)]
+    [23520, 300]
+    """
+    check_sparsity(sparsity)
+    _check_convertible(model, "sparsify")
+    layers = _eligible(model, keep_dense)
+    sparsities = _sparsities(layers, sparsity, distributions.get(distribution), granularity)
+    place = {id(layer): i for i, layer in enumerate(layers)}
+
+    def convert(layer):
+        if id(layer) not in place:
+            return layer.__class__.from_config(layer.get_config())
+        return MASKED[type(layer)].from_config(
+            {
+                **layer.get_config(),
+                "sparsity": sparsities[place[id(layer)]],
+                "granularity": granularity,
+                # A seed for each place: nested models may hold layers of one path.
+                "seed": zlib.crc32(f"{seed}/{place[id(layer)]}".encode()),
+            }
+        )
+
+    return _clone(model, convert)
+
+
+def densify(model):
+    """A copy of a model in which every masked layer is the plain Keras layer again, its dead weights 0.
+
+    The copy computes the same function, has the same names, and needs nothing of keras_sparse to be loaded.
+
+    Args:
+        model: a built Sequential or functional `keras.Model`.
+
+    Returns:
+        A new model of the same kind.
+
+    Raises:
+        ValueError: if the model is subclassed or not built.
+    """
+    _check_convertible(model, "densify")
+    dense = {masked: plain for plain, masked in MASKED.items()}
+
+    def convert(layer):
+        config = layer.get_config()
+        if type(layer) not in dense:
+            return layer.__class__.from_config(config)
+        return dense[type(layer)].from_config(
+            {k: v for k, v in config.items() if k not in ("sparsity", "granularity", "seed")}
+        )
+
+    return _clone(model, convert)
+
+
+def _clone(model, convert):
+    """Clones a model with `convert` for each layer and gives the clones the weights of the originals."""
+    pairs = []
+
+    def convert_and_note(layer):
+        pairs.append((layer, convert(layer)))
+        return pairs[-1][1]
+
+    clone = keras.models.clone_model(model, clone_function=convert_and_note, recursive=True)
+    for old, new in pairs:
+        _copy_weights(old, new)
+    return clone
+
+
+def _copy_weights(old, new):
+    if isinstance(new, MaskedKernel):
+        new.kernel_variable.assign(ops.where(new.kernel_mask.value, old.kernel, ops.zeros_like(old.kernel)))
+    elif isinstance(old, MaskedKernel):
+        new.kernel.assign(old.kernel)
+    else:
+        new.set_weights(old.get_weights())
+        return
+    if getattr(old, "bias", None) is not None:
+        new.bias.assign(old.bias)
+
+
+def _check_convertible(model, function):
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"`{function}` takes a keras.Model. Received: {model!r} of type {type(model).__name__}.")
+    if not isinstance(model, keras.Sequential) and not hasattr(model, "operations"):
+        raise ValueError(
+            f"`{function}` needs a Sequential or functional model, since a subclassed one cannot be cloned. Received: "
+            f"{model.name!r} of class {type(model).__name__}. Build the class from the layers of "
+            "`keras_sparse.layers` instead, such as MaskedDense(300, sparsity=0.9); callbacks and the report find them."
+        )
+    if not model.built or (isinstance(model, keras.Sequential) and not model.inputs):
+        raise ValueError(
+            f"`{function}` needs a built model: without weights there is nothing to mask. Received: {model.name!r}, not "
+            "built. Start it with keras.Input(shape) or call model.build(input_shape)."
+        )
+
+
+def _eligible(model, keep_dense):
+    """The layers of a model that are to be masked, each once, in the model's order."""
+    layers = list({id(x): x for x in model._flatten_layers()}.values())
+    if not callable(keep_dense):
+        names = [keep_dense] if isinstance(keep_dense, str) else list(keep_dense)
+        unknown = set(names) - {x.name for x in layers}
+        if unknown:
+            raise ValueError(
+                f"`keep_dense` names layers that the model has not: {sorted(unknown)}. Its layers: "
+                f"{[x.name for x in layers if type(x) in MASKED]}."
+            )
+    keep = keep_dense if callable(keep_dense) else lambda layer: layer.name in names
+    already = [x.name for x in layers if isinstance(x, MaskedKernel)]
+    if already:
+        raise ValueError(
+            f"The model is masked already, in {already}. To draw new masks, give `sparsify` the model that "
+            "`keras_sparse.densify` makes of it."
+        )
+    eligible = [x for x in _clonable_layers(model) if type(x) in MASKED and not keep(x)]
+    if not eligible:
+        raise ValueError(
+            f"`sparsify` found no layer to mask in {model.name!r}. It masks layers of exactly these classes that "
+            f"`keep_dense` does not keep: {[c.__name__ for c in MASKED]}. The model's: "
+            f"{sorted({type(x).__name__ for x in layers})}."
+        )
+    return eligible
+
+
+def _clonable_layers(model):
+    """The layers that `keras.models.clone_model` hands to its clone function, each once, in the model's order.
+
+    Layers inside a composite layer (the EinsumDense of a MultiHeadAttention, say) are its own affair and not among them.
+    """
+    found = {}
+    for layer in model.layers:
+        inner = _clonable_layers(layer) if isinstance(layer, keras.Model) and hasattr(layer, "layers") else [layer]
+        found.update((id(x), x) for x in inner)
+    return list(found.values())
+
+
+def _sparsities(layers, sparsity, distribution, granularity):
+    """The sparsity of each layer, whole mask elements, exact for the network to less than one element.
+
+    The distribution speaks of weights. Where mask elements hold several weights each, the layers whose elements are
+    of one size share what it gave them in whole elements.
+    """
+    shapes = [tuple(x.kernel.shape) for x in layers]
+    sizes = [math.prod(s) for s in shapes]
+    elements = [math.prod(mask_shape(granularity, s, getattr(x, "rank", 0))) for x, s in zip(layers, shapes, strict=True)]
+    given = distribution(shapes, sparsity)
+    weights = [live_count(n, s) for n, s in zip(sizes, given, strict=True)]
+    groups = defaultdict(list)
+    for i, (n, e) in enumerate(zip(sizes, elements, strict=True)):
+        groups[n // e].append(i)
+    live = [0] * len(layers)
+    for unit, members in groups.items():
+        total = round(sum(weights[i] for i in members) / unit)
+        for i, k in zip(
+            members,
+            apportion(total, [weights[i] for i in members], [elements[i] for i in members]),
+            strict=True,
+        ):
+            live[i] = k
+    return [1 - k / e for k, e in zip(live, elements, strict=True)]

@@ -1,0 +1,91 @@
+"""From the shapes of all kernels and one sparsity to the sparsity of each layer.
+
+All three are exact to the weight: with n the size of a layer's mask, `round(n * (1 - sparsity))` sums over the layers to
+`round(sum(n) * (1 - sparsity of the network))`.
+"""
+
+import math
+
+from keras_sparse.criteria import apportion
+
+
+def uniform(shapes, sparsity):
+    """The same sparsity in every layer, as in Table 4 of Mostafa & Wang.
+
+    Args:
+        shapes: list of kernel shapes, each `(..., inputs, outputs)`.
+        sparsity: float in [0, 1), the removed fraction of all weights.
+
+    Returns:
+        List of floats in [0, 1], one for each shape.
+    """
+    return _exact(shapes, sparsity, [1.0] * len(shapes))
+
+
+def erdos_renyi(shapes, sparsity):
+    """Density in proportion to (n_in + n_out) / (n_in * n_out): small layers stay denser.
+
+    For convolutions n_in and n_out count channels only, as in SET.
+
+    Args:
+        shapes: list of kernel shapes, each `(..., inputs, outputs)`.
+        sparsity: float in [0, 1), the removed fraction of all weights.
+
+    Returns:
+        List of floats in [0, 1], one for each shape; layers whose density would exceed 1 are dense, and the
+        others share what that leaves.
+
+    Reference:
+        Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse connectivity inspired
+        by network science", 2018.
+    """
+    return _exact(shapes, sparsity, [sum(s[-2:]) / math.prod(s[-2:]) for s in shapes])
+
+
+def erdos_renyi_kernel(shapes, sparsity):
+    """Density in proportion to (n_in + n_out + k_h + k_w) / (n_in * n_out * k_h * k_w), all kernel axes included.
+
+    Args:
+        shapes: list of kernel shapes, each `(..., inputs, outputs)`.
+        sparsity: float in [0, 1), the removed fraction of all weights.
+
+    Returns:
+        List of floats in [0, 1], one for each shape; layers whose density would exceed 1 are dense, and the
+        others share what that leaves.
+
+    Reference:
+        Evci et al., "Rigging the Lottery: Making All Tickets Winners", 2020.
+    """
+    return _exact(shapes, sparsity, [sum(s) / math.prod(s) for s in shapes])
+
+
+DISTRIBUTIONS = {f.__name__: f for f in (uniform, erdos_renyi, erdos_renyi_kernel)}
+
+
+def get(identifier):
+    """A distribution by its name, or the function itself.
+
+    Args:
+        identifier: "uniform", "erdos_renyi", "erdos_renyi_kernel", or a callable
+            `(shapes, sparsity) -> list of sparsities`.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if callable(identifier):
+        return identifier
+    if identifier not in DISTRIBUTIONS:
+        raise ValueError(
+            f"Unknown distribution: {identifier!r}. Expected one of {sorted(DISTRIBUTIONS)} or a function "
+            "(shapes, sparsity) -> list of sparsities."
+        )
+    return DISTRIBUTIONS[identifier]
+
+
+def _exact(shapes, sparsity, densities):
+    """Sparsities with relative `densities`, whose whole counts sum to the network's."""
+    sizes = [math.prod(s) for s in shapes]
+    # Counts are apportioned as whole numbers, so relative densities become whole shares at a fine resolution.
+    shares = [round(n * d * 2**53) for n, d in zip(sizes, densities, strict=True)]
+    live = apportion(round(sum(sizes) * (1 - sparsity)), shares, sizes)
+    return [1 - k / n for k, n in zip(live, sizes, strict=True)]

@@ -1,0 +1,166 @@
+"""Keras layers whose kernel is masked: `call` stays Keras's own, only the kernel that it reads changes."""
+
+import math
+import numbers
+import zlib
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_sparse.masks import Mask, live_count, mask_shape, random_mask
+
+
+def check_sparsity(sparsity, name="sparsity"):
+    """Raises ValueError unless `sparsity` is a number in [0, 1)."""
+    if isinstance(sparsity, bool) or not isinstance(sparsity, numbers.Real) or not 0 <= sparsity < 1:
+        raise ValueError(
+            f"`{name}` is the removed fraction of the weights and must be a number in [0, 1): 0.9 keeps a tenth. "
+            f"Received: {name}={sparsity!r}."
+        )
+
+
+class MaskedKernel:
+    """Mixin that puts a mask over the kernel of a Keras layer: the layer computes with `where(mask, kernel, 0)`.
+
+    A dead weight (mask False) is exactly 0, takes no part in the output and receives no gradient. `where`, and not a
+    product, so that a NaN in a dead weight cannot leak.
+
+    Args:
+        sparsity: float in [0, 1), the removed fraction of the kernel. The live weights are drawn at random when
+            the layer is built: exactly `round(size * (1 - sparsity))` of them. Defaults to 0.
+        granularity: "weight", "kernel_slice" (whole k x k slices of a convolution), or the mask's shape as a
+            tuple that broadcasts to the kernel's.
+        seed: int of at least 0. The same seed and layer path give the same mask in any process, on any backend.
+
+    Every other argument is the Keras layer's. `kernel_mask` is the `keras_sparse.masks.Mask`.
+    """
+
+    def __init__(self, *args, sparsity=0.0, granularity="weight", seed=0, **kwargs):
+        check_sparsity(sparsity)
+        super().__init__(*args, **kwargs)
+        if getattr(self, "lora_rank", None) or self.quantization_mode:
+            raise ValueError(
+                f"{type(self).__name__} supports neither LoRA nor quantization: its kernel is a masked variable. Remove "
+                f"`lora_rank` and use a float dtype policy. Received: lora_rank={getattr(self, 'lora_rank', None)}, "
+                f"dtype={self.dtype_policy.name!r}."
+            )
+        self.sparsity = float(sparsity)
+        # Keras's JSON turns tuples into lists.
+        self.granularity = granularity if isinstance(granularity, str) else tuple(granularity)
+        self.seed = seed
+        self.kernel_mask = Mask(name="kernel_mask")
+
+    def build(self, input_shape):
+        """Builds the Keras layer and the mask over its kernel."""
+        super().build(input_shape)
+        self.kernel_mask.build(
+            mask_shape(self.granularity, self.kernel_variable.shape, self._spatial_rank),
+            initializer=lambda shape, dtype=None: ops.convert_to_tensor(self._draw(shape)),
+        )
+
+    def add_weight(self, *args, **kwargs):
+        """As in Keras, but the kernel starts with its dead weights at 0."""
+        if kwargs.get("name") == "kernel":
+            dense = keras.initializers.get(kwargs["initializer"])
+
+            # By initializer, never by an assignment after: Keras may build a layer inside a stateless scope, which
+            # forgets assignments.
+            def masked(shape, dtype=None):
+                live = self._draw(mask_shape(self.granularity, shape, self._spatial_rank))
+                kernel = dense(shape, dtype=dtype)
+                return ops.where(live, kernel, ops.zeros_like(kernel))
+
+            kwargs["initializer"] = masked
+        return super().add_weight(*args, **kwargs)
+
+    def _draw(self, shape):
+        rng = np.random.default_rng([self.seed, zlib.crc32(self.path.encode())])
+        return random_mask(shape, live_count(math.prod(shape), self.sparsity), rng)
+
+    @property
+    def _spatial_rank(self):
+        return getattr(self, "rank", 0)  # Keras's convolutions have a rank, its dense layers none.
+
+    @property
+    def kernel(self):
+        """The kernel the layer computes with, dead weights 0. `kernel_variable` is what the optimizer moves."""
+        kernel = self.kernel_variable
+        return ops.where(self.kernel_mask.value, kernel, ops.zeros_like(kernel))
+
+    @kernel.setter
+    def kernel(self, variable):
+        self._kernel = variable  # Some Keras layers assign `kernel` itself when built, others `_kernel`.
+
+    @property
+    def kernel_variable(self):
+        """The trainable variable under the mask."""
+        if getattr(self, "_kernel", None) is None:
+            raise AttributeError(f"Build the layer {self.name!r} before reading its kernel: call it on an input.")
+        return self._kernel
+
+    def enable_lora(self, *args, **kwargs):
+        """Not supported: LoRA's product would fill the dead weights."""
+        raise NotImplementedError(
+            f"LoRA would fill the dead weights of the masked layer {self.name!r}. Apply it to "
+            "`keras_sparse.densify(model)` instead."
+        )
+
+    def quantize(self, *args, **kwargs):
+        """Not supported: quantize the densified model instead."""
+        raise NotImplementedError(
+            f"The masked layer {self.name!r} cannot be quantized in place. Quantize `keras_sparse.densify(model)` instead."
+        )
+
+    def get_config(self):
+        """The Keras layer's config and the three arguments of the mixin."""
+        return {
+            **super().get_config(),
+            "sparsity": self.sparsity,
+            "granularity": self.granularity,
+            "seed": self.seed,
+        }
+
+
+MASKED = {}  # Keras layer class -> its masked class
+
+
+def _masked(cls):
+    """Registers a masked class with Keras's saving and under the Keras class that it masks."""
+    MASKED[cls.__mro__[2]] = cls
+    return keras.saving.register_keras_serializable(package="keras_sparse")(cls)
+
+
+@_masked
+class MaskedDense(MaskedKernel, keras.layers.Dense):
+    """`keras.layers.Dense` with a masked kernel; `MaskedKernel` has the three arguments it adds."""
+
+
+@_masked
+class MaskedConv1D(MaskedKernel, keras.layers.Conv1D):
+    """`keras.layers.Conv1D` with a masked kernel; `MaskedKernel` has the three arguments it adds."""
+
+
+@_masked
+class MaskedConv2D(MaskedKernel, keras.layers.Conv2D):
+    """`keras.layers.Conv2D` with a masked kernel; `MaskedKernel` has the three arguments it adds."""
+
+
+@_masked
+class MaskedConv3D(MaskedKernel, keras.layers.Conv3D):
+    """`keras.layers.Conv3D` with a masked kernel; `MaskedKernel` has the three arguments it adds."""
+
+
+@_masked
+class MaskedConv2DTranspose(MaskedKernel, keras.layers.Conv2DTranspose):
+    """`keras.layers.Conv2DTranspose` with a masked kernel; `MaskedKernel` has the three arguments it adds."""
+
+
+@_masked
+class MaskedDepthwiseConv2D(MaskedKernel, keras.layers.DepthwiseConv2D):
+    """`keras.layers.DepthwiseConv2D` with a masked kernel; `MaskedKernel` has the three arguments it adds."""
+
+
+@_masked
+class MaskedEinsumDense(MaskedKernel, keras.layers.EinsumDense):
+    """`keras.layers.EinsumDense` with a masked kernel; `MaskedKernel` has the three arguments it adds."""

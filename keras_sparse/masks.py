@@ -1,0 +1,108 @@
+"""The mask: which weights of a kernel are live."""
+
+import keras
+import numpy as np
+
+from keras_sparse.criteria import grow_random
+
+GRANULARITIES = ("weight", "kernel_slice")
+
+
+@keras.saving.register_keras_serializable(package="keras_sparse")
+class Mask(keras.layers.Layer):
+    """The boolean variable of a masked layer, and what its sparse training method has to remember.
+
+    It is a layer of its own because Keras saves variables layer by layer: a mask that a `Dense` subclass added to
+    itself would be saved and then fail to load.
+
+    Attributes:
+        value: boolean variable, True where live. Its shape broadcasts to the kernel's.
+        last_update: int32 scalar variable, the optimizer step of the last update; -1 before the first one.
+        threshold: float32 scalar variable, the H of `keras_sparse.DynamicSparse`; 0 before its first update.
+    """
+
+    def __init__(self, **kwargs):
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+
+    def build(self, mask_shape, initializer="ones"):
+        """Creates the variables.
+
+        Args:
+            mask_shape: shape of the mask.
+            initializer: `(shape, dtype) -> boolean array`, or a Keras initializer's name.
+        """
+        self.value = self.add_weight(
+            name="value", shape=mask_shape, dtype="bool", initializer=initializer, trainable=False
+        )
+        self.last_update = self.add_weight(
+            name="last_update",
+            shape=(),
+            dtype="int32",
+            initializer=keras.initializers.Constant(-1),
+            trainable=False,
+        )
+        self.threshold = self.add_weight(
+            name="threshold", shape=(), dtype="float32", initializer="zeros", trainable=False
+        )
+
+    def forget(self):
+        """Sets what is remembered back to the start."""
+        self.last_update.assign(-1)
+        self.threshold.assign(0.0)
+
+    def numpy(self):
+        """The mask as a boolean NumPy array."""
+        return keras.ops.convert_to_numpy(self.value)
+
+
+def mask_shape(granularity, kernel_shape, spatial_rank):
+    """Shape of the mask over a kernel.
+
+    Args:
+        granularity: "weight" for a mask element per weight; "kernel_slice" for one per k x k slice of a
+            convolution (a kernel without spatial axes has slices of one weight); or the shape itself: a tuple that
+            broadcasts to the kernel's, such as `(1, 1, 1, channels_out)`.
+        kernel_shape: tuple of ints.
+        spatial_rank: int, how many leading axes of the kernel are spatial.
+
+    Returns:
+        Tuple of ints.
+
+    Raises:
+        ValueError: if `granularity` is none of these.
+    """
+    kernel_shape = tuple(kernel_shape)
+    if granularity == "weight":
+        return kernel_shape
+    if granularity == "kernel_slice":
+        return (1,) * spatial_rank + kernel_shape[spatial_rank:]
+    if (
+        isinstance(granularity, tuple)
+        and len(granularity) == len(kernel_shape)
+        and all(n in (1, k) for n, k in zip(granularity, kernel_shape, strict=True))
+    ):
+        return granularity
+    raise ValueError(
+        f"`granularity` must be one of {GRANULARITIES} or a tuple that broadcasts to the kernel's shape {kernel_shape} "
+        f"(each entry 1 or the kernel's). Received: granularity={granularity!r}."
+    )
+
+
+def random_mask(shape, live, rng):
+    """A mask with exactly `live` elements True, all such masks being equally likely.
+
+    Args:
+        shape: tuple of ints.
+        live: int in [0, product of `shape`].
+        rng: `numpy.random.Generator`.
+
+    Returns:
+        Boolean NumPy array.
+    """
+    return grow_random(np.zeros(shape, bool), live, rng)
+
+
+def live_count(size, sparsity):
+    """How many of `size` mask elements are live at `sparsity`, rounded to the nearest."""
+    return round(size * (1 - sparsity))

@@ -1,0 +1,139 @@
+"""Dynamic sparse reparameterization.
+
+Mostafa & Wang, "Parameter efficient training of deep convolutional neural networks by dynamic sparse
+reparameterization", ICML 2019, algorithm 1.
+"""
+
+import numbers
+
+import numpy as np
+
+from keras_sparse import criteria
+from keras_sparse.methods.base import SparseMethod, by_unit, check_positive_int, trainable_masked_layers
+from keras_sparse.schedules import by_epoch
+
+
+class DynamicSparse(SparseMethod):
+    """Trains masked layers by dynamic sparse reparameterization.
+
+    Every `period` steps all live weights with |w| < H are dropped, whatever their layer, and as many are grown at
+    random positions that were dead, layer l receiving them in proportion to the weights that survived in it. Then H is
+    doubled or halved where too few or too many were dropped. So the budget is fixed and moves to where weights grow large.
+
+    A layer is never emptied: its largest weight is kept. Layers whose mask elements hold different numbers of weights
+    (1x1 and 3x3 slices) exchange none, so that the number of live weights is exact.
+
+    Args:
+        prune_count: the paper's K, how many mask elements an update should drop: int, dict `{first epoch: int}` or
+            function `epoch -> int`, epochs from 0.
+        period: the paper's P, optimizer steps between updates: as `prune_count`.
+        tolerance: the paper's delta, float in [0, 1): H stays while the number dropped is within
+            `(1 +- tolerance) * prune_count`.
+        threshold: the paper's H(0), positive float. A model that was trained with the same optimizer continues with the
+            H it reached.
+        regrow_scale: standard deviation of the normal distribution from which regrown weights start, a float of at
+            least 0. The paper's word is 0.0. But in a very sparse network a unit whose live incoming weights are all 0 passes no
+            gradient either way, and stays stuck; 1e-4 frees it, too small to disturb anything.
+        until: int, number of epochs after which the masks stay as they are; None for no end.
+        seed: int of at least 0, of the random positions and values.
+
+    Raises:
+        ValueError: if an argument is out of its range; in `fit`, if the model has no trainable masked layer, if
+            `prune_count` is more than all live mask elements, or if `steps_per_execution` exceeds the period.
+
+    Example:
+
+    ```python
+    model = keras_sparse.sparsify(model, sparsity=0.98)
+    model.compile(optimizer="sgd", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.fit(x, y, callbacks=[keras_sparse.DynamicSparse(prune_count=600, period={0: 100, 25: 200})])
+    ```
+
+    Reference:
+        Mostafa & Wang, "Parameter efficient training of deep convolutional neural networks by dynamic sparse
+        reparameterization", ICML 2019.
+    """
+
+    def __init__(
+        self,
+        prune_count,
+        period,
+        tolerance=0.1,
+        threshold=1e-3,
+        regrow_scale=1e-4,
+        until=None,
+        seed=0,
+    ):
+        super().__init__(period=period, until=until, seed=seed)
+        self.prune_count = by_epoch(prune_count, "prune_count", check_positive_int)
+        _check_float(tolerance, "tolerance", "in [0, 1)", lambda x: 0 <= x < 1)
+        _check_float(threshold, "threshold", "above 0", lambda x: 0 < x < np.inf)
+        _check_float(regrow_scale, "regrow_scale", "of at least 0", lambda x: 0 <= x < np.inf)
+        self.tolerance = tolerance
+        self.threshold = threshold
+        self.regrow_scale = regrow_scale
+        self._current = threshold
+
+    def on_train_begin(self, logs=None):
+        """Checks `prune_count` against the network."""
+        super().on_train_begin(logs)
+        self._current = self.threshold
+        live = sum(int(x.kernel_mask.numpy().sum()) for x in trainable_masked_layers(self.model))
+        most = max(getattr(self.prune_count, "values", {0: 0}).values())
+        if most > live:
+            raise ValueError(
+                f"`prune_count` must not be more than what is live in the network, {live} mask elements. Received: "
+                f"prune_count={most}. A tenth of them is usual."
+            )
+
+    def drop(self, tensors):
+        """Everything below the threshold, no layer's last, no more than can be grown back; adapts the threshold."""
+        dropped = [criteria.below(t.scores, t.mask, self._current) for t in tensors]
+        total = sum(int(d.sum()) for d in dropped)
+        self._current = criteria.adapt_threshold(
+            self._current, total, self.prune_count(self._epoch), self.tolerance
+        )
+        for group in by_unit(tensors):
+            free = sum(tensors[i].mask.size - tensors[i].live for i in group)
+            kept = criteria.keep_strongest([dropped[i] for i in group], [tensors[i].scores for i in group], free)
+            for i, d in zip(group, kept, strict=True):
+                dropped[i] = d
+        return dropped
+
+    def redistribute(self, tensors, dropped):
+        """In proportion to the survivors of each layer, as far as it has dead positions."""
+        counts = [0] * len(tensors)
+        for group in by_unit(tensors):
+            lost = [int(dropped[i].sum()) for i in group]
+            survivors = [tensors[i].live - n for i, n in zip(group, lost, strict=True)]
+            free = [tensors[i].mask.size - tensors[i].live for i in group]
+            for i, n in zip(group, criteria.apportion(sum(lost), survivors, free), strict=True):
+                counts[i] = n
+        return counts
+
+    def grow(self, tensor, count, rng):
+        """At random, among what was dead before this update's drop."""
+        return criteria.grow_random(tensor.mask, count, rng)
+
+    def initial_values(self, shape, rng):
+        """Normal with standard deviation `regrow_scale`."""
+        return rng.normal(0.0, self.regrow_scale, shape)
+
+    def recall(self, memory):
+        """Continues with the threshold the model carries, if it has one."""
+        carried = float(np.asarray(memory.threshold))
+        if carried:
+            self._current = carried
+
+    def remember(self, memory):
+        """Leaves the threshold of the next update in the model."""
+        memory.threshold.assign(self._current)
+
+    def logs(self):
+        """The threshold of the next update."""
+        return {"threshold": self._current}
+
+
+def _check_float(value, name, expected, accept):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not accept(value):
+        raise ValueError(f"`{name}` must be a number {expected}. Received: {name}={value!r}.")

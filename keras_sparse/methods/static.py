@@ -1,0 +1,28 @@
+"""Static sparse: the random mask of the start, never changed; the paper's baseline."""
+
+from keras_sparse.methods.base import SparseMethod
+
+
+class Static(SparseMethod):
+    """Trains masked layers as they are.
+
+    The masks need no callback to hold. This one adds the sparsity to the logs, and zeroes at the end of each epoch
+    what an optimizer such as Muon moves under the masks.
+
+    Raises:
+        ValueError: in `fit`, if the model has no trainable masked layer.
+
+    Example:
+
+    ```python
+    model = keras_sparse.sparsify(model, sparsity=0.98)
+    model.compile(optimizer="sgd", loss="sparse_categorical_crossentropy")
+    model.fit(x, y, callbacks=[keras_sparse.Static()])
+    ```
+
+    Reference:
+        The static sparse baseline of Mostafa & Wang, ICML 2019.
+    """
+
+    def __init__(self):
+        super().__init__()

@@ -1,0 +1,199 @@
+"""What a sparse model is made of: per layer density, parameters, multiply-accumulates, bytes, dead units."""
+
+import dataclasses
+import math
+
+import keras
+
+from keras_sparse.conversion import masked_layers
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerReport:
+    """One masked layer.
+
+    Attributes:
+        name: path of the layer.
+        shape: shape of the kernel.
+        weights: number of weights of the kernel.
+        live: how many of them are live.
+        macs: multiply-accumulates of the live weights for one input of one call; None where an output axis has no
+            fixed size.
+        dense_macs: the same for all weights.
+        dead_inputs: input units (channels) without a live weight into the layer.
+        dead_units: output units (channels) without a live weight.
+    """
+
+    name: str
+    shape: tuple
+    weights: int
+    live: int
+    macs: int | None
+    dense_macs: int | None
+    dead_inputs: int
+    dead_units: int
+
+    @property
+    def density(self):
+        """Fraction of the weights that is live."""
+        return self.live / self.weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """All masked layers of a model, and the model's sums; printing it gives a table.
+
+    Attributes:
+        name: of the model.
+        layers: tuple of `LayerReport`.
+        dense_parameters: trainable parameters that are not in a masked kernel.
+        bytes: of all parameters, masked kernels stored as their live values and a bit a weight for the mask.
+        dense_bytes: of all parameters, masked kernels stored dense.
+    """
+
+    name: str
+    layers: tuple
+    dense_parameters: int
+    bytes: int
+    dense_bytes: int
+
+    @property
+    def sparse_weights(self):
+        """Weights in masked kernels, live or dead."""
+        return sum(x.weights for x in self.layers)
+
+    @property
+    def live_weights(self):
+        """Live weights in masked kernels."""
+        return sum(x.live for x in self.layers)
+
+    @property
+    def parameters(self):
+        """Trainable parameters that count: the live weights and all that is not masked."""
+        return self.live_weights + self.dense_parameters
+
+    @property
+    def sparsity(self):
+        """Removed fraction of the masked kernels; 0 without any."""
+        return 1 - self.live_weights / self.sparse_weights if self.layers else 0.0
+
+    def to_dict(self):
+        """The report as plain data."""
+        sums = ("sparse_weights", "live_weights", "parameters", "sparsity")
+        layers = [{**vars(x), "density": x.density} for x in self.layers]
+        return {**vars(self), "layers": layers, **{k: getattr(self, k) for k in sums}}
+
+    def __str__(self):
+        head = ("layer", "kernel", "weights", "live", "density", "MACs", "dead in", "dead out")
+        rows = [
+            (
+                x.name,
+                "x".join(map(str, x.shape)),
+                f"{x.weights:,}",
+                f"{x.live:,}",
+                f"{x.density:.4f}",
+                "?" if x.macs is None else f"{x.macs:,}",
+                f"{x.dead_inputs:,}",
+                f"{x.dead_units:,}",
+            )
+            for x in self.layers
+        ]
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        lines = [
+            "  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+            for row in (head, *rows)
+        ]
+        return "\n".join(
+            [
+                *lines,
+                f"{self.name}: {self.live_weights:,} of {self.sparse_weights:,} weights live, sparsity "
+                f"{self.sparsity:.4f}; {self.parameters:,} parameters with the dense ones; {self.bytes / 1024:,.1f} KiB "
+                f"stored sparse, {self.dense_bytes / 1024:,.1f} KiB dense",
+            ]
+        )
+
+
+def report(model):
+    """What the masked layers of a model are made of, and what they cost.
+
+    Args:
+        model: a built `keras.Model` of any kind. Without masked layers the report has only sums.
+
+    Returns:
+        `Report`.
+    """
+    layers = masked_layers(model)
+    kernels = {id(x.kernel_variable) for x in layers}
+    others = [v for v in model.trainable_variables if id(v) not in kernels]
+    dense_parameters = sum(math.prod(v.shape) for v in others)
+    rows = tuple(_layer(x) for x in layers)
+    other_bytes = sum(math.prod(v.shape) * _itemsize(v) for v in others)
+    sparse = dense = other_bytes
+    for row, layer in zip(rows, layers, strict=True):
+        size = _itemsize(layer.kernel_variable)
+        sparse += row.live * size + math.ceil(math.prod(layer.kernel_mask.value.shape) / 8)
+        dense += row.weights * size
+    return Report(model.name, rows, dense_parameters, sparse, dense)
+
+
+def _layer(layer):
+    kernel = tuple(layer.kernel_variable.shape)
+    mask = layer.kernel_mask.numpy()
+    unit = math.prod(kernel) // mask.size
+    live = int(mask.sum()) * unit
+    positions = _positions(layer)
+    inputs, outputs = _unit_axes(layer, mask.ndim)
+    return LayerReport(
+        name=layer.path,
+        shape=kernel,
+        weights=math.prod(kernel),
+        live=live,
+        macs=None if positions is None else live * positions,
+        dense_macs=None if positions is None else math.prod(kernel) * positions,
+        dead_inputs=_dead(mask, kernel, inputs),
+        dead_units=_dead(mask, kernel, outputs),
+    )
+
+
+def _positions(layer):
+    """How often a call uses each weight for one input: at every output position, but in a transposed one at every input."""
+    shape = layer.get_build_config()["input_shape"]
+    if not isinstance(layer, keras.layers.Conv2DTranspose):
+        shape = layer.compute_output_shape(shape)
+    if isinstance(layer, keras.layers.EinsumDense):
+        operands, output = layer.equation.replace("...", "").split("->")
+        kernel = operands.split(",")[1]
+        axes = [n for n, letter in zip(shape[-len(output) :], output, strict=True) if letter not in kernel]
+        axes = axes[1:] if len(output) == len(shape) else axes
+    elif getattr(layer, "data_format", None) == "channels_first":
+        axes = shape[2:]
+    else:
+        axes = shape[1:-1]
+    return None if None in axes else math.prod(axes)
+
+
+def _unit_axes(layer, rank):
+    """The kernel's axes that number the input units, and those that number the output units."""
+    if isinstance(layer, keras.layers.EinsumDense):
+        operands, output = layer.equation.split("->")
+        inputs, kernel = operands.split(",")
+        return (
+            [i for i, letter in enumerate(kernel) if letter in inputs],
+            [i for i, letter in enumerate(kernel) if letter in output],
+        )
+    if isinstance(layer, keras.layers.Conv2DTranspose):
+        return [rank - 1], [rank - 2]
+    if isinstance(layer, keras.layers.DepthwiseConv2D):
+        return [rank - 2], [rank - 2, rank - 1]
+    return [rank - 2], [rank - 1]
+
+
+def _dead(mask, kernel, axes):
+    """How many units, numbered by `axes` of the kernel, have no live weight."""
+    alive = mask.any(axis=tuple(i for i in range(mask.ndim) if i not in axes))
+    repeat = math.prod(kernel[i] for i in axes) // alive.size
+    return int((~alive).sum()) * repeat
+
+
+def _itemsize(variable):
+    return keras.ops.convert_to_numpy(variable).dtype.itemsize

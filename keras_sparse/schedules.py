@@ -1,0 +1,74 @@
+"""Values that change by epoch, and when a period was crossed: pure Python.
+
+Epochs count from 0, as in `keras.callbacks`: epoch 0 is the one Keras's progress bar calls "Epoch 1".
+"""
+
+from collections.abc import Mapping
+
+
+class ByEpoch:
+    """A value that holds from an epoch on, until the next one listed.
+
+    Args:
+        values: dict of first epoch (int, from 0; 0 must be there) to value.
+
+    Raises:
+        ValueError: if no value is given for epoch 0, or an epoch is not a whole number of at least 0.
+
+    Example:
+
+    >>> period = ByEpoch({0: 100, 25: 200})
+    >>> period(0), period(24), period(25)
+    (100, 100, 200)
+    """
+
+    def __init__(self, values):
+        bad = [e for e in values if isinstance(e, bool) or not isinstance(e, int) or e < 0]
+        if bad or 0 not in values:
+            raise ValueError(
+                "A schedule by epoch is a dict of first epoch to value, whose epochs are whole numbers from 0 on and "
+                f"include 0. Received: {values!r}. Write for example {{0: 100, 25: 200}}."
+            )
+        self.values = dict(sorted(values.items()))
+
+    def __call__(self, epoch):
+        """The value in force at `epoch` (int, from 0)."""
+        return next(v for e, v in reversed(self.values.items()) if e <= epoch)
+
+    def __repr__(self):
+        return f"ByEpoch({self.values})"
+
+
+def by_epoch(value, name, check):
+    """Makes a function of the epoch from a number, a dict `{first epoch: number}` or a function.
+
+    Args:
+        value: number, dict or callable `epoch -> number`.
+        name: str, the argument's name for messages.
+        check: function `(number, name)` that raises where a number is not acceptable. What a callable returns is
+            checked when it is called, the others at once.
+
+    Returns:
+        Callable `epoch -> number`.
+    """
+    if callable(value) and not isinstance(value, ByEpoch):
+
+        def checked(epoch):
+            number = value(epoch)
+            check(number, f"{name} (at epoch {epoch})")
+            return number
+
+        return checked
+    schedule = value if isinstance(value, ByEpoch) else ByEpoch(value if isinstance(value, Mapping) else {0: value})
+    for number in schedule.values.values():
+        check(number, name)
+    return schedule
+
+
+def crossings(before, now, period):
+    """How many multiples of `period` lie in (before, now].
+
+    Counting crossings, not `step % period == 0`, is what keeps updates exact when steps are executed many at a
+    time or gradients are accumulated.
+    """
+    return now // period - before // period

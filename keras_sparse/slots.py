@@ -1,0 +1,52 @@
+"""The optimizer's state of one variable, for any Keras optimizer."""
+
+import keras
+
+
+def slots(optimizer, variable):
+    """Every per-weight variable that an optimizer keeps for one trainable variable.
+
+    That is momentum, velocity, accumulators, the EMA of `use_ema`, accumulated gradients, and whatever a custom optimizer
+    keeps in the same way: as a list with an entry for each trainable variable. State of another shape, such
+    as the row and column statistics of Adafactor, is not per weight and not among them. Wrappers
+    (`LossScaleOptimizer`, `MultiOptimizer`) are looked into.
+
+    Args:
+        optimizer: a `keras.optimizers.Optimizer`, built or not, or None.
+        variable: a trainable `keras.Variable`.
+
+    Returns:
+        List of `(slot, fresh)`: the slot's variable, and the float that a newly built optimizer holds in it for a
+        weight of 0. That is 0 but for the accumulators of Adagrad and Ftrl, whose start is what keeps 0 / 0 out of them.
+    """
+    if optimizer is None or not optimizer.built:
+        return []
+    found = []
+    for inner in (getattr(optimizer, "inner_optimizer", None), *getattr(optimizer, "_inner_optimizers", ())):
+        found += slots(inner, variable)
+    variables = optimizer._trainable_variables
+    index = next((i for i, v in enumerate(variables) if v is variable), None)
+    if index is None:
+        return found
+    for name, values in vars(optimizer).items():
+        if name in ("_variables", "_trainable_variables") or not isinstance(values, list):
+            continue
+        slot = values[index] if len(values) == len(variables) else None
+        if isinstance(slot, keras.Variable) and slot.shape == variable.shape:
+            fresh = optimizer.initial_accumulator_value if name == "_accumulators" else 0.0
+            found.append((slot, fresh))
+    return found
+
+
+def iterations(optimizer):
+    """How many batches an optimizer has seen, and how many it takes for one step.
+
+    Args:
+        optimizer: a built `keras.optimizers.Optimizer`.
+
+    Returns:
+        `(batches, batches_per_step)`; the optimizer's step is `batches // batches_per_step`. The second is 1 without
+        gradient accumulation.
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return int(keras.ops.convert_to_numpy(inner._iterations)), inner.gradient_accumulation_steps or 1

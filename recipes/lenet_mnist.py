@@ -1,0 +1,27 @@
+"""LeNet-300-100 on MNIST, sparse from the first step.
+
+Mostafa & Wang, "Parameter efficient training of deep convolutional neural networks by dynamic sparse
+reparameterization", ICML 2019, Table 4, first column.
+
+    python recipes/lenet_mnist.py --method dynamic_sparse --sparsity 0.98
+    python recipes/lenet_mnist.py --method static --sparsity 0.98
+    python recipes/lenet_mnist.py --method dense
+
+recipes/RESULTS.md has the accuracies and times, and the machine they were measured on.
+"""
+
+from absl import app
+from common import train
+from common.experiment import LENET_MNIST
+from common.models import lenet_300_100
+
+train.define_flags(LENET_MNIST)
+
+
+def main(_):
+    """Runs what the flags say."""
+    train.run(LENET_MNIST, lenet_300_100)
+
+
+if __name__ == "__main__":
+    app.run(main)
