@@ -1,11 +1,9 @@
 """Between dense and masked models: `sparsify`, `densify`, and the masked layers of a model."""
 
 import math
-import zlib
 from collections import defaultdict
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_sparse import distributions
@@ -31,9 +29,9 @@ def sparsify(model, sparsity, distribution="uniform", keep_dense=(), granularity
     """A copy of a model in which every Dense, convolution and EinsumDense layer is masked.
 
     The copy has the names, weights and connections of the model: branches, shared layers and nested models stay
-    what they are. Weights that live keep their value, so both fresh and pretrained models can be given. The model itself
-    is not touched. Like every Keras model, the copy is placed by the distribution strategy in whose scope it is made,
-    and has to be compiled.
+    what they are. Weights that live keep their value, so both fresh and pretrained models can be given. The model
+    itself is not touched. Like every Keras model, the copy is placed by the distribution strategy in whose scope it is
+    made, and has to be compiled.
 
     Args:
         model: a built Sequential or functional `keras.Model`.
@@ -73,8 +71,8 @@ def sparsify(model, sparsity, distribution="uniform", keep_dense=(), granularity
                 **layer.get_config(),
                 "sparsity": sparsities[place[id(layer)]],
                 "granularity": granularity,
-                # A seed for each place: nested models may hold layers of one path.
-                "seed": zlib.crc32(f"{seed}/{place[id(layer)]}".encode()),
+                # By place, not by path: nested models may hold layers of one path, and Keras numbers names through.
+                "seed": (seed, place[id(layer)]),
             }
         )
 
@@ -146,8 +144,8 @@ def _check_convertible(model, function):
         )
     if not model.built or (isinstance(model, keras.Sequential) and not model.inputs):
         raise ValueError(
-            f"`{function}` needs a built model: without weights there is nothing to mask. Received: {model.name!r}, not "
-            "built. Start it with keras.Input(shape) or call model.build(input_shape)."
+            f"`{function}` needs a built model: without weights there is nothing to mask. Received: {model.name!r}, "
+            "not built. Start it with keras.Input(shape) or call model.build(input_shape)."
         )
 
 
@@ -182,7 +180,7 @@ def _eligible(model, keep_dense):
 def _clonable_layers(model):
     """The layers that `keras.models.clone_model` hands to its clone function, each once, in the model's order.
 
-    Layers inside a composite layer (the EinsumDense of a MultiHeadAttention, say) are its own affair and not among them.
+    Layers inside a composite layer (the EinsumDense of a MultiHeadAttention, say) are its own affair.
     """
     found = {}
     for layer in model.layers:
@@ -199,7 +197,9 @@ def _sparsities(layers, sparsity, distribution, granularity):
     """
     shapes = [tuple(x.kernel.shape) for x in layers]
     sizes = [math.prod(s) for s in shapes]
-    elements = [math.prod(mask_shape(granularity, s, getattr(x, "rank", 0))) for x, s in zip(layers, shapes, strict=True)]
+    elements = [
+        math.prod(mask_shape(granularity, s, getattr(x, "rank", 0))) for x, s in zip(layers, shapes, strict=True)
+    ]
     given = distribution(shapes, sparsity)
     weights = [live_count(n, s) for n, s in zip(sizes, given, strict=True)]
     groups = defaultdict(list)

@@ -96,7 +96,7 @@ def apportion(total, shares, capacities):
             weights = room
         whole = sum(weights)
         given = [total * w // whole for w in weights]
-        order = sorted(range(len(room)), key=lambda i: (-(total * weights[i] % whole), i))  # noqa: B023
+        order = sorted(range(len(room)), key=lambda i: (-(total * weights[i] % whole), i))
         for i in order[: total - sum(given)]:
             given[i] += 1
         given = [min(g, r) for g, r in zip(given, room, strict=True)]

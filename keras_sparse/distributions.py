@@ -1,7 +1,7 @@
 """From the shapes of all kernels and one sparsity to the sparsity of each layer.
 
-All three are exact to the weight: with n the size of a layer's mask, `round(n * (1 - sparsity))` sums over the layers to
-`round(sum(n) * (1 - sparsity of the network))`.
+All three are exact to the weight: with n the size of a layer's mask, `round(n * (1 - sparsity))` sums over the layers
+to `round(sum(n) * (1 - sparsity of the network))`.
 """
 
 import math

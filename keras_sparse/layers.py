@@ -31,7 +31,8 @@ class MaskedKernel:
             the layer is built: exactly `round(size * (1 - sparsity))` of them. Defaults to 0.
         granularity: "weight", "kernel_slice" (whole k x k slices of a convolution), or the mask's shape as a
             tuple that broadcasts to the kernel's.
-        seed: int of at least 0. The same seed and layer path give the same mask in any process, on any backend.
+        seed: int of at least 0: the same seed and layer path give the same mask in any process, on any backend. Or a
+            tuple of them, which alone decides.
 
     Every other argument is the Keras layer's. `kernel_mask` is the `keras_sparse.masks.Mask`.
     """
@@ -41,14 +42,14 @@ class MaskedKernel:
         super().__init__(*args, **kwargs)
         if getattr(self, "lora_rank", None) or self.quantization_mode:
             raise ValueError(
-                f"{type(self).__name__} supports neither LoRA nor quantization: its kernel is a masked variable. Remove "
-                f"`lora_rank` and use a float dtype policy. Received: lora_rank={getattr(self, 'lora_rank', None)}, "
-                f"dtype={self.dtype_policy.name!r}."
+                f"{type(self).__name__} supports neither LoRA nor quantization: its kernel is a masked variable. "
+                "Remove `lora_rank` and use a float dtype policy. Received: "
+                f"lora_rank={getattr(self, 'lora_rank', None)}, dtype={self.dtype_policy.name!r}."
             )
         self.sparsity = float(sparsity)
         # Keras's JSON turns tuples into lists.
         self.granularity = granularity if isinstance(granularity, str) else tuple(granularity)
-        self.seed = seed
+        self.seed = seed if isinstance(seed, int) else tuple(seed)
         self.kernel_mask = Mask(name="kernel_mask")
 
     def build(self, input_shape):
@@ -75,8 +76,8 @@ class MaskedKernel:
         return super().add_weight(*args, **kwargs)
 
     def _draw(self, shape):
-        rng = np.random.default_rng([self.seed, zlib.crc32(self.path.encode())])
-        return random_mask(shape, live_count(math.prod(shape), self.sparsity), rng)
+        seeds = [self.seed, zlib.crc32(self.path.encode())] if isinstance(self.seed, int) else self.seed
+        return random_mask(shape, live_count(math.prod(shape), self.sparsity), np.random.default_rng(seeds))
 
     @property
     def _spatial_rank(self):
@@ -109,7 +110,8 @@ class MaskedKernel:
     def quantize(self, *args, **kwargs):
         """Not supported: quantize the densified model instead."""
         raise NotImplementedError(
-            f"The masked layer {self.name!r} cannot be quantized in place. Quantize `keras_sparse.densify(model)` instead."
+            f"The masked layer {self.name!r} cannot be quantized in place. Quantize "
+            "`keras_sparse.densify(model)` instead."
         )
 
     def get_config(self):

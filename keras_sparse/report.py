@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import keras
+from keras import ops
 
 from keras_sparse.conversion import masked_layers
 
@@ -107,8 +108,8 @@ class Report:
             [
                 *lines,
                 f"{self.name}: {self.live_weights:,} of {self.sparse_weights:,} weights live, sparsity "
-                f"{self.sparsity:.4f}; {self.parameters:,} parameters with the dense ones; {self.bytes / 1024:,.1f} KiB "
-                f"stored sparse, {self.dense_bytes / 1024:,.1f} KiB dense",
+                f"{self.sparsity:.4f}; {self.parameters:,} parameters with the dense ones; "
+                f"{self.bytes / 1024:,.1f} KiB stored sparse, {self.dense_bytes / 1024:,.1f} KiB dense",
             ]
         )
 
@@ -156,7 +157,7 @@ def _layer(layer):
 
 
 def _positions(layer):
-    """How often a call uses each weight for one input: at every output position, but in a transposed one at every input."""
+    """How often a call uses each weight for one input: once a position of the output (of the input if transposed)."""
     shape = layer.get_build_config()["input_shape"]
     if not isinstance(layer, keras.layers.Conv2DTranspose):
         shape = layer.compute_output_shape(shape)
@@ -196,4 +197,4 @@ def _dead(mask, kernel, axes):
 
 
 def _itemsize(variable):
-    return keras.ops.convert_to_numpy(variable).dtype.itemsize
+    return ops.convert_to_numpy(variable).dtype.itemsize

@@ -1,14 +1,15 @@
 """The optimizer's state of one variable, for any Keras optimizer."""
 
 import keras
+from keras import ops
 
 
 def slots(optimizer, variable):
     """Every per-weight variable that an optimizer keeps for one trainable variable.
 
-    That is momentum, velocity, accumulators, the EMA of `use_ema`, accumulated gradients, and whatever a custom optimizer
-    keeps in the same way: as a list with an entry for each trainable variable. State of another shape, such
-    as the row and column statistics of Adafactor, is not per weight and not among them. Wrappers
+    That is momentum, velocity, accumulators, the EMA of `use_ema`, accumulated gradients, and whatever a custom
+    optimizer keeps in the same way: as a list with an entry for each trainable variable. State of another shape,
+    such as the row and column statistics of Adafactor, is not per weight and not among them. Wrappers
     (`LossScaleOptimizer`, `MultiOptimizer`) are looked into.
 
     Args:
@@ -17,12 +18,15 @@ def slots(optimizer, variable):
 
     Returns:
         List of `(slot, fresh)`: the slot's variable, and the float that a newly built optimizer holds in it for a
-        weight of 0. That is 0 but for the accumulators of Adagrad and Ftrl, whose start is what keeps 0 / 0 out of them.
+        weight of 0. That is 0 but for the accumulators of Adagrad and Ftrl, whose start keeps 0 / 0 out of them.
     """
     if optimizer is None or not optimizer.built:
         return []
     found = []
-    for inner in (getattr(optimizer, "inner_optimizer", None), *getattr(optimizer, "_inner_optimizers", ())):
+    for inner in (
+        getattr(optimizer, "inner_optimizer", None),
+        *getattr(optimizer, "_inner_optimizers", ()),
+    ):
         found += slots(inner, variable)
     variables = optimizer._trainable_variables
     index = next((i for i, v in enumerate(variables) if v is variable), None)
@@ -49,4 +53,4 @@ def iterations(optimizer):
         gradient accumulation.
     """
     inner = getattr(optimizer, "inner_optimizer", optimizer)
-    return int(keras.ops.convert_to_numpy(inner._iterations)), inner.gradient_accumulation_steps or 1
+    return int(ops.convert_to_numpy(inner._iterations)), inner.gradient_accumulation_steps or 1

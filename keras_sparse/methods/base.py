@@ -9,6 +9,7 @@ from collections import defaultdict
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_sparse import criteria
 from keras_sparse.conversion import masked_layers
@@ -48,8 +49,8 @@ class SparseMethod(keras.callbacks.Callback):
     accumulators start elsewhere).
 
     In `fit` it adds to the epoch's `logs`: `sparsity` (of the masked kernels, after the epoch), `dropped` and
-    `grown` (mask elements over the epoch). Put it before callbacks that should see them, such as CSVLogger and TensorBoard.
-    In a loop of your own call `update(model, step)`.
+    `grown` (mask elements over the epoch). Put it before callbacks that should see them, such as CSVLogger and
+    TensorBoard. In a loop of your own call `update(model, step)`.
 
     Args:
         period: optimizer steps between updates: int, dict `{first epoch: int}` or function `epoch -> int`, with
@@ -115,7 +116,7 @@ class SparseMethod(keras.callbacks.Callback):
             RuntimeError: if the method broke one of the invariants above. Nothing is written then.
         """
         layers = trainable_masked_layers(model)
-        tensors = [Tensor(_numpy(x.kernel), x.kernel_mask.numpy()) for x in layers]
+        tensors = [Tensor(ops.convert_to_numpy(x.kernel), x.kernel_mask.numpy()) for x in layers]
         self._epoch = epoch
         self.recall(layers[0].kernel_mask)
         dropped = self.drop(tensors)
@@ -138,9 +139,7 @@ class SparseMethod(keras.callbacks.Callback):
 
     def _check(self, tensors, dropped, survivors, grown):
         before = sum(t.live * t.unit for t in tensors)
-        after = sum(
-            int((k.sum() + g.sum()) * t.unit) for t, k, g in zip(tensors, survivors, grown, strict=True)
-        )
+        after = sum(int((k.sum() + g.sum()) * t.unit) for t, k, g in zip(tensors, survivors, grown, strict=True))
         stray = any((d & ~t.mask).any() for t, d in zip(tensors, dropped, strict=True))
         back = any((g & t.mask).any() for t, g in zip(tensors, grown, strict=True))
         if before != after or stray or back:
@@ -161,7 +160,7 @@ class SparseMethod(keras.callbacks.Callback):
         if isinstance(per_execution, int) and per_execution > shortest * _batches(model)[1]:
             self._refuse(per_execution, shortest * _batches(model)[1])
         seen, per_step = _batches(model)
-        last = int(_numpy(layers[0].kernel_mask.last_update))
+        last = int(ops.convert_to_numpy(layers[0].kernel_mask.last_update))
         if last > seen // per_step:  # Trained before, now with a new optimizer: a new run.
             last = -1
             for layer in layers:
@@ -191,7 +190,7 @@ class SparseMethod(keras.callbacks.Callback):
         layers = trainable_masked_layers(model)
         live = size = 0
         for layer in layers:
-            weights, mask = _numpy(layer.kernel_variable), layer.kernel_mask.numpy()
+            weights, mask = ops.convert_to_numpy(layer.kernel_variable), layer.kernel_mask.numpy()
             unit = weights.size // mask.size
             live, size = live + int(mask.sum()) * unit, size + weights.size
             # Muon, for one, mixes all weights of a kernel and so moves dead ones.
@@ -254,10 +253,6 @@ def check_positive_int(value, name):
         raise ValueError(f"`{name}` must be an int of at least 1. Received: {name}={value!r}.")
 
 
-def _numpy(variable):
-    return keras.ops.convert_to_numpy(variable)
-
-
 def _batches(model):
     """Batches seen and batches per optimizer step."""
     return iterations(model.optimizer)
@@ -268,5 +263,5 @@ def _write(layer, optimizer, weights, survivors, mask):
     layer.kernel_variable.assign(weights)
     layer.kernel_mask.value.assign(mask)
     for slot, fresh in slots(optimizer, layer.kernel_variable):
-        values = _numpy(slot)
+        values = ops.convert_to_numpy(slot)
         slot.assign(np.where(survivors, values, np.asarray(fresh, values.dtype)))

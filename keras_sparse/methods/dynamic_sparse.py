@@ -7,9 +7,15 @@ reparameterization", ICML 2019, algorithm 1.
 import numbers
 
 import numpy as np
+from keras import ops
 
 from keras_sparse import criteria
-from keras_sparse.methods.base import SparseMethod, by_unit, check_positive_int, trainable_masked_layers
+from keras_sparse.methods.base import (
+    SparseMethod,
+    by_unit,
+    check_positive_int,
+    trainable_masked_layers,
+)
 from keras_sparse.schedules import by_epoch
 
 
@@ -18,7 +24,8 @@ class DynamicSparse(SparseMethod):
 
     Every `period` steps all live weights with |w| < H are dropped, whatever their layer, and as many are grown at
     random positions that were dead, layer l receiving them in proportion to the weights that survived in it. Then H is
-    doubled or halved where too few or too many were dropped. So the budget is fixed and moves to where weights grow large.
+    doubled or halved where too few or too many were dropped. So the budget is fixed, and moves to where weights grow
+    large.
 
     A layer is never emptied: its largest weight is kept. Layers whose mask elements hold different numbers of weights
     (1x1 and 3x3 slices) exchange none, so that the number of live weights is exact.
@@ -32,8 +39,8 @@ class DynamicSparse(SparseMethod):
         threshold: the paper's H(0), positive float. A model that was trained with the same optimizer continues with the
             H it reached.
         regrow_scale: standard deviation of the normal distribution from which regrown weights start, a float of at
-            least 0. The paper's word is 0.0. But in a very sparse network a unit whose live incoming weights are all 0 passes no
-            gradient either way, and stays stuck; 1e-4 frees it, too small to disturb anything.
+            least 0. The paper's word is 0.0. But in a very sparse network a unit whose live incoming weights are all 0
+            passes no gradient either way, and stays stuck; 1e-4 frees it, too small to disturb anything.
         until: int, number of epochs after which the masks stay as they are; None for no end.
         seed: int of at least 0, of the random positions and values.
 
@@ -90,9 +97,7 @@ class DynamicSparse(SparseMethod):
         """Everything below the threshold, no layer's last, no more than can be grown back; adapts the threshold."""
         dropped = [criteria.below(t.scores, t.mask, self._current) for t in tensors]
         total = sum(int(d.sum()) for d in dropped)
-        self._current = criteria.adapt_threshold(
-            self._current, total, self.prune_count(self._epoch), self.tolerance
-        )
+        self._current = criteria.adapt_threshold(self._current, total, self.prune_count(self._epoch), self.tolerance)
         for group in by_unit(tensors):
             free = sum(tensors[i].mask.size - tensors[i].live for i in group)
             kept = criteria.keep_strongest([dropped[i] for i in group], [tensors[i].scores for i in group], free)
@@ -121,7 +126,7 @@ class DynamicSparse(SparseMethod):
 
     def recall(self, memory):
         """Continues with the threshold the model carries, if it has one."""
-        carried = float(np.asarray(memory.threshold))
+        carried = float(ops.convert_to_numpy(memory.threshold))
         if carried:
             self._current = carried
 

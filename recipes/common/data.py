@@ -3,7 +3,11 @@
 import keras
 import numpy as np
 
-NORMALIZATION = {"mnist": (0.1307, 0.3081), "fashion_mnist": (0.2860, 0.3530), "mnist_5k": (0.1307, 0.3081)}
+NORMALIZATION = {
+    "mnist": (0.1307, 0.3081),
+    "fashion_mnist": (0.2860, 0.3530),
+    "mnist_5k": (0.1307, 0.3081),
+}
 
 
 def load(dataset, split, data_dir=None):

@@ -30,7 +30,11 @@ def lenet_300_100(input_shape=(28, 28, 1), classes=10, l1=0.0, l2=0.0):
             name=f"fc{i}",
         )(x)
         x = layers.BatchNormalization(
-            momentum=0.9, epsilon=1e-5, beta_regularizer=decay, gamma_regularizer=decay, name=f"bn{i}"
+            momentum=0.9,
+            epsilon=1e-5,
+            beta_regularizer=decay,
+            gamma_regularizer=decay,
+            name=f"bn{i}",
         )(x)
         if units != classes:
             x = layers.ReLU(name=f"relu{i}")(x)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import keras
 from absl import app, flags
-from common import data
 
 import keras_sparse as ks
+from common import data
 
 FLAGS = flags.FLAGS
 METHODS = ("dynamic_sparse", "static", "dense")
@@ -25,7 +25,10 @@ def define_flags(experiment):
     flags.DEFINE_integer("seed", 0, "Of initial weights, masks, shuffling and regrowth.", lower_bound=0)
     flags.DEFINE_integer("epochs", training.epochs, "Number of epochs.", lower_bound=1)
     flags.DEFINE_enum(
-        "learning_rates", "code", ("code", "as_printed"), "The schedule of the authors' code, or as the paper prints it."
+        "learning_rates",
+        "code",
+        ("code", "as_printed"),
+        "The schedule of the authors' code, or as the paper prints it.",
     )
     flags.DEFINE_float("l1", training.l1, "Multiplier of sum |w| over the kernels in the loss.", 0.0)
     flags.DEFINE_float("l2", training.l2, "Multiplier of w in the gradient, on every parameter.", 0.0)

@@ -1,0 +1,39 @@
+"""Shared helpers: small nets, small data, and the state of a model at a moment."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import settings
+
+# Two busy cores make single examples slow without anything being wrong.
+settings.register_profile("default", deadline=None, derandomize=True)
+settings.load_profile("default")
+
+
+def pytest_collection_modifyitems(items):
+    """Skips what needs TensorFlow where another backend is under test."""
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        skip = pytest.mark.skip(reason=f"needs the TensorFlow backend, this is {backend}")
+        for item in items:
+            if "tensorflow" in item.keywords:
+                item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_session():
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(1)
+
+
+@pytest.fixture
+def blobs():
+    """96 points of 3 classes in 8 dimensions that a small net can learn."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(96) % 3
+    centres = rng.normal(size=(3, 8)) * 3
+    return (centres[labels] + rng.normal(size=(96, 8))).astype("float32"), labels.astype("int32")

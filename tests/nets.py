@@ -1,0 +1,51 @@
+"""Small nets, and how to look into them."""
+
+import keras
+import numpy as np
+from keras import layers
+
+import keras_sparse as ks
+from keras_sparse.slots import slots
+
+numpy = keras.ops.convert_to_numpy
+
+
+def mlp(sparsity=0.6, seed=0, dtype=None, **kwargs):
+    """Three dense layers, 8-16-12-3, masked; 320 + 36 weights."""
+    model = keras.Sequential(
+        [
+            keras.Input((8,)),
+            layers.Dense(16, activation="relu", name="first", dtype=dtype),
+            layers.Dense(12, activation="relu", name="second", dtype=dtype),
+            layers.Dense(3, name="last", dtype=dtype),
+        ]
+    )
+    return ks.sparsify(model, sparsity, seed=seed, **kwargs)
+
+
+def compiled(model, optimizer=None, **kwargs):
+    """The model, compiled for `blobs`."""
+    model.compile(
+        optimizer=optimizer or keras.optimizers.SGD(0.05, momentum=0.9, nesterov=True),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        **kwargs,
+    )
+    return model
+
+
+def state(model):
+    """(weights, mask) of every masked layer, as NumPy."""
+    return [(numpy(x.kernel_variable).copy(), x.kernel_mask.numpy().copy()) for x in ks.masked_layers(model)]
+
+
+def live_weights(model):
+    return sum(int(np.broadcast_to(m, w.shape).sum()) for w, m in state(model))
+
+
+def assert_dead_is_zero(model):
+    """Dead weights are exactly 0, their optimizer slots exactly what a new optimizer would hold."""
+    for layer in ks.masked_layers(model):
+        mask = np.broadcast_to(layer.kernel_mask.numpy(), layer.kernel_variable.shape)
+        assert not numpy(layer.kernel_variable)[~mask].any(), layer.name
+        for slot, fresh in slots(model.optimizer, layer.kernel_variable):
+            np.testing.assert_array_equal(numpy(slot)[~mask], np.float32(fresh), err_msg=slot.path)

@@ -1,0 +1,225 @@
+"""sparsify and densify on models as users have them."""
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import layers
+from nets import mlp, numpy, state
+
+import keras_sparse as ks
+from keras_sparse.layers import MaskedConv2D, MaskedDense
+
+
+def residual():
+    """Convolutions with a branch, a shared dense layer, a nested model used twice."""
+    inner_in = keras.Input((8, 8, 4))
+    x = layers.Conv2D(4, 3, padding="same", use_bias=False, name="conv")(inner_in)
+    x = layers.BatchNormalization(name="bn")(x)
+    inner = keras.Model(inner_in, layers.add([inner_in, x]), name="block")
+    images = keras.Input((8, 8, 3), name="images")
+    x = layers.Conv2D(4, 1, name="stem")(images)
+    x = inner(inner(x))
+    a = layers.GlobalAveragePooling2D(name="gap")(x)
+    shared = layers.Dense(4, name="shared")
+    x = layers.concatenate([shared(a), shared(shared(a))])
+    return keras.Model(images, [layers.Dense(3, name="logits")(x), a], name="net")
+
+
+def random_weights(model):
+    rng = np.random.default_rng(5)
+    for w in model.weights:
+        w.assign(rng.uniform(0.5, 1.5, w.shape))
+    return model
+
+
+def test_branches_shared_and_nested_models_stay_what_they_are():
+    """Defect 10: a converter that takes a network for a chain of layers."""
+    model = random_weights(residual())
+    sparse = ks.sparsify(model, 0.5)
+    assert [x.name for x in ks.masked_layers(sparse)] == ["stem", "conv", "shared", "logits"]
+    assert [w.path for w in sparse.trainable_weights] == [w.path for w in model.trainable_weights]
+    assert (sparse.name, sparse.input.name, sparse.output_shape) == (
+        model.name,
+        model.input.name,
+        model.output_shape,
+    )
+    # With the same weights zeroed in the original, the function is the same.
+    kernels = {x.name: numpy(x.kernel) for x in ks.masked_layers(sparse)}
+    for name, layer in [
+        ("stem", model.get_layer("stem")),
+        ("conv", model.get_layer("block").get_layer("conv")),
+    ]:
+        layer.kernel.assign(kernels[name])
+    for name in ("shared", "logits"):
+        model.get_layer(name).kernel.assign(kernels[name])
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
+    for a, b in zip(model(x), sparse(x), strict=True):
+        np.testing.assert_allclose(numpy(a), numpy(b), rtol=1e-5)
+
+
+def test_live_weights_keep_their_values_and_the_model_is_not_touched():
+    model = random_weights(residual())
+    before = [numpy(w).copy() for w in model.weights]
+    sparse = ks.sparsify(model, 0.5, seed=3)
+    for layer in ks.masked_layers(sparse):
+        mask = layer.kernel_mask.numpy()
+        assert mask.sum() == round(mask.size / 2)
+        assert (numpy(layer.kernel_variable)[mask] >= 0.5).all()
+        assert not numpy(layer.kernel_variable)[~mask].any()
+    for a, w in zip(before, model.weights, strict=True):
+        np.testing.assert_array_equal(a, numpy(w))
+
+
+def test_densify_gives_plain_keras_with_the_same_function(tmp_path):
+    sparse = ks.sparsify(random_weights(residual()), 0.5)
+    dense = ks.densify(sparse)
+    assert not ks.masked_layers(dense)
+    assert all(type(x).__module__.startswith("keras.") for x in dense._flatten_layers(include_self=False))
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
+    for a, b in zip(dense(x), sparse(x), strict=True):
+        np.testing.assert_array_equal(numpy(a), numpy(b))
+    dense.save(tmp_path / "dense.keras")
+    keras.models.load_model(tmp_path / "dense.keras", custom_objects={})
+
+
+def test_names_distribution_and_kept_layers():
+    sparse = mlp(0.8, distribution="erdos_renyi", keep_dense=["last"])
+    assert [x.name for x in ks.masked_layers(sparse)] == ["first", "second"]
+    assert type(sparse.get_layer("last")) is layers.Dense
+    live = [int(m.sum()) for _, m in state(sparse)]
+    assert sum(live) == 64  # a fifth of 128 + 192
+    assert live[0] > 128 / 5  # 24/128 : 28/192, the first is denser
+    assert [x.name for x in ks.masked_layers(mlp(0.5, keep_dense=lambda x: x.name == "first"))] == [
+        "second",
+        "last",
+    ]
+
+
+def test_masks_depend_on_seed_and_place_not_on_names_drawn_so_far():
+    def masks(seed):
+        model = keras.Sequential([keras.Input((9,)), layers.Dense(9), layers.Dense(9)])
+        return [m for _, m in state(ks.sparsify(model, 0.5, seed=seed))]
+
+    a, b, c = masks(0), masks(0), masks(1)
+    assert all((x == y).all() for x, y in zip(a, b, strict=True))
+    assert all((x != y).any() for x, y in zip(a, c, strict=True))
+    assert (a[0] != a[1]).any()
+
+
+def test_nested_models_with_equal_names_get_different_masks():
+    def encoder():
+        x = keras.Input((9,))
+        return keras.Model(x, layers.Dense(9, name="fc")(x))
+
+    x = keras.Input((9,))
+    sparse = ks.sparsify(keras.Model(x, [encoder()(x), encoder()(x)]), 0.5)
+    (_, a), (_, b) = state(sparse)
+    assert (a != b).any()
+
+
+@settings(max_examples=15)
+@given(
+    st.lists(st.integers(1, 30), min_size=1, max_size=4),
+    st.floats(0, 0.999),
+    st.sampled_from(["uniform", "erdos_renyi_kernel"]),
+)
+def test_any_chain_is_exact_to_the_weight(widths, sparsity, distribution):
+    model = keras.Sequential([keras.Input((5,)), *(layers.Dense(n) for n in widths)])
+    sparse = ks.sparsify(model, sparsity, distribution=distribution)
+    sizes = [m.size for _, m in state(sparse)]
+    assert sum(int(m.sum()) for _, m in state(sparse)) == round(sum(sizes) * (1 - sparsity))
+
+
+def test_kernel_slices():
+    model = keras.Sequential(
+        [
+            keras.Input((9, 9, 4)),
+            layers.Conv2D(8, 3),
+            layers.Conv2D(6, 1),
+            layers.Flatten(),
+            layers.Dense(2),
+        ]
+    )
+    first, second, dense = ks.masked_layers(ks.sparsify(model, 0.75, granularity="kernel_slice"))
+    assert first.kernel_mask.numpy().shape == (1, 1, 4, 8)
+    assert (first.kernel_mask.numpy().sum(), second.kernel_mask.numpy().sum()) == (8, 12)
+    assert dense.kernel_mask.numpy().shape == dense.kernel.shape
+
+
+def test_masked_layers_are_found_in_subclassed_models():
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.a = MaskedDense(4, sparsity=0.5)
+            self.b = [MaskedDense(4, sparsity=0.5), self.a]
+
+        def call(self, x):
+            return self.b[0](self.a(x))
+
+    net = Net()
+    net(np.ones((1, 4), "float32"))
+    assert [x is y for x, y in zip(ks.masked_layers(net), [net.a, net.b[0]], strict=True)] == [
+        True,
+        True,
+    ]
+    with pytest.raises(ValueError, match="subclassed one cannot be cloned.*keras_sparse.layers"):
+        ks.sparsify(net, 0.5)
+
+
+def test_errors_say_what_to_do():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="a")])
+    with pytest.raises(ValueError, match=r"must be a number in \[0, 1\).*Received: sparsity=1.0"):
+        ks.sparsify(model, 1.0)
+    with pytest.raises(ValueError, match="takes a keras.Model"):
+        ks.sparsify(layers.Dense(3), 0.5)
+    with pytest.raises(ValueError, match="not built. Start it with keras.Input"):
+        ks.sparsify(keras.Sequential([layers.Dense(3)]), 0.5)
+    with pytest.raises(ValueError, match="masked already, in \\['a'\\].*densify"):
+        ks.sparsify(ks.sparsify(model, 0.5), 0.5)
+    with pytest.raises(ValueError, match="found no layer to mask.*ReLU"):
+        ks.sparsify(keras.Sequential([keras.Input((4,)), layers.ReLU()]), 0.5)
+    with pytest.raises(ValueError, match="found no layer to mask"):
+        ks.sparsify(model, 0.5, keep_dense=["a"])
+    with pytest.raises(ValueError, match=r"names layers that the model has not: \['z'\]. Its layers: \['a'\]"):
+        ks.sparsify(model, 0.5, keep_dense=["z"])
+    with pytest.raises(ValueError, match="Unknown distribution"):
+        ks.sparsify(model, 0.5, distribution="x")
+    with pytest.raises(ValueError, match="`granularity` must be"):
+        ks.sparsify(model, 0.5, granularity="x")
+
+
+def test_the_einsum_layers_inside_attention_stay_dense():
+    x = keras.Input((4, 8))
+    y = layers.MultiHeadAttention(2, 4, name="mha")(x, x)
+    sparse = ks.sparsify(keras.Model(x, layers.Dense(8, name="out")(y)), 0.5)
+    assert [x.name for x in ks.masked_layers(sparse)] == ["out"]
+
+
+def test_frozen_layers_and_activations_are_kept():
+    model = keras.Sequential(
+        [
+            keras.Input((4, 4, 2)),
+            layers.Conv2D(3, 2, activation="relu", name="c"),
+            layers.Flatten(),
+            layers.Dense(1),
+        ]
+    )
+    model.get_layer("c").trainable = False
+    conv = ks.sparsify(model, 0.5).get_layer("c")
+    assert type(conv) is MaskedConv2D
+    assert not conv.trainable
+    assert conv.activation is keras.activations.relu
+
+
+@pytest.mark.tensorflow
+def test_inside_a_distribution_strategy():
+    import tensorflow as tf
+
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with strategy.scope():
+        sparse = mlp()
+        sparse.compile("sgd", "mse")
+    assert type(sparse.distribute_strategy) is type(strategy)
+    assert [int(m.sum()) for _, m in state(sparse)] == [int(m.sum()) for _, m in state(mlp())]

@@ -1,0 +1,110 @@
+"""The pure functions, against numbers worked out by hand and properties over many shapes."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from keras_sparse import criteria
+
+T, F = True, False
+
+
+def test_score_of_single_weights_is_magnitude():
+    np.testing.assert_array_equal(criteria.score(np.array([[-2.0, 1.0]]), (1, 2)), [[2, 1]])
+
+
+def test_score_of_a_slice_is_its_mean_magnitude():
+    kernel = np.array([1.0, -3.0, 2.0, 0.0]).reshape(2, 2, 1, 1)
+    assert criteria.score(kernel, (1, 1, 1, 1)).item() == 1.5
+
+
+def test_below_by_hand():
+    scores = np.array([0.5, 0.1, 0.2, 0.05])
+    np.testing.assert_array_equal(criteria.below(scores, np.array([T, T, F, T]), 0.2), [F, T, F, T])
+
+
+def test_threshold_is_strict():
+    assert not criteria.below(np.array([0.2, 0.3]), np.array([T, T]), 0.2).any()
+
+
+def test_below_never_empties_a_layer_but_keeps_its_largest():
+    scores = np.array([0.9, 0.1, 0.3, 0.2])  # the largest is dead
+    np.testing.assert_array_equal(criteria.below(scores, np.array([F, T, T, T]), 1.0), [F, T, F, T])
+
+
+def test_below_of_an_empty_layer_is_empty():
+    assert not criteria.below(np.zeros(3), np.zeros(3, bool), 1.0).any()
+
+
+def test_keep_strongest_withdraws_the_largest_over_all_layers():
+    dropped = [np.array([T, T, F]), np.array([T, T])]
+    scores = [np.array([0.4, 0.1, 0.0]), np.array([0.3, 0.2])]
+    kept = criteria.keep_strongest(dropped, scores, 2)
+    np.testing.assert_array_equal(kept[0], [F, T, F])
+    np.testing.assert_array_equal(kept[1], [F, T])
+
+
+@pytest.mark.parametrize(
+    ("total", "shares", "capacities", "expected"),
+    [
+        (10, [1, 1, 2], [99, 99, 99], [3, 2, 5]),  # 2.5, 2.5, 5: the tie goes to the first
+        (7, [5, 3, 1], [99, 99, 99], [4, 2, 1]),  # 3.89, 2.33, 0.78
+        (10, [8, 1, 1], [2, 99, 99], [2, 4, 4]),  # what the first cannot take is split evenly
+        (5, [1, 0, 0], [2, 9, 3], [2, 2, 1]),  # no share left: by room, 3 * 9/12 and 3 * 3/12
+        (0, [1, 2], [3, 3], [0, 0]),
+    ],
+)
+def test_apportion_by_hand(total, shares, capacities, expected):
+    assert criteria.apportion(total, shares, capacities) == expected
+
+
+def test_apportion_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match="Cannot place 5 in capacities"):
+        criteria.apportion(5, [1, 1], [2, 2])
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 10**12), st.integers(0, 10**7)), min_size=1, max_size=60),
+    st.floats(0, 1),
+)
+def test_apportion_is_exact_within_capacity_and_near_the_quota(entries, fraction):
+    shares, capacities = (list(x) for x in zip(*entries, strict=True))
+    total = int(sum(capacities) * fraction)
+    result = criteria.apportion(total, shares, capacities)
+    assert sum(result) == total
+    assert all(0 <= n <= c for n, c in zip(result, capacities, strict=True))
+    quotas = [total * s / sum(shares) for s in shares] if sum(shares) else []
+    if quotas and all(q <= c for q, c in zip(quotas, capacities, strict=True)):
+        assert all(abs(n - q) <= 1 for n, q in zip(result, quotas, strict=True))
+
+
+@given(
+    hnp.arrays(bool, hnp.array_shapes(max_dims=4, max_side=12)),
+    st.floats(0, 1),
+    st.integers(0, 2**32),
+)
+def test_grown_positions_were_dead_and_are_as_many_as_asked(mask, fraction, seed):
+    count = int((~mask).sum() * fraction)
+    grown = criteria.grow_random(mask, count, np.random.default_rng(seed))
+    assert grown.shape == mask.shape
+    assert grown.sum() == count
+    assert not (grown & mask).any()
+
+
+def test_regrowth_is_uniform_by_chi_square():
+    """60,000 positions drawn over 20 free ones: chi-square with 19 degrees of freedom, 0.1% point 43.8."""
+    mask = np.zeros((6, 5), bool)
+    mask.flat[::3] = True
+    rng = np.random.default_rng(7)
+    hits = sum(criteria.grow_random(mask, 6, rng).astype(int) for _ in range(10_000))
+    assert not hits[mask].any()
+    # Drawing 6 of 20 without replacement lowers the variance of a count by the factor (20 - 6) / (20 - 1).
+    chi = ((hits[~mask] - 3000) ** 2 / 3000).sum() * 19 / 14
+    assert 4.9 < chi < 43.8  # both tails: too even is not random either
+
+
+@pytest.mark.parametrize(("dropped", "expected"), [(89, 2.0), (90, 1.0), (100, 1.0), (110, 1.0), (111, 0.5), (0, 2.0)])
+def test_threshold_doubles_and_halves_outside_the_tolerance(dropped, expected):
+    assert criteria.adapt_threshold(1.0, dropped, target=100, tolerance=0.1) == expected

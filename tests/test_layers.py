@@ -1,0 +1,199 @@
+"""Every masked layer type, alone: forward, gradient, save and load, arguments."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+from nets import numpy
+
+import keras_sparse as ks
+from keras_sparse.layers import MASKED, MaskedConv2D, MaskedDense
+from keras_sparse.masks import mask_shape
+
+CASES = {
+    "Dense": ((7,), {"units": 5}),
+    "Dense on sequences": ((4, 7), {"units": 5, "use_bias": False, "activation": "relu"}),
+    "Conv1D": ((9, 3), {"filters": 4, "kernel_size": 3, "padding": "causal"}),
+    "Conv2D": ((8, 8, 4), {"filters": 6, "kernel_size": (3, 2), "strides": 2, "groups": 2}),
+    "Conv2D by slices": (
+        (8, 8, 3),
+        {"filters": 4, "kernel_size": 3, "granularity": "kernel_slice"},
+    ),
+    "Conv2D by channels": (
+        (8, 8, 3),
+        {"filters": 6, "kernel_size": 3, "granularity": (1, 1, 1, 6)},
+    ),
+    "Conv3D": ((5, 5, 5, 2), {"filters": 3, "kernel_size": 2}),
+    "Conv2DTranspose": ((4, 4, 3), {"filters": 5, "kernel_size": 3, "strides": 2}),
+    "DepthwiseConv2D": ((6, 6, 3), {"kernel_size": 3, "depth_multiplier": 2}),
+    "EinsumDense": (
+        (4, 6),
+        {"equation": "abc,cde->abde", "output_shape": (None, 2, 3), "bias_axes": "de"},
+    ),
+}
+
+
+def build(case, sparsity=0.6):
+    shape, arguments = CASES[case]
+    dense = getattr(layers, case.split()[0])
+    return keras.Sequential([keras.Input(shape), MASKED[dense](sparsity=sparsity, name="it", **arguments)])
+
+
+def inputs(case):
+    return np.random.default_rng(0).normal(size=(3, *CASES[case][0])).astype("float32")
+
+
+def test_every_masked_layer_has_a_case():
+    assert {c.split()[0] for c in CASES} == {c.__name__ for c in MASKED}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_forward_equals_the_dense_layer_with_a_zeroed_kernel(case):
+    model = build(case)
+    layer = model.layers[0]
+    shape, arguments = CASES[case]
+    arguments = {k: v for k, v in arguments.items() if k != "granularity"}
+    dense = keras.Sequential([keras.Input(shape), getattr(layers, case.split()[0])(**arguments)])
+    mask = np.broadcast_to(layer.kernel_mask.numpy(), layer.kernel_variable.shape)
+    values = np.random.default_rng(1).normal(size=mask.shape).astype("float32")
+    layer.kernel_variable.assign(values)  # dead weights too: the mask must hide them
+    dense.layers[0].kernel.assign(np.where(mask, values, 0))
+    np.testing.assert_array_equal(numpy(layer.kernel), np.where(mask, values, 0))
+    np.testing.assert_allclose(numpy(model(inputs(case))), numpy(dense(inputs(case))), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_density_and_initial_zeros(case):
+    layer = build(case).layers[0]
+    mask = layer.kernel_mask.numpy()
+    assert mask.sum() == round(mask.size * 0.4)
+    weights = numpy(layer.kernel_variable)
+    np.testing.assert_array_equal(weights != 0, np.broadcast_to(mask, weights.shape))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_gradient_at_dead_weights_and_some_at_live_ones(case):
+    model = build(case)
+    layer = model.layers[0]
+    model.compile(keras.optimizers.SGD(1.0), "mse", run_eagerly=True)
+    before = numpy(layer.kernel_variable).copy()
+    x = inputs(case)
+    model.train_on_batch(x, np.ones(model(x).shape, "float32"))
+    moved = numpy(layer.kernel_variable) != before
+    mask = np.broadcast_to(layer.kernel_mask.numpy(), moved.shape)
+    assert not moved[~mask].any()
+    assert moved[mask].any()
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("form", ["m.keras", "m.weights.h5"])
+def test_save_and_load(case, form, tmp_path):
+    """Defect 6: a mask added as a weight of a Dense subclass saves and then fails to load."""
+    model = build(case)
+    mask = model.layers[0].kernel_mask
+    mask.value.assign(np.roll(mask.numpy(), 1))  # not what the seed gives
+    kernel = model.layers[0].kernel_variable
+    kernel.assign(np.where(mask.numpy(), np.random.default_rng(2).normal(size=kernel.shape), 0))
+    mask.last_update.assign(7)
+    if form.endswith(".keras"):
+        model.save(tmp_path / form)
+        other = keras.models.load_model(tmp_path / form)
+    else:
+        model.save_weights(tmp_path / form)
+        other = build(case, sparsity=0.1)
+        other.load_weights(tmp_path / form)
+    for a, b in zip(model.weights, other.weights, strict=True):
+        np.testing.assert_array_equal(numpy(a), numpy(b), err_msg=a.path)
+    np.testing.assert_array_equal(numpy(model(inputs(case))), numpy(other(inputs(case))))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_config_keeps_every_argument(case):
+    """Defect 9: a config that drops an argument makes a reloaded object silently another one."""
+    layer = build(case).layers[0]
+    again = keras.layers.deserialize(keras.layers.serialize(layer))
+    assert again.get_config() == layer.get_config()
+    assert (again.sparsity, again.granularity, again.seed) == (
+        layer.sparsity,
+        layer.granularity,
+        layer.seed,
+    )
+
+
+def test_nan_in_a_dead_weight_does_not_leak():
+    layer = MaskedDense(4, sparsity=0.5)
+    layer.build((None, 4))
+    layer.kernel_variable.assign(np.where(layer.kernel_mask.numpy(), 1.0, np.nan))
+    assert np.isfinite(numpy(layer(np.ones((1, 4), "float32")))).all()
+
+
+def test_a_layer_built_inside_a_stateless_scope_is_masked():
+    """Keras builds an unbuilt Sequential symbolically at its first `fit`."""
+    model = keras.Sequential([MaskedDense(6, sparsity=0.5), MaskedDense(1, sparsity=0.5)])
+    model.compile("sgd", "mse")
+    model.fit(np.ones((4, 6), "float32"), np.ones((4, 1), "float32"), verbose=0)
+    for layer in model.layers:
+        assert layer.kernel_mask.numpy().sum() == layer.kernel_mask.numpy().size // 2
+        assert not numpy(layer.kernel_variable)[~layer.kernel_mask.numpy()].any()
+
+
+def test_masks_depend_on_seed_and_path_alone():
+    def mask(seed, name):
+        layer = MaskedDense(20, sparsity=0.5, seed=seed, name=name)
+        layer.build((None, 20))
+        return layer.kernel_mask.numpy()
+
+    np.testing.assert_array_equal(mask(3, "a"), mask(3, "a"))
+    assert (mask(3, "a") != mask(4, "a")).any()
+    assert (mask(3, "a") != mask(3, "b")).any()
+    # The draw itself, so that another process, host or backend cannot differ unseen.
+    expected = np.zeros(400, bool)
+    expected[np.random.default_rng([3, 0xE8B7BE43]).choice(400, 200, replace=False, shuffle=False)] = True
+    np.testing.assert_array_equal(mask(3, "a").ravel(), expected)  # 0xE8B7BE43 is CRC-32 of "a"
+
+
+@pytest.mark.parametrize("sparsity", [1.0, -0.1, 1.5, "0.9", None, True, float("nan")])
+def test_bad_sparsity(sparsity):
+    with pytest.raises(ValueError, match=r"`sparsity` is the removed fraction.*\[0, 1\).*Received"):
+        MaskedDense(3, sparsity=sparsity)
+
+
+@pytest.mark.parametrize("granularity", ["channel", (1, 1), (2, 1, 1, 4), ()])
+def test_bad_granularity(granularity):
+    with pytest.raises(ValueError, match="`granularity` must be one of"):
+        MaskedConv2D(4, 3, granularity=granularity).build((None, 8, 8, 3))
+
+
+def test_granularity_is_a_shape():
+    assert mask_shape("weight", (3, 3, 4, 5), 2) == (3, 3, 4, 5)
+    assert mask_shape("kernel_slice", (3, 3, 4, 5), 2) == (1, 1, 4, 5)
+    assert mask_shape("kernel_slice", (4, 5), 0) == (4, 5)
+    assert mask_shape((1, 1, 1, 5), (3, 3, 4, 5), 2) == (1, 1, 1, 5)
+
+
+def test_lora_and_quantization_are_refused():
+    layer = MaskedDense(3, sparsity=0.5)
+    with pytest.raises(AttributeError, match="Build the layer"):
+        _ = layer.kernel
+    layer.build((None, 3))
+    with pytest.raises(NotImplementedError, match="densify"):
+        layer.enable_lora(2)
+    with pytest.raises(NotImplementedError, match="densify"):
+        layer.quantize("int8")
+    with pytest.raises(ValueError, match="neither LoRA nor quantization"):
+        MaskedDense(3, sparsity=0.5, lora_rank=2)
+
+
+def test_mixed_precision_computes_in_half_and_keeps_float32_variables():
+    layer = MaskedDense(3, sparsity=0.5, dtype="mixed_bfloat16")
+    out = layer(np.ones((2, 4), "float32"))
+    assert keras.backend.standardize_dtype(out.dtype) == "bfloat16"
+    assert layer.kernel_variable.dtype == "float32"
+    assert layer.kernel_mask.value.dtype == "bool"
+    assert layer.kernel_mask.threshold.dtype == "float32"
+
+
+def test_usable_on_their_own():
+    layer = ks.layers.MaskedDense(300, sparsity=0.98)
+    layer(ops.ones((1, 784)))
+    assert layer.kernel_mask.numpy().sum() == 4704
