@@ -9,7 +9,7 @@ def slots(optimizer, variable):
 
     That is momentum, velocity, accumulators, the EMA of `use_ema`, accumulated gradients, and whatever a custom
     optimizer keeps in the same way: as a list with an entry for each trainable variable. State of another shape,
-    such as the row and column statistics of Adafactor, is not per weight and not among them. Wrappers
+    such as the statistics that Adafactor keeps of rows and columns, is not per weight and not among them. Wrappers
     (`LossScaleOptimizer`, `MultiOptimizer`) are looked into.
 
     Args:

@@ -25,8 +25,7 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
-def _fresh_session():
-    keras.backend.clear_session()
+def _same_seed():
     keras.utils.set_random_seed(1)
 
 

@@ -10,14 +10,14 @@ from keras_sparse.slots import slots
 numpy = keras.ops.convert_to_numpy
 
 
-def mlp(sparsity=0.6, seed=0, dtype=None, **kwargs):
+def mlp(sparsity=0.6, seed=0, **kwargs):
     """Three dense layers, 8-16-12-3, masked; 320 + 36 weights."""
     model = keras.Sequential(
         [
             keras.Input((8,)),
-            layers.Dense(16, activation="relu", name="first", dtype=dtype),
-            layers.Dense(12, activation="relu", name="second", dtype=dtype),
-            layers.Dense(3, name="last", dtype=dtype),
+            layers.Dense(16, activation="relu", name="first"),
+            layers.Dense(12, activation="relu", name="second"),
+            layers.Dense(3, name="last"),
         ]
     )
     return ks.sparsify(model, sparsity, seed=seed, **kwargs)

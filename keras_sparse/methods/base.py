@@ -5,6 +5,7 @@ NumPy, between two training steps, which stay one compiled graph.
 """
 
 import dataclasses
+import math
 from collections import defaultdict
 
 import keras
@@ -129,7 +130,9 @@ class SparseMethod(keras.callbacks.Callback):
             born = np.broadcast_to(new, tensor.weights.shape)
             weights = np.where(kept, tensor.weights, np.zeros((), tensor.weights.dtype))
             weights[born] = self.initial_values(int(born.sum()), rng)
-            _write(layer, getattr(model, "optimizer", None), weights, kept, kept | new)
+            layer.kernel_variable.assign(weights)
+            layer.kernel_mask.value.assign(kept | new)
+            _reset(slots(getattr(model, "optimizer", None), layer.kernel_variable), kept)
             layer.kernel_mask.last_update.assign(step)
             self.remember(layer.kernel_mask)
         self._dropped += sum(int(d.sum()) for d in dropped)
@@ -190,12 +193,10 @@ class SparseMethod(keras.callbacks.Callback):
         layers = trainable_masked_layers(model)
         live = size = 0
         for layer in layers:
-            weights, mask = ops.convert_to_numpy(layer.kernel_variable), layer.kernel_mask.numpy()
-            unit = weights.size // mask.size
-            live, size = live + int(mask.sum()) * unit, size + weights.size
-            # Muon, for one, mixes all weights of a kernel and so moves dead ones.
-            if np.where(mask, 0, weights != 0).any():
-                _write(layer, model.optimizer, np.where(mask, weights, 0), mask, mask)
+            mask, shape = layer.kernel_mask.numpy(), layer.kernel_variable.shape
+            live, size = live + int(np.broadcast_to(mask, shape).sum()), size + math.prod(shape)
+            # Muon and Adafactor work on whole rows, columns or kernels, and so touch dead weights or their state.
+            _reset([(layer.kernel_variable, 0.0), *slots(model.optimizer, layer.kernel_variable)], mask)
         if logs is not None:
             logs.update(sparsity=1 - live / size, dropped=self._dropped, grown=self._grown, **self.logs())
 
@@ -258,10 +259,10 @@ def _batches(model):
     return iterations(model.optimizer)
 
 
-def _write(layer, optimizer, weights, survivors, mask):
-    """Writes kernel and mask back, and clears what the optimizer keeps of every weight that did not survive."""
-    layer.kernel_variable.assign(weights)
-    layer.kernel_mask.value.assign(mask)
-    for slot, fresh in slots(optimizer, layer.kernel_variable):
-        values = ops.convert_to_numpy(slot)
-        slot.assign(np.where(survivors, values, np.asarray(fresh, values.dtype)))
+def _reset(variables, kept):
+    """Sets all but the `kept` entries of each `(variable, fresh)` to `fresh`."""
+    for variable, fresh in variables:
+        values = ops.convert_to_numpy(variable)
+        cleared = np.where(kept, values, np.asarray(fresh, values.dtype))
+        if (cleared != values).any():
+            variable.assign(cleared)

@@ -1,0 +1,242 @@
+"""Dynamic sparse reparameterization: by hand, against plain Python through a real fit, and its arguments."""
+
+import keras
+import numpy as np
+import pytest
+from nets import assert_dead_is_zero, compiled, live_weights, mlp, numpy, state
+from reference import algorithm_1
+
+import keras_sparse as ks
+from keras_sparse.layers import MaskedConv2D, MaskedDense
+
+
+def two_layers(first, second):
+    """A net 2 - 2 - 2 with the given weights (0 for dead), four and four."""
+    model = keras.Sequential([keras.Input((2,)), *(MaskedDense(2, use_bias=False) for _ in "ab")])
+    for layer, weights in zip(model.layers, (first, second), strict=True):
+        weights = np.reshape(weights, (2, 2))
+        layer.kernel_variable.assign(weights)
+        layer.kernel_mask.value.assign(weights != 0)
+    return compiled(model)
+
+
+def flat(model):
+    return [(w.ravel().tolist(), m.ravel().astype(int).tolist()) for w, m in state(model)]
+
+
+class TestEightWeightsByHand:
+    """H = 0.5 throughout; 0 stands for dead."""
+
+    def test_dropped_weights_move_to_the_layer_with_more_survivors(self):
+        model = two_layers([0.9, 0.1, 0, 0], [0.7, -0.6, 0, 0.2])
+        method = ks.DynamicSparse(2, 1, threshold=0.5, regrow_scale=0.0)
+        method.update(model, step=1)
+        # Dropped 0.1 and 0.2: K = 2, survivors 1 and 2, so 2/3 and 4/3 to grow: 1 each. The second layer's only free
+        # position is its third; the first one's are its last two.
+        (w1, m1), (w2, m2) = flat(model)
+        assert w1 == [pytest.approx(0.9), 0, 0, 0]
+        assert w2 == pytest.approx([0.7, -0.6, 0, 0])
+        assert m1[:2] == [1, 0]
+        assert sum(m1) == 2
+        assert m2 == [1, 1, 1, 0]
+        assert method.logs() == {"threshold": 0.5}  # 2 is within a tenth of 2
+
+    def test_the_last_weight_of_a_layer_is_kept(self):
+        model = two_layers([0.2, -0.4, 0, 0], [0.9, 0.9, 0, 0])
+        ks.DynamicSparse(1, 1, threshold=0.5).update(model, step=1)
+        (w1, _), (_, m2) = flat(model)
+        assert w1[1] == pytest.approx(-0.4)
+        assert w1[0] == 0
+        assert live_weights(model) == 4
+        assert m2[:2] == [1, 1]
+
+    def test_too_few_dropped_doubles_the_threshold_too_many_halves_it(self):
+        model = two_layers([0.9, 0.1, 0, 0], [0.7, -0.6, 0, 0.2])
+        few, many = ks.DynamicSparse(4, 1, threshold=0.5), ks.DynamicSparse(1, 1, threshold=0.5)
+        few.update(model, step=1)
+        assert few.logs() == {"threshold": 1.0}
+        many.update(two_layers([0.9, 0.1, 0, 0], [0.7, -0.6, 0, 0.2]), step=1)
+        assert many.logs() == {"threshold": 0.25}
+
+    def test_what_cannot_be_grown_again_is_not_dropped(self):
+        model = two_layers([0.9, 0.1, 0.3, 0.2], [0.9, 0.8, 0.4, 0])  # four below, one free
+        ks.DynamicSparse(4, 1, threshold=0.5, regrow_scale=0.0).update(model, step=1)
+        (w1, m1), (w2, m2) = flat(model)
+        assert w1 == pytest.approx([0.9, 0, 0.3, 0.2])
+        assert (m1, m2) == ([1, 0, 1, 1], [1, 1, 1, 1])
+        assert w2 == pytest.approx([0.9, 0.8, 0.4, 0])
+
+    def test_a_dense_network_stays_as_it_is(self):
+        model = two_layers([0.1] * 4, [0.1] * 4)
+        before = flat(model)
+        ks.DynamicSparse(4, 1, threshold=0.5).update(model, step=1)
+        assert flat(model) == before
+
+
+class Replay(keras.callbacks.Callback):
+    """Runs the plain-Python algorithm beside the callback and compares after every batch."""
+
+    def __init__(self, method_period, prune_count, threshold, scale, seed):
+        super().__init__()
+        self.period, self.prune_count, self.threshold = method_period, prune_count, threshold
+        self.scale, self.seed = scale, seed
+        self.updates = self.step = 0
+
+    class Before(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.state = state(self.model)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.step += 1
+        after = state(self.model)
+        if self.step % self.period:
+            for (w, m), (v, n) in zip(self.before.state, after, strict=True):
+                np.testing.assert_array_equal(w, v)
+                np.testing.assert_array_equal(m, n)
+            return
+        self.updates += 1
+        rngs = {}
+
+        def choose(layer, free, count):
+            rngs[layer] = np.random.default_rng([self.seed, layer, self.step])
+            return [free[i] for i in rngs[layer].choice(len(free), count, replace=False, shuffle=False)]
+
+        dropped, grown, self.threshold = algorithm_1(
+            [w.ravel().tolist() for w, _ in self.before.state],
+            [m.ravel().tolist() for _, m in self.before.state],
+            np.float32(self.threshold).item(),
+            self.prune_count,
+            0.1,
+            choose,
+        )
+        for i, ((w, m), (v, n)) in enumerate(zip(self.before.state, after, strict=True)):
+            w, m = w.ravel().copy(), m.ravel().copy()
+            w[list(dropped[i])], m[list(dropped[i])] = 0, False
+            w[sorted(grown[i])] = rngs[i].normal(0, self.scale, len(grown[i]))
+            m[list(grown[i])] = True
+            np.testing.assert_array_equal(m, n.ravel())
+            np.testing.assert_array_equal(w, v.ravel())
+        assert sum(map(len, dropped)) == sum(map(len, grown))
+
+
+@pytest.mark.parametrize(("sparsity", "period", "seed"), [(0.9, 3, 0), (0.5, 5, 1), (0.1, 2, 2)])
+def test_a_real_fit_replayed_in_plain_python(blobs, sparsity, period, seed):
+    model = compiled(mlp(sparsity, seed=seed))
+    replay = Replay(period, prune_count=15, threshold=0.03, scale=1e-2, seed=seed)
+    replay.before = Replay.Before()
+    method = ks.DynamicSparse(15, period, threshold=0.03, regrow_scale=1e-2, seed=seed)
+    model.fit(*blobs, batch_size=8, epochs=4, callbacks=[replay.before, method, replay], verbose=0)
+    assert replay.updates == 48 // period
+    assert method.logs()["threshold"] == replay.threshold
+
+
+def test_it_learns_and_moves_weights_between_layers(blobs):
+    model = compiled(mlp(0.8), metrics=["accuracy"])
+    before = [int(m.sum()) for _, m in state(model)]
+    history = model.fit(
+        *blobs, batch_size=8, epochs=20, callbacks=[ks.DynamicSparse(10, 10, threshold=0.02)], verbose=0
+    ).history
+    after = [int(m.sum()) for _, m in state(model)]
+    assert history["accuracy"][-1] > 0.9
+    assert sum(before) == sum(after)
+    assert before != after
+    assert history["sparsity"] == pytest.approx([1 - sum(before) / 356] * 20)
+    assert history["dropped"] == history["grown"]
+    assert sum(history["dropped"]) > 50
+    assert len(set(history["threshold"])) > 1
+
+
+def test_kernel_slices_move_whole_and_keep_the_number_of_weights():
+    rng = np.random.default_rng(0)
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            keras.layers.Conv2D(8, 3, activation="relu"),
+            keras.layers.Conv2D(8, 1, activation="relu"),
+            keras.layers.Conv2D(8, 3, activation="relu"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(3),
+        ]
+    )
+    model = compiled(
+        ks.sparsify(model, 0.5, granularity="kernel_slice", keep_dense=lambda x: x.name.startswith("dense"))
+    )
+    budget = live_weights(model)
+    before = [m for _, m in state(model)]
+    images, labels = rng.normal(size=(32, 8, 8, 3)).astype("float32"), np.arange(32) % 3
+    history = model.fit(
+        images, labels, batch_size=8, epochs=3, callbacks=[ks.DynamicSparse(20, 2, threshold=0.2)], verbose=0
+    )
+    after = [m for _, m in state(model)]
+    assert sum(history.history["dropped"]) > 0
+    assert live_weights(model) == budget
+    assert [m.shape for m in after] == [(1, 1, 3, 8), (1, 1, 8, 8), (1, 1, 8, 8)]
+    # 1x1 slices hold one weight, 3x3 slices nine: they trade among their own kind only.
+    assert after[1].sum() == before[1].sum()
+    assert after[0].sum() + after[2].sum() == before[0].sum() + before[2].sum()
+    assert_dead_is_zero(model)
+    assert all(type(x) is MaskedConv2D for x in ks.masked_layers(model))
+
+
+def test_regrown_weights_start_small_and_random(blobs):
+    model = compiled(mlp(0.5))
+    mask = [m for _, m in state(model)]
+    ks.DynamicSparse(40, 1, threshold=0.15, regrow_scale=1e-3).update(model, step=1)
+    grown = np.concatenate([w[n & ~m] for (w, n), m in zip(state(model), mask, strict=True)])
+    assert len(grown) > 20
+    assert (grown != 0).all()
+    assert 3e-4 < grown.std() < 3e-3
+
+
+def test_threshold_and_step_are_kept_in_the_model(blobs, tmp_path):
+    """Defect 5: a resume that forgets the adaptive threshold."""
+    model = compiled(mlp())
+    method = ks.DynamicSparse(5, 4, threshold=1e-3)
+    model.fit(*blobs, batch_size=8, epochs=2, callbacks=[method], verbose=0)
+    model.save(tmp_path / "m.keras")
+    reached = method.logs()["threshold"]
+    assert reached != 1e-3
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    memory = ks.masked_layers(loaded)[0].kernel_mask
+    assert (float(numpy(memory.threshold)), int(numpy(memory.last_update))) == (np.float32(reached), 24)
+    again = ks.DynamicSparse(5, 4, threshold=1e-3)
+    again.update(loaded, step=28)
+    assert again.logs()["threshold"] in (reached / 2, reached, reached * 2)
+
+
+def test_a_new_optimizer_starts_a_new_run(blobs):
+    model = compiled(mlp())
+    model.fit(*blobs, batch_size=8, epochs=2, callbacks=[ks.DynamicSparse(5, 4)], verbose=0)
+    compiled(model)
+    method = ks.DynamicSparse(5, 4, threshold=0.25)
+    history = model.fit(*blobs, batch_size=8, epochs=1, steps_per_epoch=3, callbacks=[method], verbose=0).history
+    assert (history["threshold"], history["dropped"]) == ([0.25], [0])
+    assert int(numpy(ks.masked_layers(model)[0].kernel_mask.last_update)) == -1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prune_count": 0}, "`prune_count` must be an int of at least 1. Received: prune_count=0"),
+        ({"prune_count": 2.5}, "`prune_count` must be an int"),
+        ({"prune_count": {0: 5, 3: -1}}, "`prune_count` must be an int"),
+        ({"period": 0}, "`period` must be an int of at least 1"),
+        ({"period": {1: 100}}, "include 0. Received"),
+        ({"tolerance": 1.0}, r"`tolerance` must be a number in \[0, 1\). Received: tolerance=1.0"),
+        ({"threshold": 0}, "`threshold` must be a number above 0"),
+        ({"threshold": float("nan")}, "`threshold` must be a number above 0"),
+        ({"regrow_scale": -1e-4}, "`regrow_scale` must be a number of at least 0"),
+        ({"until": 0}, "`until` must be an int of at least 1"),
+        ({"seed": -1}, "`seed` must be an int of at least 0"),
+        ({"seed": True}, "`seed` must be an int of at least 0"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ks.DynamicSparse(**{"prune_count": 5, "period": 4, **arguments})
+
+
+def test_more_to_prune_than_there_is(blobs):
+    model = compiled(mlp(0.9))
+    with pytest.raises(ValueError, match="not be more than what is live in the network, 36 mask elements.*=37"):
+        model.fit(*blobs, callbacks=[ks.DynamicSparse(37, 4)], verbose=0)

@@ -1,0 +1,154 @@
+"""Dead weights and their optimizer state, for every optimizer Keras has."""
+
+import keras
+import numpy as np
+import pytest
+from nets import assert_dead_is_zero, compiled, live_weights, mlp, numpy, state
+
+import keras_sparse as ks
+from keras_sparse.slots import iterations, slots
+
+OPTIMIZERS = sorted(
+    name
+    for name, cls in vars(keras.optimizers).items()
+    if isinstance(cls, type)
+    and issubclass(cls, keras.optimizers.Optimizer)
+    and name not in ("Optimizer", "LossScaleOptimizer", "MultiOptimizer")
+)
+SLOTS = {
+    "Adadelta": 2,
+    "Adafactor": 1,
+    "Adagrad": 1,
+    "Adam": 2,
+    "AdamW": 2,
+    "Adamax": 2,
+    "Ftrl": 2,
+    "Lamb": 2,
+    "Lion": 1,
+    "Muon": 1,
+    "Nadam": 2,
+    "RMSprop": 1,
+    "SGD": 1,
+    "ScheduleFreeAdamW": 2,
+}
+
+
+def make(name, **kwargs):
+    if name == "SGD":
+        kwargs["momentum"] = 0.9
+    if name == "Adafactor":
+        # With Keras's 1e-30 it makes NaN of any kernel, dense ones too, with a row and a column without gradient.
+        kwargs["epsilon_1"] = 1e-16
+    return getattr(keras.optimizers, name)(0.01, **kwargs)
+
+
+class AfterEveryUpdate(keras.callbacks.Callback):
+    """Checks the invariants right after each update, and at the end of each epoch."""
+
+    def __init__(self, budget):
+        super().__init__()
+        self.budget = budget
+        self.moves = 0
+        self.masks = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        masks = [m for _, m in state(self.model)]
+        if self.masks and any((a != b).any() for a, b in zip(masks, self.masks, strict=True)):
+            self.moves += 1
+            self.check()
+        self.masks = masks
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.check()
+
+    def check(self):
+        assert_dead_is_zero(self.model)
+        assert live_weights(self.model) == self.budget
+
+
+def train(optimizer, blobs, steps_per_update=2, **kwargs):
+    model = compiled(mlp(), optimizer, run_eagerly=True, **kwargs)
+    after = AfterEveryUpdate(live_weights(model))
+    method = ks.DynamicSparse(prune_count=20, period=steps_per_update, threshold=0.05)
+    model.fit(*blobs, batch_size=8, epochs=2, callbacks=[method, after], verbose=0)
+    assert after.moves >= 2
+    return model
+
+
+def test_every_optimizer_of_keras_is_listed():
+    assert set(SLOTS) == set(OPTIMIZERS)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer(name, blobs):
+    """Defect 3: momentum of a dropped weight keeps moving it and revives it when it grows back."""
+    model = train(make(name), blobs)
+    layer = ks.masked_layers(model)[0]
+    found = slots(model.optimizer, layer.kernel_variable)
+    assert len(found) == SLOTS[name]
+    mask = layer.kernel_mask.numpy()
+    assert all(numpy(slot)[mask].any() for slot, _ in found)  # live ones are left alone
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "Muon"])
+def test_ema(name, blobs):
+    model = train(make(name, use_ema=True, ema_momentum=0.5), blobs)
+    assert len(slots(model.optimizer, ks.masked_layers(model)[0].kernel_variable)) == SLOTS[name] + 1
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+def test_gradient_accumulation(name, blobs):
+    model = train(make(name, gradient_accumulation_steps=3), blobs)
+    assert len(slots(model.optimizer, ks.masked_layers(model)[0].kernel_variable)) == SLOTS[name] + 1
+    assert iterations(model.optimizer) == (24, 3)
+
+
+def test_weight_decay_and_clipping(blobs):
+    train(make("AdamW", weight_decay=0.1, clipnorm=1.0), blobs)
+
+
+def test_loss_scale_optimizer(blobs):
+    model = train(keras.optimizers.LossScaleOptimizer(make("Adam"), initial_scale=2.0), blobs)
+    assert len(slots(model.optimizer, ks.masked_layers(model)[0].kernel_variable)) == 2
+    assert iterations(model.optimizer) == (24, 1)
+
+
+def test_mixed_float16_wraps_by_itself(blobs):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = train(make("SGD"), blobs)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert type(model.optimizer).__name__ == "LossScaleOptimizer"
+
+
+def test_a_custom_optimizer_is_found_too(blobs):
+    class Memory(keras.optimizers.SGD):
+        def build(self, variables):
+            super().build(variables)
+            self.sums = self.add_optimizer_variables(variables, "sum")
+
+        def update_step(self, gradient, variable, learning_rate):
+            super().update_step(gradient, variable, learning_rate)
+            self.assign_add(self.sums[self._get_variable_index(variable)], gradient)
+
+    model = train(Memory(0.05, momentum=0.5), blobs)
+    assert len(slots(model.optimizer, ks.masked_layers(model)[0].kernel_variable)) == 2
+
+
+def test_nothing_for_an_unbuilt_optimizer_or_a_frozen_variable():
+    model = mlp()
+    variable = ks.masked_layers(model)[0].kernel_variable
+    assert slots(None, variable) == []
+    assert slots(keras.optimizers.Adam(), variable) == []
+    optimizer = keras.optimizers.Adam()
+    optimizer.build(model.trainable_variables[1:])
+    assert slots(optimizer, variable) == []
+
+
+def test_accumulators_start_where_the_optimizer_starts_them(blobs):
+    model = train(keras.optimizers.Adagrad(0.01, initial_accumulator_value=0.3), blobs)
+    (slot, fresh), *_ = slots(model.optimizer, ks.masked_layers(model)[0].kernel_variable)
+    assert fresh == 0.3
+    dead = numpy(slot)[~ks.masked_layers(model)[0].kernel_mask.numpy()]
+    np.testing.assert_array_equal(dead, np.float32(0.3))

@@ -1,0 +1,91 @@
+"""A table of runs: mean and standard deviation over seeds, beside the published numbers.
+
+    python tools/compare.py runs/lenet
+
+Runs that differ in their seed and folder only make one row.
+"""
+
+import json
+import statistics
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+# Test accuracy in per cent on MNIST, mean and standard deviation of five runs: the authors' data.
+PUBLISHED = {
+    ("mnist", "dynamic_sparse", 0.90): "98.44 ± .10",
+    ("mnist", "dynamic_sparse", 0.95): "98.32 ± .08",
+    ("mnist", "dynamic_sparse", 0.96): "98.23 ± .05",
+    ("mnist", "dynamic_sparse", 0.97): "98.20 ± .05",
+    ("mnist", "dynamic_sparse", 0.98): "98.14 ± .14",
+    ("mnist", "dynamic_sparse", 0.99): "97.75 ± .04",
+    ("mnist", "static", 0.90): "97.94 ± .09",
+    ("mnist", "static", 0.95): "96.68 ± .03",
+    ("mnist", "static", 0.96): "94.13 ± 4.3",
+    ("mnist", "static", 0.97): "94.35 ± .30",
+    ("mnist", "static", 0.98): "82.8 ± 6.5",
+    ("mnist", "static", 0.99): "49.5 ± 5.9",
+}
+SAME = ("seed", "output_dir", "overwrite", "data_dir", "verbose")  # flags that do not make another row
+HEAD = ("method", "sparsity", "live weights", "last epoch", "best epoch", "published", "runs", "time")
+
+
+def read(folder):
+    """Finished runs under a folder.
+
+    Args:
+        folder: `Path`.
+
+    Returns:
+        List of `(config, result)` dicts.
+    """
+    results = sorted(Path(folder).rglob("result.json"))
+    return [(json.loads((r.parent / "config.json").read_text()), json.loads(r.read_text())) for r in results]
+
+
+def rows(runs):
+    """The table's rows, a list of tuples of str in the order of `HEAD`.
+
+    Args:
+        runs: list of `(config, result)`.
+    """
+    groups = defaultdict(list)
+    for config, result in runs:
+        dense = ("sparsity",) if config["method"] == "dense" else ()
+        key = {k: v for k, v in config.items() if k not in (*SAME, *dense)}
+        groups[json.dumps(key, sort_keys=True)].append(result)
+    table = []
+    for key, results in groups.items():
+        config = json.loads(key)
+        method, sparsity = config["method"], config.get("sparsity")
+        table.append(
+            (
+                method,
+                "" if sparsity is None else f"{sparsity:.2f}",
+                f"{results[0]['live_weights'] or results[0]['parameters']:,}",
+                _spread([100 * r["test_accuracy"] for r in results]),
+                _spread([100 * r["best_test_accuracy"] for r in results]),
+                PUBLISHED.get((config["dataset"], method, sparsity), ""),
+                str(len(results)),
+                f"{statistics.mean(r['seconds'] for r in results):.0f} s",
+            )
+        )
+    return sorted(table)
+
+
+def markdown(table):
+    """The rows as a Markdown table."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in (HEAD, ["---"] * len(HEAD), *table))
+
+
+def _spread(values):
+    sd = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{sd}"
+
+
+if __name__ == "__main__":
+    found = [run for folder in sys.argv[1:] for run in read(folder)]
+    if not found:
+        sys.exit(f"No result.json under {sys.argv[1:]}. Name a folder of runs, such as runs/lenet.")
+    print(markdown(rows(found)))
+    print("\nMachines:", ", ".join(sorted({r["machine"] for _, r in found})))
