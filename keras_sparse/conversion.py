@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_sparse import distributions
@@ -123,7 +124,8 @@ def _clone(model, convert):
 
 def _copy_weights(old, new):
     if isinstance(new, MaskedKernel):
-        new.kernel_variable.assign(ops.where(new.kernel_mask.value, old.kernel, ops.zeros_like(old.kernel)))
+        kernel = ops.convert_to_numpy(old.kernel)
+        new.kernel_variable.assign(np.where(new.kernel_mask.numpy(), kernel, np.zeros_like(kernel)))
     elif isinstance(old, MaskedKernel):
         new.kernel.assign(old.kernel)
     else:

@@ -86,8 +86,8 @@ class MaskedKernel:
     @property
     def kernel(self):
         """The kernel the layer computes with, dead weights 0. `kernel_variable` is what the optimizer moves."""
-        kernel = self.kernel_variable
-        return ops.where(self.kernel_mask.value, kernel, ops.zeros_like(kernel))
+        kernel = ops.convert_to_tensor(self.kernel_variable)
+        return ops.where(ops.convert_to_tensor(self.kernel_mask.value), kernel, ops.zeros_like(kernel))
 
     @kernel.setter
     def kernel(self, variable):

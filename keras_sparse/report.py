@@ -159,17 +159,15 @@ def _layer(layer):
 def _positions(layer):
     """How often a call uses each weight for one input: once a position of the output (of the input if transposed)."""
     shape = layer.get_build_config()["input_shape"]
-    if not isinstance(layer, keras.layers.Conv2DTranspose):
-        shape = layer.compute_output_shape(shape)
     if isinstance(layer, keras.layers.EinsumDense):
-        operands, output = layer.equation.replace("...", "").split("->")
-        kernel = operands.split(",")[1]
-        axes = [n for n, letter in zip(shape[-len(output) :], output, strict=True) if letter not in kernel]
-        axes = axes[1:] if len(output) == len(shape) else axes
-    elif getattr(layer, "data_format", None) == "channels_first":
-        axes = shape[2:]
+        letters, kernel = layer.equation.split("->")[0].split(",")
+        ellipsis = "." * (len(shape) - len(letters.replace("...", "")))  # a dot an axis
+        letters = letters.replace("...", ellipsis)
+        axes = [n for n, letter in zip(shape, letters, strict=True) if letter not in kernel][1:]
     else:
-        axes = shape[1:-1]
+        if not isinstance(layer, keras.layers.Conv2DTranspose):
+            shape = layer.compute_output_shape(shape)
+        axes = shape[2:] if getattr(layer, "data_format", None) == "channels_first" else shape[1:-1]
     return None if None in axes else math.prod(axes)
 
 

@@ -67,7 +67,9 @@ class AfterEveryUpdate(keras.callbacks.Callback):
 
 
 def train(optimizer, blobs, steps_per_update=2, **kwargs):
-    model = compiled(mlp(), optimizer, run_eagerly=True, **kwargs)
+    # The quickest way to a few steps of many optimizers on each backend.
+    kwargs["run_eagerly"] = keras.backend.backend() != "jax"
+    model = compiled(mlp(), optimizer, **kwargs)
     after = AfterEveryUpdate(live_weights(model))
     method = ks.DynamicSparse(prune_count=20, period=steps_per_update, threshold=0.05)
     model.fit(*blobs, batch_size=8, epochs=2, callbacks=[method, after], verbose=0)

@@ -1,0 +1,242 @@
+"""When an update is due, and what a method keeps, whatever the method."""
+
+import keras
+import numpy as np
+import pytest
+from nets import compiled, live_weights, mlp, numpy, state
+
+import keras_sparse as ks
+from keras_sparse.methods.base import Tensor, by_unit
+
+
+class Recorder(ks.DynamicSparse):
+    """Notes the optimizer steps at which it updates."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.steps = []
+
+    def update(self, model, step, epoch=0):
+        assert step == int(numpy(model.optimizer.iterations))
+        self.steps.append(step)
+        super().update(model, step, epoch)
+
+
+def fit(blobs, recorder, optimizer=None, epochs=3, batch_size=8, model=None, callbacks=(), fit_kwargs=None, **kwargs):
+    """12 batches an epoch."""
+    model = compiled(model or mlp(), optimizer, **kwargs)
+    model.fit(
+        *blobs, batch_size=batch_size, epochs=epochs, callbacks=[recorder, *callbacks], verbose=0, **(fit_kwargs or {})
+    )
+    return recorder.steps
+
+
+def test_every_period(blobs):
+    assert fit(blobs, Recorder(5, 5)) == [5, 10, 15, 20, 25, 30, 35]
+
+
+@pytest.mark.parametrize("per_execution", [2, 3, 4, 5])
+def test_steps_per_execution_loses_no_update(blobs, per_execution):
+    """Defect 2: hooks that count calls fire a quarter as often."""
+    steps = fit(blobs, Recorder(5, 5), steps_per_execution=per_execution)
+    assert len(steps) == 7
+    # At the end of the execution in which the boundary lies; executions end with the epoch, too.
+    assert all(0 <= s - due < per_execution for s, due in zip(steps, range(5, 36, 5), strict=True))
+
+
+def test_gradient_accumulation_counts_optimizer_steps(blobs):
+    """Defect 2: with accumulation the optimizer's iterations move every k-th batch."""
+    sgd = keras.optimizers.SGD(0.05, momentum=0.9, gradient_accumulation_steps=4)
+    assert fit(blobs, Recorder(5, 2), sgd) == [2, 4, 6, 8]
+
+
+def test_accumulation_and_steps_per_execution_together(blobs):
+    sgd = keras.optimizers.SGD(0.05, gradient_accumulation_steps=2)
+    assert fit(blobs, Recorder(5, 3), sgd, steps_per_execution=6) == [3, 6, 9, 12, 15, 18]
+
+
+def test_period_by_epoch(blobs):
+    assert fit(blobs, Recorder(5, {0: 4, 1: 6, 2: 12})) == [4, 8, 12, 18, 24, 36]
+    assert fit(blobs, Recorder(5, lambda epoch: 6 * (epoch + 1))) == [6, 12, 24, 36]
+
+
+def test_prune_count_by_epoch_reaches_the_threshold(blobs):
+    recorder = Recorder({0: 1, 1: 60}, 12, threshold=1e-6)
+    model = compiled(mlp())
+    history = model.fit(*blobs, batch_size=8, epochs=3, callbacks=[recorder], verbose=0).history
+    assert history["threshold"] == pytest.approx([2e-6, 4e-6, 8e-6])
+
+
+def test_until(blobs):
+    assert fit(blobs, Recorder(5, 5, until=2)) == [5, 10, 15, 20]
+
+
+def test_a_second_fit_goes_on_counting(blobs):
+    model, recorder = mlp(), Recorder(5, 5)
+    compiled(model)
+    for _ in range(2):
+        model.fit(*blobs, batch_size=8, epochs=1, callbacks=[recorder], verbose=0)
+    assert recorder.steps == [5, 10, 15, 20]
+
+
+def test_a_saved_model_goes_on_where_it_was(blobs, tmp_path):
+    """Two epochs at once, and one epoch, saved, loaded, one more, are the same."""
+    keras.utils.set_random_seed(1)
+    whole = compiled(mlp())
+    whole.fit(*blobs, batch_size=8, epochs=2, callbacks=[ks.DynamicSparse(15, 5)], shuffle=False, verbose=0)
+    keras.utils.set_random_seed(1)
+    half = compiled(mlp())
+    half.fit(*blobs, batch_size=8, epochs=1, callbacks=[ks.DynamicSparse(15, 5)], shuffle=False, verbose=0)
+    half.save(tmp_path / "half.keras")
+    half = keras.models.load_model(tmp_path / "half.keras")
+    half.fit(
+        *blobs, batch_size=8, epochs=2, initial_epoch=1, callbacks=[ks.DynamicSparse(15, 5)], shuffle=False, verbose=0
+    )
+    for (a, m), (b, n) in zip(state(whole), state(half), strict=True):
+        np.testing.assert_array_equal(m, n)
+        np.testing.assert_array_equal(a, b)
+
+
+def test_an_update_that_a_checkpoint_missed_is_made_up_for(blobs):
+    """The clock of a model saved between a boundary and its update."""
+    model, recorder = compiled(mlp()), Recorder(5, 12)
+    model.fit(*blobs, batch_size=8, epochs=1, callbacks=[recorder], verbose=0)
+    for layer in ks.masked_layers(model):
+        layer.kernel_mask.last_update.assign(11)
+    model.fit(*blobs, batch_size=8, epochs=1, steps_per_epoch=2, callbacks=[recorder], verbose=0)
+    assert recorder.steps == [12, 12]
+
+
+def test_two_updates_in_one_execution_are_refused_with_the_numbers(blobs):
+    with pytest.raises(ValueError, match="period is 3 batches, and steps_per_execution makes 4 at once.*at most 3"):
+        fit(blobs, Recorder(5, {0: 6, 9: 3}), steps_per_execution=4)
+    sgd = keras.optimizers.SGD(0.05, gradient_accumulation_steps=2)
+    assert fit(blobs, Recorder(5, 2), sgd, steps_per_execution=4, epochs=1) == [2, 4, 6]
+
+
+def test_a_period_function_that_gets_too_short_is_refused_when_it_does(blobs):
+    with pytest.raises(ValueError, match="two of its updates fall into one execution"):
+        fit(blobs, Recorder(5, lambda epoch: 6 - 4 * epoch), steps_per_execution=6)
+
+
+def test_a_model_without_masked_layers_is_refused(blobs):
+    dense = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
+    with pytest.raises(ValueError, match="no trainable masked layer.*keras_sparse.sparsify"):
+        fit(blobs, Recorder(5, 5), model=dense)
+
+
+def test_frozen_layers_are_left_alone(blobs):
+    model = mlp()
+    frozen = ks.masked_layers(model)[1]
+    frozen.trainable = False
+    before = state(model)
+    fit(blobs, Recorder(15, 5, threshold=0.05), model=model)
+    after = state(model)
+    np.testing.assert_array_equal(before[1][0], after[1][0])
+    np.testing.assert_array_equal(before[1][1], after[1][1])
+    assert (before[0][1] != after[0][1]).any()
+    assert sum(m.sum() for _, m in before) == sum(m.sum() for _, m in after)
+
+
+def test_validation_and_partial_batches_do_not_move_the_clock(blobs):
+    x, y = blobs
+    steps = fit((x[:92], y[:92]), Recorder(5, 5), fit_kwargs={"validation_data": (x, y)})  # 11.5 batches
+    assert steps == [5, 10, 15, 20, 25, 30, 35]
+
+
+def test_layers_are_reached_through_the_model_only_when_due(blobs, monkeypatch):
+    """Defect 7: on JAX every access to `callback.model` synchronises the training state."""
+    accesses = []
+    inherited = keras.callbacks.Callback.model.fget
+    monkeypatch.setattr(Recorder, "model", property(lambda self: accesses.append(1) or inherited(self)))
+    recorder = Recorder(5, 12)
+    model = compiled(mlp())
+    in_batches = []
+
+    class Count(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            self.before = len(accesses)
+
+        def on_train_batch_end(self, batch, logs=None):
+            in_batches.append(len(accesses) - self.before)
+
+    model.fit(*blobs, batch_size=8, epochs=2, callbacks=[recorder, Count()], verbose=0)
+    assert in_batches == ([0] * 11 + [1]) * 2
+
+
+def test_the_updated_masks_are_what_training_goes_on_with(blobs):
+    """Defect 7: on JAX a layer kept by reference during fit is stale, and what is written to it is lost."""
+    model = compiled(mlp(0.5))
+    masks = []
+
+    class Masks(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            masks.append([m for _, m in state(self.model)])
+
+    model.fit(*blobs, batch_size=8, epochs=1, callbacks=[ks.DynamicSparse(30, 4, threshold=0.1), Masks()], verbose=0)
+    assert (masks[3][0] != masks[2][0]).any()
+    for i in (4, 5, 6):
+        np.testing.assert_array_equal(masks[3][0], masks[i][0])
+    moved = numpy(ks.masked_layers(model)[0].kernel_variable)
+    np.testing.assert_array_equal(moved != 0, masks[-1][0])
+
+
+def test_a_method_that_breaks_the_budget_is_stopped_and_nothing_is_written(blobs):
+    class Greedy(ks.DynamicSparse):
+        def redistribute(self, tensors, dropped):
+            return [n + 1 for n in super().redistribute(tensors, dropped)]
+
+    class Resurrecting(ks.DynamicSparse):
+        def grow(self, tensor, count, rng):
+            return tensor.mask.copy()
+
+    for method in (Greedy(15, 5), Resurrecting(15, 5)):
+        model = compiled(mlp())
+        before = state(model)
+        with pytest.raises(RuntimeError, match=f"{type(method).__name__} broke an invariant"):
+            method.update(model, 1)
+        for (a, m), (b, n) in zip(before, state(model), strict=True):
+            np.testing.assert_array_equal(a, b)
+            np.testing.assert_array_equal(m, n)
+
+
+def test_a_loop_of_ones_own(blobs):
+    model = compiled(mlp())
+    method = ks.DynamicSparse(15, 5, threshold=0.05)
+    budget, before = live_weights(model), state(model)
+    for step in range(1, 21):
+        model.train_on_batch(*blobs)
+        if step % 5 == 0:
+            method.update(model, step)
+    assert live_weights(model) == budget
+    assert any((a != b).any() for (_, a), (_, b) in zip(before, state(model), strict=True))
+
+
+def test_an_uncompiled_model_can_be_updated():
+    model = mlp()
+    budget = live_weights(model)
+    ks.DynamicSparse(15, 5, threshold=0.1).update(model, 1)
+    assert live_weights(model) == budget
+
+
+def test_csv_and_history_show_the_sparsity_unasked(blobs, tmp_path):
+    path = tmp_path / "history.csv"
+    fit(blobs, Recorder(15, 5), callbacks=[keras.callbacks.CSVLogger(path)])
+    header, *lines = path.read_text().splitlines()
+    assert set(header.split(",")) >= {"epoch", "loss", "sparsity", "threshold", "dropped", "grown"}
+    assert len(lines) == 3
+
+
+@pytest.mark.tensorflow
+def test_tensorboard_shows_the_sparsity_unasked(blobs, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    fit(blobs, Recorder(15, 5), callbacks=[keras.callbacks.TensorBoard(tmp_path, write_graph=False)])
+    events = EventAccumulator(str(tmp_path / "train"), size_guidance={"tensors": 0}).Reload()
+    assert {"epoch_sparsity", "epoch_threshold", "epoch_dropped", "epoch_grown"} <= set(events.Tags()["tensors"])
+    assert len(events.Tensors("epoch_dropped")) == 3
+
+
+def test_by_unit_groups_layers_that_may_trade():
+    tensors = [Tensor(np.ones(s), np.ones(m, bool)) for s, m in [((3, 3, 2, 2), (1, 1, 2, 2)), ((4, 4), (4, 4))] * 2]
+    assert by_unit(tensors) == [[0, 2], [1, 3]]

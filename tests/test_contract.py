@@ -1,0 +1,145 @@
+"""What every method keeps, on every backend: one row a method."""
+
+import keras
+import numpy as np
+import pytest
+from nets import assert_dead_is_zero, compiled, live_weights, mlp, numpy, state
+
+import keras_sparse as ks
+
+METHODS = {
+    "DynamicSparse": lambda: ks.DynamicSparse(prune_count=15, period=4, threshold=0.02),
+    "Static": lambda: ks.Static(),
+}
+
+
+def residual_conv():
+    images = keras.Input((8, 8, 2))
+    x = keras.layers.Conv2D(6, 3, padding="same", use_bias=False)(images)
+    y = keras.layers.BatchNormalization()(x)
+    y = keras.layers.Conv2D(6, 3, padding="same")(keras.layers.ReLU()(y))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.add([x, y]))
+    return ks.sparsify(keras.Model(images, keras.layers.Dense(3)(x)), 0.7)
+
+
+NETS = {"mlp": (mlp, (8,)), "residual conv": (residual_conv, (8, 8, 2))}
+
+
+@pytest.fixture(params=NETS)
+def net(request):
+    build, shape = NETS[request.param]
+    images = np.random.default_rng(0).normal(size=(48, *shape)).astype("float32")
+    return build, images, np.arange(48, dtype="int32") % 3
+
+
+def fit(model, method, x, y, epochs=2, **kwargs):
+    return model.fit(x, y, batch_size=8, epochs=epochs, callbacks=[method], shuffle=False, verbose=0, **kwargs).history
+
+
+def assert_equal_states(one, other):
+    for (a, m), (b, n) in zip(state(one), state(other), strict=True):
+        np.testing.assert_array_equal(m, n)
+        np.testing.assert_array_equal(a, b)
+
+
+def test_every_exported_method_is_in_the_contract():
+    exported = {n for n, x in vars(ks).items() if isinstance(x, type) and issubclass(x, ks.SparseMethod)}
+    assert exported - {"SparseMethod"} == set(METHODS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_budget_zeros_and_logs(name, net):
+    build, x, y = net
+    model = compiled(build())
+    budget = live_weights(model)
+    history = fit(model, METHODS[name](), x, y)
+    assert live_weights(model) == budget
+    assert_dead_is_zero(model)
+    size = sum(w.size for w, _ in state(model))
+    assert history["sparsity"] == pytest.approx([1 - budget / size] * 2)
+    assert history["dropped"] == history["grown"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_same_run_twice_gives_the_same_bits(name, net):
+    build, x, y = net
+    runs = []
+    for _ in range(2):
+        keras.utils.set_random_seed(3)
+        runs.append(compiled(build()))
+        fit(runs[-1], METHODS[name](), x, y)
+    assert_equal_states(*runs)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("form", ["m.keras", "m.weights.h5"])
+def test_save_and_load(name, form, net, tmp_path):
+    build, x, y = net
+    model = compiled(build())
+    fit(model, METHODS[name](), x, y)
+    if form == "m.keras":
+        model.save(tmp_path / form)
+        other = keras.models.load_model(tmp_path / form)
+    else:
+        model.save_weights(tmp_path / form)
+        other = build()
+        other.load_weights(tmp_path / form)
+    assert_equal_states(model, other)
+    np.testing.assert_array_equal(numpy(model(x[:4])), numpy(other(x[:4])))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_steps_per_execution_gives_the_run_of_single_steps(name, net):
+    build, x, y = net
+    models = []
+    for per_execution in (1, 2):
+        keras.utils.set_random_seed(3)
+        models.append(compiled(build(), steps_per_execution=per_execution))
+        fit(models[-1], METHODS[name](), x, y)
+    for (a, m), (b, n) in zip(*map(state, models), strict=True):
+        np.testing.assert_array_equal(m, n)
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_compiled_by_xla_and_in_mixed_precision(name, net):
+    if keras.backend.backend() == "torch":
+        pytest.skip("Keras compiles torch models by torch.compile, which needs a C++ compiler at run time")
+    build, x, y = net
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = compiled(build(), jit_compile=True, steps_per_execution=2)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    budget = live_weights(model)
+    history = fit(model, METHODS[name](), x, y)
+    assert np.isfinite(history["loss"]).all()
+    assert live_weights(model) == budget
+    assert_dead_is_zero(model)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_nothing_regrows_after_the_last_update(name, net):
+    """Defect 1: pruned weights regrow between a callback's calls and after its last step."""
+    build, x, y = net
+    model = compiled(build())
+    fit(model, METHODS[name](), x, y)
+    masks = [m for _, m in state(model)]
+    model.fit(x, y, batch_size=8, verbose=0)  # without the callback
+    for (_, n), m in zip(state(model), masks, strict=True):
+        np.testing.assert_array_equal(m, n)
+    assert_dead_is_zero(model)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("name", METHODS)
+def test_two_logical_devices(name):
+    """In a process of its own: logical devices can only be set before TensorFlow starts."""
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    run = subprocess.run(
+        [sys.executable, Path(__file__).with_name("two_devices.py"), name], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr[-3000:]

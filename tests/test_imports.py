@@ -1,0 +1,88 @@
+"""Imports go one way, and importing the package brings in nothing that Keras's backend does not."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import keras_sparse
+
+PACKAGE = Path(keras_sparse.__file__).parent
+# Each room may import from those above it.
+ORDER = [
+    {"criteria"},
+    {"schedules", "slots", "masks"},
+    {"layers", "distributions"},
+    {"conversion"},
+    {"methods"},
+    {"report", "tensorboard", "export"},
+]
+FILES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
+
+
+def room(module):
+    """ "methods" for keras_sparse.methods.base, and so on."""
+    return module.split(".")[1]
+
+
+def level(name):
+    return next(i for i, rooms in enumerate(ORDER) if name in rooms)
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            if node.module == "keras_sparse":
+                yield from (f"keras_sparse.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_one_way(path):
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for module in imported(path):
+        if module.startswith("keras_sparse."):
+            assert room(module) == own or level(room(module)) < level(own), f"{path.name} imports {module}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_only_keras_numpy_and_the_standard_library_at_import_time(path):
+    body = ast.parse(path.read_text()).body
+    for node in body:
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) else []
+        for name in names:
+            top = name.split(".")[0]
+            assert top in {"keras", "numpy", "keras_sparse"} | sys.stdlib_module_names, f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_file_has_one_idea_and_under_300_lines(path):
+    assert len(path.read_text().splitlines()) < 300
+    assert ast.get_docstring(ast.parse(path.read_text())) or path.name == "__init__.py"
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+def test_importing_brings_in_nothing_of_its_own(backend):
+    if backend != "tensorflow":
+        pytest.importorskip(backend)
+    code = (
+        "import sys, keras; before = set(sys.modules); import keras_sparse;"
+        "print({m.split('.')[0] for m in set(sys.modules) - before})"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "KERAS_BACKEND": backend},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    new = ast.literal_eval(run.stdout.strip().splitlines()[-1])
+    assert not new & {"tensorflow", "tensorflow_model_optimization", "tensorflow_datasets", "jax", "torch", "tf_keras"}
