@@ -1,69 +1,48 @@
 """What to drop, how to share regrowth between layers, where to grow: pure NumPy.
 
-Every array here is in *mask elements*: one element is a single weight, or a whole kernel slice where the
-mask is coarser than the kernel (see `keras_sparse.masks.mask_shape`).
+Everything here is counted in *mask elements*: one element is a single weight, or a whole kernel slice where the mask is
+coarser than the kernel (see `keras_sparse.masks.mask_shape`). A mask is the sorted flat positions of its live
+elements, so that the work grows with them and not with the dense size.
 """
 
 import numpy as np
 
 
-def score(kernel, mask_shape):
-    """Mean magnitude of the weights under each mask element.
+def below(scores, threshold):
+    """Which elements of a layer score below a threshold; but never all of them: the largest one is kept.
 
     Args:
-        kernel: array, the weights of one layer.
-        mask_shape: shape of the layer's mask; it broadcasts to `kernel.shape`.
-
-    Returns:
-        Array of shape `mask_shape`.
-    """
-    axes = tuple(i for i, n in enumerate(mask_shape) if n != kernel.shape[i])
-    magnitude = np.abs(kernel)
-    return magnitude.mean(axis=axes, keepdims=True) if axes else magnitude
-
-
-def below(scores, mask, threshold):
-    """Live elements whose score is below `threshold`, but never all of a layer: the largest one is kept.
-
-    Args:
-        scores: array of scores.
-        mask: boolean array of the same shape, True where live.
+        scores: 1-D array, the scores of the live elements.
         threshold: positive float.
 
     Returns:
         Boolean array of the same shape, True where dropped.
     """
-    dropped = mask & (scores < threshold)
-    if dropped.any() and np.array_equal(dropped, mask):
-        dropped.flat[np.where(mask, scores, -1.0).argmax()] = False
+    dropped = scores < threshold
+    if dropped.size and dropped.all():
+        dropped[scores.argmax()] = False
     return dropped
 
 
 def keep_strongest(dropped, scores, limit):
     """Withdraws the strongest of the `dropped` of several layers until at most `limit` are left.
 
-    Needed where fewer positions are free than were dropped: what cannot be regrown must not be dropped.
+    Needed where fewer positions are free than were dropped: what cannot be grown again must not be dropped.
 
     Args:
-        dropped: list of boolean arrays, True where dropped.
+        dropped: list of 1-D boolean arrays, one for each layer.
         scores: list of arrays of the same shapes.
         limit: int, how many may be dropped over all layers.
 
     Returns:
         List of boolean arrays, each a subset of the one given.
     """
-    where = [np.flatnonzero(d) for d in dropped]
-    excess = sum(map(len, where)) - limit
-    if excess <= 0:
+    together, values = np.concatenate(dropped), np.concatenate(scores)
+    if together.sum() <= limit:
         return dropped
-    values = np.concatenate([s.flat[w] for s, w in zip(scores, where, strict=True)])
-    weakest = np.zeros(values.size, bool)
-    weakest[np.argsort(values, kind="stable")[:limit]] = True
-    kept = np.split(weakest, np.cumsum([len(w) for w in where])[:-1])
-    result = [np.zeros_like(d) for d in dropped]
-    for r, w, k in zip(result, where, kept, strict=True):
-        r.flat[w[k]] = True
-    return result
+    weakest_first = np.flatnonzero(together)[np.argsort(values[together], kind="stable")]
+    together[weakest_first[limit:]] = False
+    return np.split(together, np.cumsum([len(d) for d in dropped])[:-1])
 
 
 def apportion(total, shares, capacities):
@@ -106,22 +85,22 @@ def apportion(total, shares, capacities):
     return result
 
 
-def grow_random(mask, count, rng):
-    """`count` positions drawn uniformly from those that are dead in `mask`.
+def grow_random(live, size, count, rng):
+    """Positions drawn uniformly, without replacement, from those that are not live.
 
     Args:
-        mask: boolean array. Pass the mask from *before* the drop, so that what was just dropped cannot come
-            straight back.
+        live: sorted int array, the live positions. Pass those from *before* the drop, so that what was just dropped
+            cannot come straight back.
+        size: int, number of positions, live and dead.
         count: int, at most the number of dead positions.
         rng: `numpy.random.Generator`.
 
     Returns:
-        Boolean array of the shape of `mask`, True where grown.
+        Sorted int array of `count` positions.
     """
-    grown = np.zeros_like(mask)
-    free = np.flatnonzero(~mask)
-    grown.flat[rng.choice(free, count, replace=False, shuffle=False)] = True
-    return grown
+    rank = np.sort(rng.choice(size - len(live), count, replace=False, shuffle=False))
+    # The dead position of that rank: as many further on as there are live ones before it.
+    return rank + np.searchsorted(live - np.arange(len(live)), rank, side="right")
 
 
 def adapt_threshold(threshold, dropped, target, tolerance):

@@ -1,5 +1,7 @@
 """The mask: which weights of a kernel are live."""
 
+import math
+
 import keras
 import numpy as np
 
@@ -100,7 +102,44 @@ def random_mask(shape, live, rng):
     Returns:
         Boolean NumPy array.
     """
-    return grow_random(np.zeros(shape, bool), live, rng)
+    mask = np.zeros(shape, bool)
+    mask.flat[grow_random(np.arange(0), mask.size, live, rng)] = True
+    return mask
+
+
+def to_elements(weights, shape):
+    """Arranges a kernel by the elements of its mask.
+
+    Args:
+        weights: array, of the kernel's shape.
+        shape: the mask's shape, which broadcasts to it.
+
+    Returns:
+        Array of shape `(weights per element, elements)`, a view where possible.
+    """
+    order, broadcast = _element_axes(weights.shape, shape)
+    return weights.transpose(order).reshape(math.prod(weights.shape[i] for i in broadcast), -1)
+
+
+def from_elements(elements, kernel_shape, shape):
+    """The inverse of `to_elements`.
+
+    Args:
+        elements: array of shape `(weights per element, elements)`.
+        kernel_shape: shape of the kernel.
+        shape: the mask's shape.
+
+    Returns:
+        Array of shape `kernel_shape`.
+    """
+    order, _ = _element_axes(kernel_shape, shape)
+    return elements.reshape([kernel_shape[i] for i in order]).transpose(np.argsort(order))
+
+
+def _element_axes(kernel_shape, shape):
+    """The kernel's axes, those over which the mask broadcasts first; and the latter."""
+    broadcast = [i for i, n in enumerate(shape) if n != kernel_shape[i]]
+    return [*broadcast, *(i for i in range(len(shape)) if i not in broadcast)], broadcast
 
 
 def live_count(size, sparsity):

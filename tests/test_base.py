@@ -188,9 +188,9 @@ def test_a_method_that_breaks_the_budget_is_stopped_and_nothing_is_written(blobs
 
     class Resurrecting(ks.DynamicSparse):
         def grow(self, tensor, count, rng):
-            return tensor.mask.copy()
+            return tensor.live[:count]
 
-    for method in (Greedy(15, 5), Resurrecting(15, 5)):
+    for method in (Greedy(15, 5, threshold=0.1), Resurrecting(15, 5, threshold=0.1)):
         model = compiled(mlp())
         before = state(model)
         with pytest.raises(RuntimeError, match=f"{type(method).__name__} broke an invariant"):
@@ -238,5 +238,5 @@ def test_tensorboard_shows_the_sparsity_unasked(blobs, tmp_path):
 
 
 def test_by_unit_groups_layers_that_may_trade():
-    tensors = [Tensor(np.ones(s), np.ones(m, bool)) for s, m in [((3, 3, 2, 2), (1, 1, 2, 2)), ((4, 4), (4, 4))] * 2]
+    tensors = [Tensor.of(np.ones(s), np.ones(m, bool)) for s, m in [((3, 3, 2, 2), (1, 1, 2, 2)), ((4, 4), (4, 4))] * 2]
     assert by_unit(tensors) == [[0, 2], [1, 3]]

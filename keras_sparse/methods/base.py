@@ -12,34 +12,42 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sparse import criteria
 from keras_sparse.conversion import masked_layers
+from keras_sparse.masks import from_elements, to_elements
 from keras_sparse.schedules import by_epoch, crossings
 from keras_sparse.slots import iterations, slots
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Tensor:
     """The kernel and mask of one layer on the host, as a method sees them before an update.
 
     Attributes:
-        weights: array, the kernel, dead weights 0.
-        mask: boolean array, True where live; its shape broadcasts to that of `weights`.
-        scores: array of the shape of `mask`, the mean magnitude of the weights under each element.
-        unit: int, how many weights a mask element holds.
+        weights: array of shape `(unit, size)`, the kernel arranged by mask elements.
+        live: sorted int array, positions of the live elements.
+        scores: float array like `live`, the mean magnitude of each live element's weights.
     """
 
     weights: np.ndarray
-    mask: np.ndarray
+    live: np.ndarray
+    scores: np.ndarray
 
-    def __post_init__(self):
-        self.scores = criteria.score(self.weights, self.mask.shape)
-        self.unit = self.weights.size // self.mask.size
+    @classmethod
+    def of(cls, weights, mask):
+        """From a kernel and the boolean mask that broadcasts to it."""
+        elements, live = to_elements(weights, mask.shape), np.flatnonzero(mask)
+        scores = np.abs(elements[:, live])
+        return cls(elements, live, scores[0] if len(scores) == 1 else scores.mean(axis=0))
 
     @property
-    def live(self):
-        """Number of live mask elements."""
-        return int(self.mask.sum())
+    def unit(self):
+        """How many weights a mask element holds."""
+        return self.weights.shape[0]
+
+    @property
+    def free(self):
+        """How many elements are dead."""
+        return self.weights.shape[1] - len(self.live)
 
 
 class SparseMethod(keras.callbacks.Callback):
@@ -78,7 +86,7 @@ class SparseMethod(keras.callbacks.Callback):
     # What a method chooses.
 
     def drop(self, tensors):
-        """What dies: a boolean array for each tensor, True where dropped, a subset of its live elements."""
+        """What dies: for each tensor a boolean array like its `live`, True where dropped."""
         raise NotImplementedError
 
     def redistribute(self, tensors, dropped):
@@ -86,7 +94,7 @@ class SparseMethod(keras.callbacks.Callback):
         raise NotImplementedError
 
     def grow(self, tensor, count, rng):
-        """Where: a boolean array with `count` elements True, none of them live before the update."""
+        """Where: `count` positions, none of them live before the update."""
         raise NotImplementedError
 
     def initial_values(self, shape, rng):
@@ -117,40 +125,44 @@ class SparseMethod(keras.callbacks.Callback):
             RuntimeError: if the method broke one of the invariants above. Nothing is written then.
         """
         layers = trainable_masked_layers(model)
-        tensors = [Tensor(ops.convert_to_numpy(x.kernel), x.kernel_mask.numpy()) for x in layers]
+        masks = [_host(x.kernel_mask.value) for x in layers]
+        kernels = [_host(x.kernel_variable) for x in layers]
+        tensors = [Tensor.of(k, m) for k, m in zip(kernels, masks, strict=True)]
+        memory = layers[0].kernel_mask
         self._epoch = epoch
-        self.recall(layers[0].kernel_mask)
+        if memory is not self._recalled:
+            self.recall(memory)
+            self._recalled = memory
         dropped = self.drop(tensors)
         counts = self.redistribute(tensors, dropped)
         rngs = [np.random.default_rng([self.seed, i, step]) for i in range(len(layers))]
         grown = [self.grow(t, n, rng) for t, n, rng in zip(tensors, counts, rngs, strict=True)]
-        survivors = [t.mask & ~d for t, d in zip(tensors, dropped, strict=True)]
-        self._check(tensors, dropped, survivors, grown)
-        for layer, tensor, kept, new, rng in zip(layers, tensors, survivors, grown, rngs, strict=True):
-            born = np.broadcast_to(new, tensor.weights.shape)
-            weights = np.where(kept, tensor.weights, np.zeros((), tensor.weights.dtype))
-            weights[born] = self.initial_values(int(born.sum()), rng)
-            layer.kernel_variable.assign(weights)
-            layer.kernel_mask.value.assign(kept | new)
-            _reset(slots(getattr(model, "optimizer", None), layer.kernel_variable), kept)
-            layer.kernel_mask.last_update.assign(step)
-            self.remember(layer.kernel_mask)
-        self._dropped += sum(int(d.sum()) for d in dropped)
-        self._grown += sum(int(g.sum()) for g in grown)
-
-    _epoch = _dropped = _grown = 0
-
-    def _check(self, tensors, dropped, survivors, grown):
-        before = sum(t.live * t.unit for t in tensors)
-        after = sum(int((k.sum() + g.sum()) * t.unit) for t, k, g in zip(tensors, survivors, grown, strict=True))
-        stray = any((d & ~t.mask).any() for t, d in zip(tensors, dropped, strict=True))
-        back = any((g & t.mask).any() for t, g in zip(tensors, grown, strict=True))
-        if before != after or stray or back:
+        live = sum(len(t.live) * t.unit for t in tensors)
+        back = any(mask.flat[new].any() for mask, new in zip(masks, grown, strict=True))
+        for mask, tensor, gone, new in zip(masks, tensors, dropped, grown, strict=True):
+            mask.flat[tensor.live[gone]], mask.flat[new] = False, True
+        after = sum(np.count_nonzero(mask) * t.unit for mask, t in zip(masks, tensors, strict=True))
+        if after != live or back:
             raise RuntimeError(
                 f"{type(self).__name__} broke an invariant, and the update was not made: live weights before and after "
-                f"must be equal (received {before} and {after}), only live elements may be dropped (received others: "
-                f"{stray}), only elements dead before the update may grow (received others: {back})."
+                f"must be equal (received {live} and {after}), and only elements dead before the update may grow "
+                f"(received others: {back})."
             )
+        optimizer = getattr(model, "optimizer", None)
+        updates = zip(layers, kernels, masks, tensors, dropped, grown, rngs, strict=True)
+        for layer, kernel, mask, tensor, gone, new, rng in updates:
+            layer.kernel_mask.value.assign(mask)
+            kept, start = tensor.live[~gone], self.initial_values((tensor.unit, len(new)), rng)
+            layer.kernel_variable.assign(_cleared(kernel, mask.shape, kept, 0.0, new, start))
+            for slot, fresh in slots(optimizer, layer.kernel_variable):
+                slot.assign(_cleared(_host(slot), mask.shape, kept, fresh))
+        memory.last_update.assign(step)
+        self.remember(memory)
+        self._dropped += sum(np.count_nonzero(gone) for gone in dropped)
+        self._grown += sum(map(len, grown))
+
+    _epoch = _dropped = _grown = 0
+    _recalled = None  # the memory that the method is up to date with
 
     # When: the clock is the optimizer's step.
 
@@ -166,9 +178,9 @@ class SparseMethod(keras.callbacks.Callback):
         last = int(ops.convert_to_numpy(layers[0].kernel_mask.last_update))
         if last > seen // per_step:  # Trained before, now with a new optimizer: a new run.
             last = -1
-            for layer in layers:
-                layer.kernel_mask.forget()
+            layers[0].kernel_mask.forget()
         self._examined = last if last >= 0 else seen // per_step
+        self._recalled = None
 
     def on_epoch_begin(self, epoch, logs=None):
         """Reads the clock."""
@@ -191,14 +203,14 @@ class SparseMethod(keras.callbacks.Callback):
         self._update_if_due()
         model = self.model
         layers = trainable_masked_layers(model)
-        live = size = 0
         for layer in layers:
-            mask, shape = layer.kernel_mask.numpy(), layer.kernel_variable.shape
-            live, size = live + int(np.broadcast_to(mask, shape).sum()), size + math.prod(shape)
             # Muon and Adafactor work on whole rows, columns or kernels, and so touch dead weights or their state.
-            _reset([(layer.kernel_variable, 0.0), *slots(model.optimizer, layer.kernel_variable)], mask)
+            kernel = layer.kernel_variable
+            live = np.flatnonzero(layer.kernel_mask.numpy())
+            for variable, fresh in [(kernel, 0.0), *slots(model.optimizer, kernel)]:
+                variable.assign(_cleared(_host(variable), layer.kernel_mask.value.shape, live, fresh))
         if logs is not None:
-            logs.update(sparsity=1 - live / size, dropped=self._dropped, grown=self._grown, **self.logs())
+            logs.update(sparsity=sparsity(layers), dropped=self._dropped, grown=self._grown, **self.logs())
 
     def _update_if_due(self):
         if not self._active:
@@ -237,6 +249,13 @@ def trainable_masked_layers(model):
     return layers
 
 
+def sparsity(layers):
+    """Removed fraction of the kernels of masked layers."""
+    sizes = [math.prod(x.kernel_variable.shape) for x in layers]
+    live = [n * x.kernel_mask.numpy().mean() for n, x in zip(sizes, layers, strict=True)]
+    return float(1 - sum(live) / sum(sizes))
+
+
 def by_unit(tensors):
     """The indices of tensors whose mask elements hold the same number of weights, in groups.
 
@@ -259,10 +278,18 @@ def _batches(model):
     return iterations(model.optimizer)
 
 
-def _reset(variables, kept):
-    """Sets all but the `kept` entries of each `(variable, fresh)` to `fresh`."""
-    for variable, fresh in variables:
-        values = ops.convert_to_numpy(variable)
-        cleared = np.where(kept, values, np.asarray(fresh, values.dtype))
-        if (cleared != values).any():
-            variable.assign(cleared)
+def _host(variable):
+    """A copy of a variable as an array that may be written to."""
+    array = np.asarray(variable)
+    return array if array.flags.writeable else array.copy()
+
+
+def _cleared(values, mask_shape, kept, fresh, new=(), start=()):
+    """The array with all its elements at `fresh`, but for those `kept` and `new` ones at `start`; overwrites it."""
+    elements = to_elements(values, mask_shape)
+    survivors = elements[:, kept]
+    elements[...] = fresh
+    elements[:, kept] = survivors
+    if len(new):
+        elements[:, new] = start
+    return from_elements(elements, values.shape, mask_shape)

@@ -95,11 +95,11 @@ class DynamicSparse(SparseMethod):
 
     def drop(self, tensors):
         """Everything below the threshold, no layer's last, no more than can be grown back; adapts the threshold."""
-        dropped = [criteria.below(t.scores, t.mask, self._current) for t in tensors]
+        dropped = [criteria.below(t.scores, self._current) for t in tensors]
         total = sum(int(d.sum()) for d in dropped)
         self._current = criteria.adapt_threshold(self._current, total, self.prune_count(self._epoch), self.tolerance)
         for group in by_unit(tensors):
-            free = sum(tensors[i].mask.size - tensors[i].live for i in group)
+            free = sum(tensors[i].free for i in group)
             kept = criteria.keep_strongest([dropped[i] for i in group], [tensors[i].scores for i in group], free)
             for i, d in zip(group, kept, strict=True):
                 dropped[i] = d
@@ -110,15 +110,15 @@ class DynamicSparse(SparseMethod):
         counts = [0] * len(tensors)
         for group in by_unit(tensors):
             lost = [int(dropped[i].sum()) for i in group]
-            survivors = [tensors[i].live - n for i, n in zip(group, lost, strict=True)]
-            free = [tensors[i].mask.size - tensors[i].live for i in group]
+            survivors = [len(tensors[i].live) - n for i, n in zip(group, lost, strict=True)]
+            free = [tensors[i].free for i in group]
             for i, n in zip(group, criteria.apportion(sum(lost), survivors, free), strict=True):
                 counts[i] = n
         return counts
 
     def grow(self, tensor, count, rng):
         """At random, among what was dead before this update's drop."""
-        return criteria.grow_random(tensor.mask, count, rng)
+        return criteria.grow_random(tensor.live, tensor.weights.shape[1], count, rng)
 
     def initial_values(self, shape, rng):
         """Normal with standard deviation `regrow_scale`."""

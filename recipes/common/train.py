@@ -1,5 +1,6 @@
 """From flags to a finished run: what every recipe does with its experiment and its network."""
 
+import functools
 import json
 import os
 import platform
@@ -13,39 +14,45 @@ from absl import app, flags
 import keras_sparse as ks
 from common import data
 
-FLAGS = flags.FLAGS
 METHODS = ("dynamic_sparse", "static", "dense")
 
 
-def define_flags(experiment):
-    """Defines the flags of a recipe, with the defaults of its experiment."""
+def define_flags(experiment, into=flags.FLAGS):
+    """Defines the flags of a recipe, with the defaults of its experiment, in a `flags.FlagValues`."""
     training = experiment.training
-    flags.DEFINE_enum("method", "dynamic_sparse", METHODS, "How the network is trained.")
-    flags.DEFINE_float("sparsity", 0.98, "Removed fraction of the sparse kernels.", 0.0, 1.0)
-    flags.DEFINE_integer("seed", 0, "Of initial weights, masks, shuffling and regrowth.", lower_bound=0)
-    flags.DEFINE_integer("epochs", training.epochs, "Number of epochs.", lower_bound=1)
-    flags.DEFINE_enum(
+    enum, real, integer, string, boolean = (
+        functools.partial(getattr(flags, f"DEFINE_{kind}"), flag_values=into)
+        for kind in ("enum", "float", "integer", "string", "bool")
+    )
+    enum("method", "dynamic_sparse", METHODS, "How the network is trained.")
+    real("sparsity", 0.98, "Removed fraction of the sparse kernels.")
+    flags.register_validator(
+        "sparsity", lambda s: 0 <= s < 1, "must be in [0, 1), the removed fraction: 0.9 keeps a tenth", into
+    )
+    integer("seed", 0, "Of initial weights, masks, shuffling and regrowth.", lower_bound=0)
+    integer("epochs", training.epochs, "Number of epochs.", lower_bound=1)
+    enum(
         "learning_rates",
         "code",
         ("code", "as_printed"),
         "The schedule of the authors' code, or as the paper prints it.",
     )
-    flags.DEFINE_float("l1", training.l1, "Multiplier of sum |w| over the kernels in the loss.", 0.0)
-    flags.DEFINE_float("l2", training.l2, "Multiplier of w in the gradient, on every parameter.", 0.0)
-    flags.DEFINE_integer("prune_count", experiment.dynamic_sparse.prune_count, "The paper's K.", 1)
-    flags.DEFINE_float("regrow_scale", 1e-4, "Standard deviation of regrown weights; 0 is the paper's word.", 0.0)
-    flags.DEFINE_enum("dataset", experiment.datasets[0], experiment.datasets, "Which images.")
-    flags.DEFINE_string("data_dir", None, "TFDS data_dir; default: TFDS_DATA_DIR, or TFDS's own.")
-    flags.DEFINE_string("train_split", "train", "TFDS split string to train on.")
-    flags.DEFINE_string("test_split", "test", "TFDS split string to test on.")
-    flags.DEFINE_string("output_dir", None, "Where the run is written; default: runs/RECIPE/METHOD_SPARSITY_SEED.")
-    flags.DEFINE_bool("overwrite", False, "Replace an earlier run in output_dir.")
-    flags.DEFINE_bool("jit_compile", True, "Compile the training step with XLA (torch: no).")
-    flags.DEFINE_integer("steps_per_execution", None, "Steps a call of the training function; default: as suits.")
-    flags.DEFINE_enum("verbose", "1", ("0", "1", "2"), "As in fit: 0 silent, 1 a progress bar, 2 a line an epoch.")
+    real("l1", training.l1, "Multiplier of sum |w| over the kernels in the loss.", 0.0)
+    real("l2", training.l2, "Multiplier of w in the gradient, on every parameter.", 0.0)
+    integer("prune_count", experiment.dynamic_sparse.prune_count, "The paper's K.", 1)
+    real("regrow_scale", 1e-4, "Standard deviation of regrown weights; 0 is the paper's word.", 0.0)
+    enum("dataset", experiment.datasets[0], experiment.datasets, "Which images.")
+    string("data_dir", None, "TFDS data_dir; default: TFDS_DATA_DIR, or TFDS's own.")
+    string("train_split", "train", "TFDS split string to train on.")
+    string("test_split", "test", "TFDS split string to test on.")
+    string("output_dir", None, "Where the run is written; default: runs/RECIPE/METHOD_SPARSITY_SEED.")
+    boolean("overwrite", False, "Replace an earlier run in output_dir.")
+    boolean("jit_compile", True, "Compile the training step with XLA (torch: no).")
+    integer("steps_per_execution", None, "Steps a call of the training function; default: as suits.")
+    enum("verbose", "1", ("0", "1", "2"), "As in fit: 0 silent, 1 a progress bar, 2 a line an epoch.")
 
 
-def run(experiment, build):
+def run(experiment, build, options=flags.FLAGS):
     """Trains and evaluates one network, and writes the run into its folder.
 
     The folder holds `config.json` (every flag), `history.csv` (an epoch a line), `tensorboard/`, `model.keras` and
@@ -54,36 +61,37 @@ def run(experiment, build):
     Args:
         experiment: `common.experiment.Experiment`.
         build: function `(l1=, l2=) -> keras.Model`, dense.
+        options: the parsed `flags.FlagValues` of `define_flags`.
 
     Returns:
         dict, the content of `result.json`.
     """
     training = experiment.training
-    folder = _output_folder(experiment)
-    keras.utils.set_random_seed(FLAGS.seed)
-    train_set = data.load(FLAGS.dataset, FLAGS.train_split, FLAGS.data_dir)
-    test_set = data.load(FLAGS.dataset, FLAGS.test_split, FLAGS.data_dir)
+    folder = _output_folder(experiment, options)
+    keras.utils.set_random_seed(options.seed)
+    train_set = data.load(options.dataset, options.train_split, options.data_dir)
+    test_set = data.load(options.dataset, options.test_split, options.data_dir)
     steps = len(train_set[0]) // training.batch_size
     if not steps:
         raise app.UsageError(
-            f"--train_split={FLAGS.train_split} has {len(train_set[0])} images, less than a batch of "
+            f"--train_split={options.train_split} has {len(train_set[0])} images, less than a batch of "
             f"{training.batch_size}. Take a larger split."
         )
-    model, method = _sparse(experiment, build(l1=FLAGS.l1, l2=FLAGS.l2))
-    rates = training.learning_rates if FLAGS.learning_rates == "code" else training.learning_rates_as_printed
+    model, method = _sparse(experiment, build(l1=options.l1, l2=options.l2), options)
+    rates = training.learning_rates if options.learning_rates == "code" else training.learning_rates_as_printed
     model.compile(
         optimizer=keras.optimizers.SGD(rates[0], momentum=training.momentum, nesterov=True),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
-        jit_compile=FLAGS.jit_compile and keras.backend.backend() != "torch",
-        steps_per_execution=FLAGS.steps_per_execution or _steps_per_execution(steps),
+        jit_compile=options.jit_compile and keras.backend.backend() != "torch",
+        steps_per_execution=options.steps_per_execution or steps_per_execution(steps),
     )
     folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "config.json", {f.name: f.value for f in FLAGS.get_flags_for_module(__name__)})
+    _write_json(folder / "config.json", {f.name: f.value for f in options.get_flags_for_module(__name__)})
     started = time.perf_counter()
     history = model.fit(
-        data.batches(*train_set, training.batch_size, FLAGS.seed),
-        epochs=FLAGS.epochs,
+        data.batches(*train_set, training.batch_size, options.seed),
+        epochs=options.epochs,
         steps_per_epoch=steps,
         validation_data=test_set,
         validation_batch_size=1000,
@@ -94,7 +102,7 @@ def run(experiment, build):
             keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False),
         ],
         shuffle=False,  # `batches` does
-        verbose=int(FLAGS.verbose),
+        verbose=int(options.verbose),
     ).history
     seconds = time.perf_counter() - started
     accuracies = history["val_accuracy"]
@@ -107,7 +115,7 @@ def run(experiment, build):
         "sparse_weights": report.sparse_weights,
         "parameters": report.parameters,
         "seconds": round(seconds, 1),
-        "epochs": FLAGS.epochs,
+        "epochs": options.epochs,
         "steps_per_epoch": steps,
         "backend": keras.backend.backend(),
         "versions": {"keras": keras.__version__, "keras_sparse": ks.__version__},
@@ -117,34 +125,34 @@ def run(experiment, build):
     _write_json(folder / "result.json", result)
     print(report)
     print(
-        f"Test accuracy: {result['test_accuracy']:.2%} after epoch {FLAGS.epochs} "
+        f"Test accuracy: {result['test_accuracy']:.2%} after epoch {options.epochs} "
         f"(best {result['best_test_accuracy']:.2%}, epoch {result['best_epoch']}), {seconds:.0f} s. "
         f"Written to {folder}; look at it with: tensorboard --logdir {folder}"
     )
     return result
 
 
-def _sparse(experiment, model):
+def _sparse(experiment, model, options):
     """The model as the method wants it, and the method's callbacks."""
-    if FLAGS.method == "dense":
+    if options.method == "dense":
         return model, []
-    model = ks.sparsify(model, FLAGS.sparsity, seed=FLAGS.seed)
-    if FLAGS.method == "static":
+    model = ks.sparsify(model, options.sparsity, seed=options.seed)
+    if options.method == "static":
         return model, [ks.Static()]
     settings = experiment.dynamic_sparse
     method = ks.DynamicSparse(
-        prune_count=FLAGS.prune_count,
+        prune_count=options.prune_count,
         period=settings.period,
         tolerance=settings.tolerance,
         threshold=settings.threshold,
-        regrow_scale=FLAGS.regrow_scale,
+        regrow_scale=options.regrow_scale,
         until=settings.until,
-        seed=FLAGS.seed,
+        seed=options.seed,
     )
     return model, [method]
 
 
-def _steps_per_execution(steps, most=100):
+def steps_per_execution(steps, most=100):
     """The most steps of one call, of those that divide an epoch.
 
     A hundred make the cost of a call vanish and keep the bar moving; no period of Table 4 is shorter. Only TensorFlow
@@ -155,15 +163,15 @@ def _steps_per_execution(steps, most=100):
     return max(n for n in range(1, most + 1) if steps % n == 0)
 
 
-def _output_folder(experiment):
-    sparsity = "" if FLAGS.method == "dense" else f"_{FLAGS.sparsity:g}"
-    name = f"{FLAGS.dataset}_{FLAGS.method}{sparsity}_seed{FLAGS.seed}"
-    folder = Path(FLAGS.output_dir or Path("runs") / experiment.name / name)
-    if (folder / "config.json").exists() and not FLAGS.overwrite:
+def _output_folder(experiment, options):
+    sparsity = "" if options.method == "dense" else f"_{options.sparsity:g}"
+    name = f"{options.dataset}_{options.method}{sparsity}_seed{options.seed}"
+    folder = Path(options.output_dir or Path("runs") / experiment.name / name)
+    if (folder / "config.json").exists() and not options.overwrite:
         raise app.UsageError(
             f"{folder} holds an earlier run. Keep it and give another --output_dir, or replace it with --overwrite."
         )
-    if folder.exists() and FLAGS.overwrite:
+    if folder.exists() and options.overwrite:
         for name in ("config.json", "result.json", "history.csv", "model.keras"):
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)

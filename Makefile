@@ -1,0 +1,33 @@
+# `make demo` and `make test` need Python 3.11 or newer and nothing else: each makes the environment it runs in.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN = $(VENV)/bin
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: demo test test-backends lint clean
+
+demo: $(VENV)/installed-demo  ## Train a 98% sparse network on 5,000 real digits
+	$(BIN)/python recipes/lenet_mnist.py --dataset mnist_5k --output_dir runs/demo --overwrite
+
+test: $(VENV)/installed-test  ## All tests, on the TensorFlow backend
+	$(BIN)/python -m pytest
+
+test-backends: $(VENV)/installed-jax $(VENV)/installed-torch  ## The core's tests on the other backends
+	KERAS_BACKEND=jax $(BIN)/python -m pytest
+	KERAS_BACKEND=torch $(BIN)/python -m pytest
+
+lint: $(VENV)/installed-dev  ## Style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .ruff_cache .hypothesis
+
+# One environment; each target adds what it needs.
+$(VENV)/installed-%: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=24"
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable ".[$(if $(filter jax torch,$*),test$(comma))$*]"
+	touch $@
+
+comma := ,

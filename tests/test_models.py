@@ -1,0 +1,52 @@
+"""The recipes' networks: parameter counts of the paper, and what PyTorch does otherwise than Keras."""
+
+import keras
+import numpy as np
+import pytest
+from common.models import lenet_300_100, wide_resnet
+from keras import ops
+
+import keras_sparse as ks
+
+
+def test_lenet_counts_and_initialization():
+    model = lenet_300_100()
+    report = ks.report(ks.sparsify(model, 0.98))
+    assert (model.count_params() - 820, report.sparse_weights, report.live_weights) == (267_020, 266_200, 5_324)
+    assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == 267_020
+    kernel = ops.convert_to_numpy(model.get_layer("fc1").kernel)
+    assert 0.99 / 28 < np.abs(kernel).max() <= 1 / 28  # +- 1 / sqrt(784)
+
+
+def test_wrn_28_2_counts():
+    model = wide_resnet(28, 2)
+    sparse = ks.sparsify(model, 0.9, keep_dense=lambda x: "block" not in x.name)
+    report = ks.report(sparse)
+    assert (len(report.layers), report.sparse_weights, report.live_weights) == (24, 1_451_520, 145_152)
+    assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == 1_467_610
+    std = ops.convert_to_numpy(model.get_layer("group3_block4_conv2").kernel).std()
+    assert std == pytest.approx((2 / (9 * 128)) ** 0.5, rel=0.02)
+
+
+def test_wrn_depth():
+    with pytest.raises(ValueError, match=r"6 n \+ 4.*Received: depth=27"):
+        wide_resnet(27)
+
+
+def test_a_strided_convolution_pads_on_both_sides():
+    """Keras's "same" would pad an even input on one side only."""
+    model = wide_resnet(10, 1, input_shape=(8, 8, 3))
+    layer = model.get_layer("group2_block1_conv1")
+    assert layer.input.shape[1:3] == (10, 10)
+    assert layer.output.shape[1:3] == (4, 4)
+
+
+def test_l2_is_weight_decay_of_pytorch_on_every_parameter():
+    model = lenet_300_100(l2=0.5)
+    model.compile(keras.optimizers.SGD(1.0), "mse", run_eagerly=keras.backend.backend() != "jax")
+    for v in model.trainable_variables:
+        v.assign(ops.ones(v.shape))
+    plain = keras.models.clone_model(model)
+    expected = sum(0.25 * int(np.prod(v.shape)) for v in model.trainable_variables)
+    assert float(sum(model.losses)) == pytest.approx(expected)
+    assert len(plain.trainable_variables) == 9

@@ -1,0 +1,158 @@
+"""The LeNet recipe as a user runs it, on the 5,000 digits that a package of the registry ships."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from absl import app, flags
+from common import data, train
+from common.experiment import LENET_MNIST
+from common.models import lenet_300_100
+from nets import numpy
+
+import keras_sparse as ks
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["--dataset=mnist_5k", "--train_split=train[:1000]", "--verbose=0"]
+
+
+def run(folder, *arguments):
+    options = flags.FlagValues()
+    train.define_flags(LENET_MNIST, options)
+    options(["recipe", *SMALL, f"--output_dir={folder}", *arguments])
+    return train.run(LENET_MNIST, lenet_300_100, options)
+
+
+def test_a_run_leaves_what_it_promises(tmp_path, capsys):
+    result = run(tmp_path, "--epochs=12", "--sparsity=0.95")
+    files = {p.name for p in tmp_path.iterdir()}
+    assert files == {"config.json", "history.csv", "result.json", "model.keras", "tensorboard"}
+    assert json.loads((tmp_path / "result.json").read_text()) == result
+    assert result["live_weights"] == 13_310
+    assert result["sparse_weights"] == 266_200
+    assert 0.75 < result["test_accuracy"] <= result["best_test_accuracy"] <= 1
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["sparsity"], config["method"], config["train_split"]) == (0.95, "dynamic_sparse", "train[:1000]")
+    with (tmp_path / "history.csv").open() as file:
+        history = list(csv.DictReader(file))
+    assert len(history) == 12
+    assert float(history[-1]["val_accuracy"]) == pytest.approx(result["test_accuracy"])
+    assert sum(float(row["dropped"]) for row in history) > 0
+    assert list((tmp_path / "tensorboard").rglob("events*"))
+    printed = capsys.readouterr().out
+    assert f"Test accuracy: {result['test_accuracy']:.2%}" in printed
+    assert "13,310 of 266,200 weights live" in printed
+    model = keras.models.load_model(tmp_path / "model.keras")
+    images, labels = data.load("mnist_5k", "test")
+    accuracy = (numpy(model(images)).argmax(axis=-1) == labels).mean()
+    assert accuracy == pytest.approx(result["test_accuracy"])
+
+
+def test_the_same_command_gives_the_same_bits(tmp_path):
+    models = []
+    for name in "ab":
+        run(tmp_path / name, "--epochs=12", "--seed=3", "--sparsity=0.95")
+        models.append(keras.models.load_model(tmp_path / name / "model.keras"))
+    for a, b in zip(models[0].weights, models[1].weights, strict=True):
+        np.testing.assert_array_equal(numpy(a), numpy(b))
+
+
+@pytest.mark.parametrize(("method", "live"), [("static", 26_620), ("dense", 0)])
+def test_other_methods(method, live, tmp_path):
+    result = run(tmp_path, "--epochs=1", f"--method={method}", "--sparsity=0.9")
+    assert result["live_weights"] == live
+    assert result["test_accuracy"] > 0.2
+
+
+def test_as_printed_learning_rates(tmp_path):
+    run(tmp_path, "--epochs=1", "--learning_rates=as_printed", "--method=dense")
+    assert LENET_MNIST.training.learning_rates_as_printed == {0: 0.1, 25: 0.02, 50: 0.04, 75: 0.008}
+
+
+def test_an_earlier_run_is_not_lost_by_accident(tmp_path):
+    run(tmp_path, "--epochs=1", "--method=dense")
+    with pytest.raises(app.UsageError, match="holds an earlier run.*--overwrite"):
+        run(tmp_path, "--epochs=1", "--method=dense")
+    run(tmp_path, "--epochs=1", "--method=dense", "--overwrite")
+
+
+def test_a_split_smaller_than_a_batch(tmp_path):
+    with pytest.raises(app.UsageError, match=r"train_split=train\[:50\] has 50 images, less than a batch of 100"):
+        run(tmp_path, "--train_split=train[:50]")
+
+
+@pytest.mark.parametrize("flag", ["--sparsity=1.0", "--sparsity=-1", "--epochs=0", "--dataset=cifar", "--method=magic"])
+def test_wrong_flag_values(flag, tmp_path):
+    with pytest.raises(flags.IllegalFlagValueError):
+        run(tmp_path, flag)
+
+
+def test_from_the_command_line(tmp_path):
+    process = subprocess.run(
+        [sys.executable, "recipes/lenet_mnist.py", *SMALL, "--verbose=1", "--epochs=2", f"--output_dir={tmp_path}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert "Epoch 2/2" in process.stdout
+    assert "━" in process.stdout
+    assert (tmp_path / "result.json").exists()
+
+
+def test_mnist_itself(tmp_path):
+    """Skipped where TFDS_DATA_DIR does not hold MNIST: a test does not download."""
+    if not list(Path(os.environ.get("TFDS_DATA_DIR", tmp_path)).glob("mnist/*/dataset_info.json")):
+        pytest.skip("TFDS_DATA_DIR holds no MNIST")
+    arguments = ["--dataset=mnist", "--train_split=train[:2000]", "--test_split=test[:500]", "--epochs=2"]
+    assert run(tmp_path, *arguments)["test_accuracy"] > 0.5
+
+
+def test_splits_of_the_embedded_digits():
+    images, labels = data.load("mnist_5k", "train")
+    assert (images.shape, images.dtype, labels.shape, labels.dtype) == (
+        (4000, 28, 28, 1),
+        np.float32,
+        (4000,),
+        np.int32,
+    )
+    assert abs(images.mean()) < 0.05
+    assert abs(images.std() - 1) < 0.05
+    np.testing.assert_array_equal(data.load("mnist_5k", "train[50%:]")[0], images[2000:])
+    held_out = {x.tobytes() for x in data.load("mnist_5k", "test")[0]}
+    assert not held_out & {x.tobytes() for x in images}
+    assert np.bincount(data.load("mnist_5k", "test")[1]).min() > 60
+
+
+def test_batches_are_a_new_order_each_epoch_of_the_seed_and_the_epoch():
+    images, labels = np.arange(25, dtype="float32")[:, None], np.arange(25, dtype="int32")
+
+    def epochs(n, **kwargs):
+        stream = iter(data.batches(images, labels, 4, **kwargs))
+        taken = [next(stream) for _ in range(6 * n)]
+        for x, y in taken:
+            np.testing.assert_array_equal(numpy(x)[:, 0], numpy(y))
+        return np.reshape([numpy(y) for _, y in taken], (n, 24))
+
+    first = epochs(3, seed=1)
+    assert all(len(set(epoch)) == 24 for epoch in first.tolist())
+    assert (first[0] != first[1]).any()
+    np.testing.assert_array_equal(first[1:], epochs(2, seed=1, first_epoch=1))
+    assert (first[0] != epochs(1, seed=2)[0]).any()
+    # On any backend.
+    expected = np.random.default_rng([1, 0]).permutation(25)[:24]
+    np.testing.assert_array_equal(first[0], expected)
+
+
+def test_an_execution_divides_the_epoch():
+    if keras.backend.backend() == "tensorflow":
+        assert [train.steps_per_execution(n) for n in (600, 40, 7, 211)] == [100, 40, 7, 1]
+    else:
+        assert train.steps_per_execution(600) == 1
+    assert ks.__version__

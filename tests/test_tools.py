@@ -1,0 +1,101 @@
+"""The tools read what runs write."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import compare
+import pytest
+import sweep
+
+ROOT = Path(__file__).parents[1]
+
+
+def write(folder, accuracy, seed=0, best=None, **config):
+    folder.mkdir(parents=True)
+    config = {"method": "dynamic_sparse", "sparsity": 0.98, "dataset": "mnist", "seed": seed, "epochs": 100, **config}
+    (folder / "config.json").write_text(json.dumps(config))
+    result = {
+        "test_accuracy": accuracy,
+        "best_test_accuracy": best or accuracy,
+        "live_weights": 5324,
+        "parameters": 6144,
+        "seconds": 70,
+        "machine": "M",
+    }
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+def test_seeds_make_one_row_and_other_settings_another(tmp_path):
+    write(tmp_path / "a", 0.97, seed=0, best=0.98)
+    write(tmp_path / "b", 0.98, seed=1, best=0.98)
+    write(tmp_path / "c", 0.5, method="static")
+    write(tmp_path / "d", 0.6, epochs=3)
+    table = compare.rows(compare.read(tmp_path))
+    assert len(table) == 3
+    row = next(r for r in table if r[6] == "2")
+    assert row == ("dynamic_sparse", "0.98", "5,324", "97.50 ± 0.71", "98.00 ± 0.00", "98.14 ± .14", "2", "70 s")
+    assert compare.markdown(table).splitlines()[0].startswith("| method | sparsity |")
+
+
+def test_nothing_to_compare(tmp_path):
+    process = subprocess.run([sys.executable, ROOT / "tools/compare.py", tmp_path], capture_output=True, text=True)
+    assert process.returncode == 1
+    assert "No result.json under" in process.stderr
+
+
+def test_a_sweep_is_every_point_seed_by_seed():
+    runs = sweep.commands("r.py", "dynamic_sparse:0.9,0.98 dense", ["0", "1"], ["--epochs=3"], Path("o"))
+    assert [f.name for f, _ in runs] == [
+        "dynamic_sparse_0.9_seed0",
+        "dynamic_sparse_0.98_seed0",
+        "dense_seed0",
+        "dynamic_sparse_0.9_seed1",
+        "dynamic_sparse_0.98_seed1",
+        "dense_seed1",
+    ]
+    assert runs[0][1][1:] == [
+        "r.py",
+        "--method=dynamic_sparse",
+        "--seed=0",
+        "--output_dir=o/dynamic_sparse_0.9_seed0",
+        "--epochs=3",
+        "--sparsity=0.9",
+    ]
+
+
+def test_a_sweep_runs_only_what_is_not_finished(tmp_path):
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        "import json, pathlib, sys\n"
+        "folder = pathlib.Path(next(a for a in sys.argv if a.startswith('--output_dir')).split('=')[1])\n"
+        "folder.mkdir(parents=True, exist_ok=True)\n"
+        "with open(folder / 'count', 'a') as f: f.write('x')\n"
+        "if 'seed1' in folder.name and not (folder / 'failed').exists():\n"
+        "    (folder / 'failed').touch(); sys.exit(3)\n"
+        "(folder / 'result.json').write_text(json.dumps({'test_accuracy': 0.5}))\n"
+    )
+    command = [
+        sys.executable,
+        ROOT / "tools/sweep.py",
+        f"--recipe={recipe}",
+        f"--output_dir={tmp_path / 'o'}",
+        "--seeds=0,1",
+    ]
+    assert subprocess.run(command, capture_output=True).returncode != 0
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    counts = {p.parent.name: p.read_text() for p in (tmp_path / "o").rglob("count")}
+    assert counts == {"dynamic_sparse_0.98_seed0": "x", "dynamic_sparse_0.98_seed1": "xx"}
+
+
+@pytest.mark.tensorflow
+def test_the_benchmark_runs(tmp_path):
+    process = subprocess.run(
+        [sys.executable, ROOT / "tools/benchmark.py", "step", "--rounds=1", "--widen_factor=0.25"],
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr[-2000:]
+    assert process.stdout.count("masked/dense") == 2
+    assert "of the training at Table 4's periods" in process.stdout

@@ -1,0 +1,153 @@
+"""Step times, measured on this machine.
+
+    python tools/benchmark.py step
+
+prints the time of a training step, masked over dense, alternating in one process, and the share of the training time
+that dynamic sparse reparameterization takes at the periods of Table 4. Run it on an idle machine.
+"""
+
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1] / "recipes"))
+
+import keras
+import numpy as np
+from absl import app, flags
+from common.data import batches
+from common.experiment import LENET_MNIST
+from common.models import lenet_300_100, wide_resnet
+from common.train import steps_per_execution
+
+import keras_sparse as ks
+
+FLAGS = flags.FLAGS
+flags.DEFINE_integer("rounds", 15, "How often dense and masked take turns.", 1)
+flags.DEFINE_integer("depth", 10, "Of the WRN.")
+flags.DEFINE_float("widen_factor", 2, "Of the WRN.")
+
+
+class Clock(keras.callbacks.Callback):
+    """Seconds from the first to the last execution of an epoch, and of all epochs of a `fit`."""
+
+    total = 0.0
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Starts with the first."""
+        if batch == 0:
+            self.started = time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Ends with the last."""
+        self.seconds = time.perf_counter() - self.started
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Adds up."""
+        self.total += self.seconds
+
+
+class Bench:
+    """A compiled model, and random images that it trains on as the recipe does, input pipeline included.
+
+    Args:
+        model: `keras.Model`.
+        images: number of images; a multiple of the batch size, 100.
+    """
+
+    def __init__(self, model, images):
+        rng = np.random.default_rng(0)
+        self.model, self.steps = model, images // 100
+        self.data = (
+            rng.normal(size=(images, *model.input_shape[1:])).astype("float32"),
+            rng.integers(0, model.output_shape[-1], images).astype("int32"),
+        )
+        model.compile(
+            optimizer=keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+            jit_compile=keras.backend.backend() != "torch",
+            steps_per_execution=steps_per_execution(self.steps),
+        )
+
+    def seconds_per_step(self, epochs=1, callbacks=()):
+        """Trains some epochs."""
+        clock = Clock()
+        self.model.fit(
+            batches(*self.data, 100, seed=0),
+            epochs=epochs,
+            steps_per_epoch=self.steps,
+            callbacks=[*callbacks, clock],
+            verbose=0,
+            shuffle=False,
+        )
+        return clock.total / (epochs * self.steps)
+
+
+def step(name, build, keep_dense, sparsity, images):
+    """Prints one network's step times and returns its masked `Bench`."""
+    dense = Bench(build(), images)
+    masked = Bench(ks.sparsify(build(), sparsity, keep_dense=keep_dense), images)
+    for bench in (dense, masked):
+        bench.seconds_per_step()  # compiles
+    times = []
+    for i in range(FLAGS.rounds):  # who goes first takes turns as well
+        pair = {bench: bench.seconds_per_step() for bench in ((dense, masked), (masked, dense))[i % 2]}
+        times.append((pair[dense], pair[masked]))
+    d, m = (1e3 * statistics.median(t) for t in zip(*times, strict=True))
+    print(f"{name}: dense {d:.2f} ms a step, masked {m:.2f} ms, masked/dense {m / d:.3f}")
+    return masked
+
+
+class TimedDynamicSparse(ks.DynamicSparse):
+    """Notes the seconds of each update."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.seconds = []
+
+    def update(self, *args, **kwargs):
+        """Updates against the clock."""
+        started = time.perf_counter()
+        super().update(*args, **kwargs)
+        self.seconds.append(time.perf_counter() - started)
+
+
+def share(name, bench, experiment):
+    """Prints what part of a training run the updates of dynamic sparse are, timed while it trains.
+
+    Args:
+        name: of the network.
+        bench: its masked `Bench`, with as many images as the training set.
+        experiment: `common.experiment.Experiment`.
+    """
+    settings, epochs = experiment.dynamic_sparse, experiment.training.epochs
+    method = TimedDynamicSparse(settings.prune_count, settings.period, threshold=settings.threshold)
+    step = bench.seconds_per_step(5, [method])
+    update = statistics.median(method.seconds)
+    updates = sum(bench.steps / method.period(epoch) for epoch in range(settings.until))
+    whole = updates * update / (bench.steps * epochs * step)
+    print(
+        f"{name}: an update takes {1e3 * update:.2f} ms, {whole:.2%} of the training at Table 4's periods, a step of "
+        f"which takes {1e3 * step:.2f} ms"
+    )
+
+
+def main(argv):
+    """Runs the benchmark named on the command line."""
+    if argv[1:] != ["step"]:
+        raise app.UsageError(f"Name a benchmark: step. Received: {argv[1:]}.")
+    lenet = step("LeNet-300-100", lenet_300_100, (), 0.98, images=60_000)
+    share("LeNet-300-100", lenet, LENET_MNIST)
+    step(
+        f"WRN-{FLAGS.depth}-{FLAGS.widen_factor:g}",
+        lambda: wide_resnet(FLAGS.depth, FLAGS.widen_factor),
+        lambda layer: "block" not in layer.name,
+        0.9,
+        images=400,
+    )
+
+
+if __name__ == "__main__":
+    app.run(main)
