@@ -79,12 +79,12 @@ class DynamicSparse(SparseMethod):
         self.tolerance = tolerance
         self.threshold = threshold
         self.regrow_scale = regrow_scale
-        self._current = threshold
+        self._current = _single(threshold)
 
     def on_train_begin(self, logs=None):
         """Checks `prune_count` against the network."""
         super().on_train_begin(logs)
-        self._current = self.threshold
+        self._current = _single(self.threshold)
         live = sum(int(x.kernel_mask.numpy().sum()) for x in trainable_masked_layers(self.model))
         most = max(getattr(self.prune_count, "values", {0: 0}).values())
         if most > live:
@@ -137,6 +137,11 @@ class DynamicSparse(SparseMethod):
     def logs(self):
         """The threshold of the next update."""
         return {"threshold": self._current}
+
+
+def _single(number):
+    """The number in single precision, as a model carries it: so a resumed run has the very same threshold."""
+    return float(np.float32(number))
 
 
 def _check_float(value, name, expected, accept):
