@@ -279,9 +279,9 @@ def _batches(model):
 
 
 def _host(variable):
-    """A copy of a variable as an array that may be written to."""
+    """A copy of a variable as an array that may be written to: backends give a copy, or a view of what they hold."""
     array = np.asarray(variable)
-    return array if array.flags.writeable else array.copy()
+    return array if array.flags.writeable and array.flags.owndata else array.copy()
 
 
 def _cleared(values, mask_shape, kept, fresh, new=(), start=()):
