@@ -2,12 +2,16 @@
 
 import keras
 import numpy as np
+import pytest
 from keras import layers
 
 import keras_sparse as ks
 from keras_sparse.slots import slots
 
 numpy = keras.ops.convert_to_numpy
+needs_steps_per_execution = pytest.mark.skipif(
+    keras.backend.backend() == "torch", reason="Keras runs steps_per_execution=1 only on PyTorch"
+)
 
 
 def mlp(sparsity=0.6, seed=0, **kwargs):

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from nets import compiled, live_weights, mlp, numpy, state
+from nets import compiled, live_weights, mlp, needs_steps_per_execution, numpy, state
 
 import keras_sparse as ks
 from keras_sparse.methods.base import Tensor, by_unit
@@ -35,6 +35,7 @@ def test_every_period(blobs):
     assert fit(blobs, Recorder(5, 5)) == [5, 10, 15, 20, 25, 30, 35]
 
 
+@needs_steps_per_execution
 @pytest.mark.parametrize("per_execution", [2, 3, 4, 5])
 def test_steps_per_execution_loses_no_update(blobs, per_execution):
     """Defect 2: hooks that count calls fire a quarter as often."""
@@ -50,6 +51,7 @@ def test_gradient_accumulation_counts_optimizer_steps(blobs):
     assert fit(blobs, Recorder(5, 2), sgd) == [2, 4, 6, 8]
 
 
+@needs_steps_per_execution
 def test_accumulation_and_steps_per_execution_together(blobs):
     sgd = keras.optimizers.SGD(0.05, gradient_accumulation_steps=2)
     assert fit(blobs, Recorder(5, 3), sgd, steps_per_execution=6) == [3, 6, 9, 12, 15, 18]
@@ -107,6 +109,7 @@ def test_an_update_that_a_checkpoint_missed_is_made_up_for(blobs):
     assert recorder.steps == [12, 12]
 
 
+@needs_steps_per_execution
 def test_two_updates_in_one_execution_are_refused_with_the_numbers(blobs):
     with pytest.raises(ValueError, match="period is 3 batches, and steps_per_execution makes 4 at once.*at most 3"):
         fit(blobs, Recorder(5, {0: 6, 9: 3}), steps_per_execution=4)
@@ -114,6 +117,7 @@ def test_two_updates_in_one_execution_are_refused_with_the_numbers(blobs):
     assert fit(blobs, Recorder(5, 2), sgd, steps_per_execution=4, epochs=1) == [2, 4, 6]
 
 
+@needs_steps_per_execution
 def test_a_period_function_that_gets_too_short_is_refused_when_it_does(blobs):
     with pytest.raises(ValueError, match="two of its updates fall into one execution"):
         fit(blobs, Recorder(5, lambda epoch: 6 - 4 * epoch), steps_per_execution=6)

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from nets import assert_dead_is_zero, compiled, live_weights, mlp, numpy, state
+from nets import assert_dead_is_zero, compiled, live_weights, mlp, needs_steps_per_execution, numpy, state
 
 import keras_sparse as ks
 
@@ -88,6 +88,7 @@ def test_save_and_load(name, form, net, tmp_path):
     np.testing.assert_array_equal(numpy(model(x[:4])), numpy(other(x[:4])))
 
 
+@needs_steps_per_execution
 @pytest.mark.parametrize("name", METHODS)
 def test_steps_per_execution_gives_the_run_of_single_steps(name, net):
     build, x, y = net

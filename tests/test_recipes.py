@@ -152,7 +152,8 @@ def test_batches_are_a_new_order_each_epoch_of_the_seed_and_the_epoch():
 
 def test_an_execution_divides_the_epoch():
     if keras.backend.backend() == "tensorflow":
-        assert [train.steps_per_execution(n) for n in (600, 40, 7, 211)] == [100, 40, 7, 1]
+        assert [train.steps_per_execution(n, 999) for n in (600, 40, 7, 211)] == [100, 40, 7, 1]
+        assert train.steps_per_execution(600, most=40) == 40
     else:
-        assert train.steps_per_execution(600) == 1
+        assert train.steps_per_execution(600, most=100) == 1
     assert ks.__version__

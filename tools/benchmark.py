@@ -68,7 +68,7 @@ class Bench:
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
             jit_compile=keras.backend.backend() != "torch",
-            steps_per_execution=steps_per_execution(self.steps),
+            steps_per_execution=steps_per_execution(self.steps, most=100),
         )
 
     def seconds_per_step(self, epochs=1, callbacks=()):

@@ -40,6 +40,7 @@ def define_flags(experiment, into=flags.FLAGS):
     real("l1", training.l1, "Multiplier of sum |w| over the kernels in the loss.", 0.0)
     real("l2", training.l2, "Multiplier of w in the gradient, on every parameter.", 0.0)
     integer("prune_count", experiment.dynamic_sparse.prune_count, "The paper's K.", 1)
+    integer("period", None, "The paper's P, steps between updates; default: Table 4's schedule by epoch.", 1)
     real("regrow_scale", 1e-4, "Standard deviation of regrown weights; 0 is the paper's word.", 0.0)
     enum("dataset", experiment.datasets[0], experiment.datasets, "Which images.")
     string("data_dir", None, "TFDS data_dir; default: TFDS_DATA_DIR, or TFDS's own.")
@@ -84,7 +85,7 @@ def run(experiment, build, options=flags.FLAGS):
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         jit_compile=options.jit_compile and keras.backend.backend() != "torch",
-        steps_per_execution=options.steps_per_execution or steps_per_execution(steps),
+        steps_per_execution=options.steps_per_execution or steps_per_execution(steps, options.period or 100),
     )
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / "config.json", {f.name: f.value for f in options.get_flags_for_module(__name__)})
@@ -142,7 +143,7 @@ def _sparse(experiment, model, options):
     settings = experiment.dynamic_sparse
     method = ks.DynamicSparse(
         prune_count=options.prune_count,
-        period=settings.period,
+        period=options.period or settings.period,
         tolerance=settings.tolerance,
         threshold=settings.threshold,
         regrow_scale=options.regrow_scale,
@@ -152,15 +153,19 @@ def _sparse(experiment, model, options):
     return model, [method]
 
 
-def steps_per_execution(steps, most=100):
+def steps_per_execution(steps, most):
     """The most steps of one call, of those that divide an epoch.
 
     A hundred make the cost of a call vanish and keep the bar moving; no period of Table 4 is shorter. Only TensorFlow
     loops over them inside the call: the other backends would trace each.
+
+    Args:
+        steps: int, steps of an epoch.
+        most: int, not more than this, nor than 100.
     """
     if keras.backend.backend() != "tensorflow":
         return 1
-    return max(n for n in range(1, most + 1) if steps % n == 0)
+    return max(n for n in range(1, min(most, 100) + 1) if steps % n == 0)
 
 
 def _output_folder(experiment, options):
