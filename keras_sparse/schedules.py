@@ -65,10 +65,10 @@ def by_epoch(value, name, check):
     return schedule
 
 
-def crossings(before, now, period):
-    """How many multiples of `period` lie in (before, now].
+def multiples(period, before, now):
+    """The multiples of `period` in (before, now], a range.
 
-    Counting crossings, not `step % period == 0`, is what keeps updates exact when steps are executed many at a
-    time or gradients are accumulated.
+    Looking for multiples that were passed, not at `step % period == 0`, is what keeps updates exact when steps are
+    executed many at a time or gradients are accumulated.
     """
-    return now // period - before // period
+    return range((before // period + 1) * period, now + 1, period)

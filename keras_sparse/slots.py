@@ -42,6 +42,21 @@ def slots(optimizer, variable):
     return found
 
 
+def keeps_zeros(optimizer):
+    """Whether a weight of 0 without gradient stays 0, and its slots fresh, whatever happens to other weights.
+
+    So it is with Keras's optimizers, but for Muon and Adafactor, which work on whole rows, columns or kernels. Of an
+    optimizer that is not Keras's own it is not known, and so denied.
+    """
+    if optimizer is None:
+        return True
+    inner = [getattr(optimizer, "inner_optimizer", None), *getattr(optimizer, "_inner_optimizers", ())]
+    if any(inner):
+        return all(keeps_zeros(x) for x in inner)
+    cls = type(optimizer)
+    return getattr(keras.optimizers, cls.__name__, None) is cls and cls.__name__ not in ("Muon", "Adafactor")
+
+
 def iterations(optimizer):
     """How many batches an optimizer has seen, and how many it takes for one step.
 

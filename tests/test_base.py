@@ -6,7 +6,7 @@ import pytest
 from nets import compiled, live_weights, mlp, needs_steps_per_execution, numpy, state
 
 import keras_sparse as ks
-from keras_sparse.methods.base import Tensor, by_unit
+from keras_sparse.methods.tensor import Tensor, by_unit
 
 
 class Recorder(ks.DynamicSparse):

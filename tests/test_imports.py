@@ -15,6 +15,7 @@ PACKAGE = Path(keras_sparse.__file__).parent
 ORDER = [
     {"criteria"},
     {"schedules", "slots", "masks"},
+    {"elements"},
     {"layers", "distributions"},
     {"conversion"},
     {"methods"},

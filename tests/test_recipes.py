@@ -110,7 +110,13 @@ def test_mnist_itself(tmp_path):
     """Skipped where TFDS_DATA_DIR does not hold MNIST: a test does not download."""
     if not list(Path(os.environ.get("TFDS_DATA_DIR", tmp_path)).glob("mnist/*/dataset_info.json")):
         pytest.skip("TFDS_DATA_DIR holds no MNIST")
-    arguments = ["--dataset=mnist", "--train_split=train[:2000]", "--test_split=test[:500]", "--epochs=2"]
+    arguments = [
+        "--dataset=mnist",
+        "--train_split=train[:2000]",
+        "--test_split=test[:500]",
+        "--epochs=2",
+        "--period=10",
+    ]
     assert run(tmp_path, *arguments)["test_accuracy"] > 0.5
 
 

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_sparse.methods.base import check_positive_int
-from keras_sparse.schedules import ByEpoch, by_epoch, crossings
+from keras_sparse.methods.arguments import check_positive_int
+from keras_sparse.schedules import ByEpoch, by_epoch, multiples
 
 
 def test_a_value_holds_until_the_next():
@@ -30,9 +30,9 @@ def test_what_a_function_returns_is_checked_when_it_is_called():
 
 
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 60))
-def test_no_crossing_is_lost_however_steps_are_grouped(groups, period):
-    step = total = 0
+def test_no_multiple_is_lost_however_steps_are_grouped(groups, period):
+    step, found = 0, []
     for n in groups:
-        total += crossings(step, step + n, period)
+        found += multiples(period, step, step + n)
         step += n
-    assert total == sum(1 for s in range(1, step + 1) if s % period == 0)
+    assert found == [s for s in range(1, step + 1) if s % period == 0]

@@ -4,50 +4,21 @@ A method is three choices: what to drop, how many each layer grows in return, an
 NumPy, between two training steps, which stay one compiled graph.
 """
 
-import dataclasses
 import math
-from collections import defaultdict
+import warnings
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_sparse import elements
 from keras_sparse.conversion import masked_layers
-from keras_sparse.masks import from_elements, to_elements
-from keras_sparse.schedules import by_epoch, crossings
-from keras_sparse.slots import iterations, slots
+from keras_sparse.methods.arguments import check_positive_int
+from keras_sparse.methods.tensor import live_weights, tensors_of
+from keras_sparse.schedules import by_epoch, multiples
+from keras_sparse.slots import iterations, keeps_zeros, slots
 
-
-@dataclasses.dataclass(frozen=True)
-class Tensor:
-    """The kernel and mask of one layer on the host, as a method sees them before an update.
-
-    Attributes:
-        weights: array of shape `(unit, size)`, the kernel arranged by mask elements.
-        live: sorted int array, positions of the live elements.
-        scores: float array like `live`, the mean magnitude of each live element's weights.
-    """
-
-    weights: np.ndarray
-    live: np.ndarray
-    scores: np.ndarray
-
-    @classmethod
-    def of(cls, weights, mask):
-        """From a kernel and the boolean mask that broadcasts to it."""
-        elements, live = to_elements(weights, mask.shape), np.flatnonzero(mask)
-        scores = np.abs(elements[:, live])
-        return cls(elements, live, scores[0] if len(scores) == 1 else scores.mean(axis=0))
-
-    @property
-    def unit(self):
-        """How many weights a mask element holds."""
-        return self.weights.shape[0]
-
-    @property
-    def free(self):
-        """How many elements are dead."""
-        return self.weights.shape[1] - len(self.live)
+EPOCH = "epoch"
 
 
 class SparseMethod(keras.callbacks.Callback):
@@ -63,7 +34,7 @@ class SparseMethod(keras.callbacks.Callback):
 
     Args:
         period: optimizer steps between updates: int, dict `{first epoch: int}` or function `epoch -> int`, with
-            epochs from 0. None for never.
+            epochs from 0. "epoch" for the end of each epoch, None for never.
         until: int, number of epochs after which the masks stay as they are; None for no end.
         seed: int of at least 0, of all random draws. A draw depends on the seed, the layer's place in the model and
             the step, so it is the same on every replica, after a resume and on every backend.
@@ -75,7 +46,7 @@ class SparseMethod(keras.callbacks.Callback):
 
     def __init__(self, period=None, until=None, seed=0):
         super().__init__()
-        self.period = None if period is None else by_epoch(period, "period", check_positive_int)
+        self.period = period if period in (None, EPOCH) else by_epoch(period, "period", check_positive_int)
         if until is not None:
             check_positive_int(until, "until")
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
@@ -83,15 +54,25 @@ class SparseMethod(keras.callbacks.Callback):
         self.until = until
         self.seed = seed
 
+    moves = True  # Whether the method needs dead positions to grow at.
+
     # What a method chooses.
+
+    def observe(self, model, layers):
+        """What it decides on: the `keras_sparse.methods.tensor.Tensor` of each layer."""
+        return tensors_of(layers)
+
+    def budget(self, tensors):
+        """How many weights must live after the update: as many as before, unless a method says otherwise."""
+        return live_weights(tensors)
 
     def drop(self, tensors):
         """What dies: for each tensor a boolean array like its `live`, True where dropped."""
         raise NotImplementedError
 
     def redistribute(self, tensors, dropped):
-        """How many mask elements each tensor grows: a list of ints."""
-        raise NotImplementedError
+        """How many mask elements each tensor grows, a list of ints: as many as it lost, unless overridden."""
+        return [np.count_nonzero(d) for d in dropped]
 
     def grow(self, tensor, count, rng):
         """Where: `count` positions, none of them live before the update."""
@@ -125,102 +106,133 @@ class SparseMethod(keras.callbacks.Callback):
             RuntimeError: if the method broke one of the invariants above. Nothing is written then.
         """
         layers = trainable_masked_layers(model)
-        masks = [_host(x.kernel_mask.value) for x in layers]
-        kernels = [_host(x.kernel_variable) for x in layers]
-        tensors = [Tensor.of(k, m) for k, m in zip(kernels, masks, strict=True)]
+        optimizer = getattr(model, "optimizer", None)
         memory = layers[0].kernel_mask
-        self._epoch = epoch
+        self._epoch, self._step = epoch, step
         if memory is not self._recalled:
             self.recall(memory)
             self._recalled = memory
+        tensors = self.observe(model, layers)
         dropped = self.drop(tensors)
         counts = self.redistribute(tensors, dropped)
         rngs = [np.random.default_rng([self.seed, i, step]) for i in range(len(layers))]
         grown = [self.grow(t, n, rng) for t, n, rng in zip(tensors, counts, rngs, strict=True)]
-        live = sum(len(t.live) * t.unit for t in tensors)
-        back = any(mask.flat[new].any() for mask, new in zip(masks, grown, strict=True))
-        for mask, tensor, gone, new in zip(masks, tensors, dropped, grown, strict=True):
-            mask.flat[tensor.live[gone]], mask.flat[new] = False, True
-        after = sum(np.count_nonzero(mask) * t.unit for mask, t in zip(masks, tensors, strict=True))
-        if after != live or back:
-            raise RuntimeError(
-                f"{type(self).__name__} broke an invariant, and the update was not made: live weights before and after "
-                f"must be equal (received {live} and {after}), and only elements dead before the update may grow "
-                f"(received others: {back})."
-            )
-        optimizer = getattr(model, "optimizer", None)
-        updates = zip(layers, kernels, masks, tensors, dropped, grown, rngs, strict=True)
-        for layer, kernel, mask, tensor, gone, new, rng in updates:
-            layer.kernel_mask.value.assign(mask)
-            kept, start = tensor.live[~gone], self.initial_values((tensor.unit, len(new)), rng)
-            layer.kernel_variable.assign(_cleared(kernel, mask.shape, kept, 0.0, new, start))
-            for slot, fresh in slots(optimizer, layer.kernel_variable):
-                slot.assign(_cleared(_host(slot), mask.shape, kept, fresh))
+        self._check(tensors, dropped, grown)
+        changes = []
+        for tensor, lost, new, rng in zip(tensors, dropped, grown, rngs, strict=True):
+            gone = tensor.live[lost]
+            start = self.initial_values((tensor.unit, len(new)), rng)
+            changes.append((gone, new, tensor.positions(gone), tensor.positions(new), start))
+        del tensors, tensor  # They look at variables, which can be written in place when nobody does.
+        for layer, change in zip(layers, changes, strict=True):
+            _write(layer, optimizer, *change)
+        if not keeps_zeros(optimizer):
+            _clear(layers, optimizer)
         memory.last_update.assign(step)
         self.remember(memory)
+        self._updates += 1
         self._dropped += sum(np.count_nonzero(gone) for gone in dropped)
         self._grown += sum(map(len, grown))
 
-    _epoch = _dropped = _grown = 0
+    def _check(self, tensors, dropped, grown):
+        """Raises RuntimeError if an update would break an invariant."""
+        sizes = zip(tensors, dropped, grown, strict=True)
+        after = sum((len(t.live) - np.count_nonzero(gone) + len(new)) * t.unit for t, gone, new in sizes)
+        must = self.budget(tensors)
+        again = any(
+            len(np.unique(new)) < len(new) or np.isin(new, t.live).any()
+            for t, new in zip(tensors, grown, strict=True)
+            if len(new)
+        )
+        if after != must or again:
+            raise RuntimeError(
+                f"{type(self).__name__} broke an invariant, and the update was not made: {must} weights must be live "
+                f"after it (received {after}), and only elements dead before the update may grow, each once (received "
+                f"others: {again})."
+            )
+
+    _epoch = _step = _dropped = _grown = _updates = 0
     _recalled = None  # the memory that the method is up to date with
 
     # When: the clock is the optimizer's step.
+
+    def due(self, before, now):
+        """The optimizer steps in (before, now] at which an update is due: a sequence of ints."""
+        return () if self.period == EPOCH else multiples(self.period(self._epoch), before, now)
 
     def on_train_begin(self, logs=None):
         """Checks that there is something to train and that no execution can hold two updates."""
         model = self.model
         layers = trainable_masked_layers(model)
+        seen, per_step = iterations(model.optimizer)
         per_execution = model.steps_per_execution
-        shortest = min(getattr(self.period, "values", {0: np.inf}).values()) if self.period else np.inf
-        if isinstance(per_execution, int) and per_execution > shortest * _batches(model)[1]:
-            self._refuse(per_execution, shortest * _batches(model)[1])
-        seen, per_step = _batches(model)
+        shortest = min(getattr(self.period, "values", {0: np.inf}).values())
+        if isinstance(per_execution, int) and per_execution > shortest * per_step:
+            self._refuse(per_execution, shortest * per_step)
+        if self.moves and all(x.kernel_mask.numpy().all() for x in layers):
+            warnings.warn(
+                f"{type(self).__name__} can move nothing: all masked layers of {model.name!r} are dense. Give "
+                "keras_sparse.sparsify a sparsity above 0.",
+                stacklevel=2,
+            )
         last = int(ops.convert_to_numpy(layers[0].kernel_mask.last_update))
         if last > seen // per_step:  # Trained before, now with a new optimizer: a new run.
             last = -1
             layers[0].kernel_mask.forget()
-        self._examined = last if last >= 0 else seen // per_step
+        self._examined = self._started = last if last >= 0 else self.first(seen // per_step)
         self._recalled = None
+        self._updates = 0
+        self._ever_active = False
+
+    def first(self, step):
+        """The last optimizer step that needs no look for a model without a record: the one it starts at."""
+        return step
 
     def on_epoch_begin(self, epoch, logs=None):
         """Reads the clock."""
         self._epoch = epoch
         self._dropped = self._grown = 0
         self._active = self.period is not None and (self.until is None or epoch < self.until)
-        self._seen, self._per_step = _batches(self.model)
+        self._ever_active |= self._active
+        self._seen, self._per_step = iterations(self.model.optimizer)
         self._update_if_due()
 
     def on_train_batch_end(self, batch, logs=None):
         """Updates if a period ended in the steps just executed."""
         # Counted on the host: reading the optimizer, or `self.model` at all, would synchronise JAX at every batch.
-        if self._active:
-            step = (self._seen + batch + 1) // self._per_step
-            if crossings(self._examined, step, self.period(self._epoch)):
-                self._update_if_due()
+        if self._active and self.due(self._examined, (self._seen + batch + 1) // self._per_step):
+            self._update_if_due()
 
     def on_epoch_end(self, epoch, logs=None):
         """Updates if still due, zeroes what an optimizer moved under the masks, and adds to the logs."""
         self._update_if_due()
         model = self.model
+        if self._active and self.period == EPOCH:
+            self.update(model, self._examined, epoch)
         layers = trainable_masked_layers(model)
-        for layer in layers:
-            # Muon and Adafactor work on whole rows, columns or kernels, and so touch dead weights or their state.
-            kernel = layer.kernel_variable
-            live = np.flatnonzero(layer.kernel_mask.numpy())
-            for variable, fresh in [(kernel, 0.0), *slots(model.optimizer, kernel)]:
-                variable.assign(_cleared(_host(variable), layer.kernel_mask.value.shape, live, fresh))
+        if not keeps_zeros(model.optimizer):
+            _clear(layers, model.optimizer)
         if logs is not None:
             logs.update(sparsity=sparsity(layers), dropped=self._dropped, grown=self._grown, **self.logs())
+
+    def on_train_end(self, logs=None):
+        """Warns if there was time for updates, but none was made."""
+        if self._ever_active and not self._updates:
+            warnings.warn(
+                f"{type(self).__name__} made no update: none was due in the {self._examined - self._started} optimizer "
+                f"steps of this fit. Received: period={self.period!r}. Choose a shorter period, or train longer.",
+                stacklevel=2,
+            )
 
     def _update_if_due(self):
         if not self._active:
             return
         model = self.model
-        seen, per_step = _batches(model)
-        step, period = seen // per_step, self.period(self._epoch)
-        due = crossings(self._examined, step, period)
-        if due > 1:
-            self._refuse(step - self._examined, period)
+        seen, per_step = iterations(model.optimizer)
+        step = seen // per_step
+        due = self.due(self._examined, step)
+        if len(due) > 1:
+            self._refuse(step - self._examined, due[1] - due[0])
         if due:
             self.update(model, step, self._epoch)
         self._examined = step
@@ -256,40 +268,20 @@ def sparsity(layers):
     return float(1 - sum(live) / sum(sizes))
 
 
-def by_unit(tensors):
-    """The indices of tensors whose mask elements hold the same number of weights, in groups.
-
-    Elements may move between layers of one group only: so the number of live weights stays what it is, exactly.
-    """
-    groups = defaultdict(list)
-    for i, tensor in enumerate(tensors):
-        groups[tensor.unit].append(i)
-    return list(groups.values())
-
-
-def check_positive_int(value, name):
-    """Raises ValueError unless `value` is an int of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"`{name}` must be an int of at least 1. Received: {name}={value!r}.")
+def _write(layer, optimizer, gone, new, gone_weights, new_weights, start):
+    """Writes what an update changes in a layer: mask elements that died and grew, their weights and slots."""
+    mask = layer.kernel_mask.value
+    elements.write(mask, np.concatenate([gone, new]), np.repeat([False, True], [len(gone), len(new)]))
+    weights = np.concatenate([gone_weights.ravel(), new_weights.ravel()])
+    values = np.concatenate([np.zeros(gone_weights.size), np.ravel(start)])
+    elements.write(layer.kernel_variable, weights, values)
+    for slot, fresh in slots(optimizer, layer.kernel_variable):
+        elements.write(slot, weights, fresh)
 
 
-def _batches(model):
-    """Batches seen and batches per optimizer step."""
-    return iterations(model.optimizer)
-
-
-def _host(variable):
-    """A copy of a variable as an array that may be written to: backends give a copy, or a view of what they hold."""
-    array = np.asarray(variable)
-    return array if array.flags.writeable and array.flags.owndata else array.copy()
-
-
-def _cleared(values, mask_shape, kept, fresh, new=(), start=()):
-    """The array with all its elements at `fresh`, but for those `kept` and `new` ones at `start`; overwrites it."""
-    elements = to_elements(values, mask_shape)
-    survivors = elements[:, kept]
-    elements[...] = fresh
-    elements[:, kept] = survivors
-    if len(new):
-        elements[:, new] = start
-    return from_elements(elements, values.shape, mask_shape)
+def _clear(layers, optimizer):
+    """Dead weights to 0 and their slots to fresh, of all of some layers."""
+    for layer in layers:
+        kernel, mask = layer.kernel_variable, layer.kernel_mask.numpy()
+        for variable, fresh in [(kernel, 0.0), *slots(optimizer, kernel)]:
+            elements.clear(variable, mask, fresh)

@@ -4,22 +4,18 @@ Mostafa & Wang, "Parameter efficient training of deep convolutional neural netwo
 reparameterization", ICML 2019, algorithm 1.
 """
 
-import numbers
-
 import numpy as np
 from keras import ops
 
 from keras_sparse import criteria
-from keras_sparse.methods.base import (
-    SparseMethod,
-    by_unit,
-    check_positive_int,
-    trainable_masked_layers,
-)
+from keras_sparse.methods.arguments import check_number, check_positive_int
+from keras_sparse.methods.base import trainable_masked_layers
+from keras_sparse.methods.random_growth import RandomGrowth
+from keras_sparse.methods.tensor import by_unit
 from keras_sparse.schedules import by_epoch
 
 
-class DynamicSparse(SparseMethod):
+class DynamicSparse(RandomGrowth):
     """Trains masked layers by dynamic sparse reparameterization.
 
     Every `period` steps all live weights with |w| < H are dropped, whatever their layer, and as many are grown at
@@ -71,14 +67,12 @@ class DynamicSparse(SparseMethod):
         until=None,
         seed=0,
     ):
-        super().__init__(period=period, until=until, seed=seed)
+        super().__init__(regrow_scale=regrow_scale, period=period, until=until, seed=seed)
         self.prune_count = by_epoch(prune_count, "prune_count", check_positive_int)
-        _check_float(tolerance, "tolerance", "in [0, 1)", lambda x: 0 <= x < 1)
-        _check_float(threshold, "threshold", "above 0", lambda x: 0 < x < np.inf)
-        _check_float(regrow_scale, "regrow_scale", "of at least 0", lambda x: 0 <= x < np.inf)
+        check_number(tolerance, "tolerance", "in [0, 1)", lambda x: 0 <= x < 1)
+        check_number(threshold, "threshold", "above 0", lambda x: 0 < x < np.inf)
         self.tolerance = tolerance
         self.threshold = threshold
-        self.regrow_scale = regrow_scale
         self._current = _single(threshold)
 
     def on_train_begin(self, logs=None):
@@ -116,14 +110,6 @@ class DynamicSparse(SparseMethod):
                 counts[i] = n
         return counts
 
-    def grow(self, tensor, count, rng):
-        """At random, among what was dead before this update's drop."""
-        return criteria.grow_random(tensor.live, tensor.weights.shape[1], count, rng)
-
-    def initial_values(self, shape, rng):
-        """Normal with standard deviation `regrow_scale`."""
-        return rng.normal(0.0, self.regrow_scale, shape)
-
     def recall(self, memory):
         """Continues with the threshold the model carries, if it has one."""
         carried = float(ops.convert_to_numpy(memory.threshold))
@@ -142,8 +128,3 @@ class DynamicSparse(SparseMethod):
 def _single(number):
     """The number in single precision, as a model carries it: so a resumed run has the very same threshold."""
     return float(np.float32(number))
-
-
-def _check_float(value, name, expected, accept):
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not accept(value):
-        raise ValueError(f"`{name}` must be a number {expected}. Received: {name}={value!r}.")

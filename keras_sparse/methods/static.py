@@ -24,5 +24,7 @@ class Static(SparseMethod):
         The static sparse baseline of Mostafa & Wang, ICML 2019.
     """
 
+    moves = False
+
     def __init__(self):
         super().__init__()

@@ -1,0 +1,33 @@
+"""Checks of the arguments of methods."""
+
+import numbers
+
+import numpy as np
+
+
+def check_positive_int(value, name):
+    """Raises ValueError unless `value` is an int of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"`{name}` must be an int of at least 1. Received: {name}={value!r}.")
+
+
+def check_number(value, name, expected, accept):
+    """Raises ValueError unless `value` is a number that the function `accept` takes; `expected` says which."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not accept(value):
+        raise ValueError(f"`{name}` must be a number {expected}. Received: {name}={value!r}.")
+
+
+def check_not_negative(value, name):
+    """Raises ValueError unless `value` is a finite number of at least 0."""
+    check_number(value, name, "of at least 0", lambda x: 0 <= x < np.inf)
+
+
+def check_fraction(value, name):
+    """Raises ValueError unless `value` is a number in (0, 1]."""
+    check_number(value, name, "in (0, 1]", lambda x: 0 < x <= 1)
+
+
+def check_choice(value, name, choices):
+    """Raises ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {list(choices)}. Received: {name}={value!r}.")
