@@ -2,11 +2,15 @@
 
 from keras_sparse import distributions, layers, schedules
 from keras_sparse.conversion import densify, masked_layers, sparsify
-from keras_sparse.methods import DynamicSparse, SparseMethod, Static
+from keras_sparse.methods import SET, DeepR, DynamicSparse, GradualPruning, RigL, SparseMethod, Static
 from keras_sparse.report import report
 
 __all__ = [
+    "SET",
+    "DeepR",
     "DynamicSparse",
+    "GradualPruning",
+    "RigL",
     "SparseMethod",
     "Static",
     "densify",

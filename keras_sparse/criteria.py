@@ -24,6 +24,21 @@ def below(scores, threshold):
     return dropped
 
 
+def weakest(scores, count):
+    """Which elements of a layer have the lowest scores; of equal ones the earlier.
+
+    Args:
+        scores: 1-D array, the scores of the live elements.
+        count: int in [0, number of scores].
+
+    Returns:
+        Boolean array of the same shape, `count` times True.
+    """
+    dropped = np.zeros(len(scores), bool)
+    dropped[np.argsort(scores, kind="stable")[:count]] = True
+    return dropped
+
+
 def keep_strongest(dropped, scores, limit):
     """Withdraws the strongest of the `dropped` of several layers until at most `limit` are left.
 
@@ -101,6 +116,23 @@ def grow_random(live, size, count, rng):
     rank = np.sort(rng.choice(size - len(live), count, replace=False, shuffle=False))
     # The dead position of that rank: as many further on as there are live ones before it.
     return rank + np.searchsorted(live - np.arange(len(live)), rank, side="right")
+
+
+def grow_strongest(live, scores, count):
+    """The positions of the highest scores among those that are not live; of equal ones the earlier.
+
+    Args:
+        live: sorted int array, the live positions before the drop.
+        scores: 1-D array, a score of every position, live or dead, such as the magnitude of its dense gradient.
+        count: int, at most the number of dead positions.
+
+    Returns:
+        Sorted int array of `count` positions.
+    """
+    dead = np.ones(len(scores), bool)
+    dead[live] = False
+    positions = np.flatnonzero(dead)
+    return np.sort(positions[np.argsort(-scores[positions], kind="stable")[:count]])
 
 
 def adapt_threshold(threshold, dropped, target, tolerance):

@@ -1,8 +1,9 @@
-"""Values that change by epoch, and when a period was crossed: pure Python.
+"""Values that change by epoch or step, and when a period was crossed: pure Python.
 
 Epochs count from 0, as in `keras.callbacks`: epoch 0 is the one Keras's progress bar calls "Epoch 1".
 """
 
+import os
 from collections.abc import Mapping
 
 
@@ -72,3 +73,29 @@ def multiples(period, before, now):
     executed many at a time or gradients are accumulated.
     """
     return range((before // period + 1) * period, now + 1, period)
+
+
+def polynomial_decay(initial_sparsity, final_sparsity, begin_step, end_step, power=3, frequency=100):
+    """TF-MOT's `PolynomialDecay`, the schedule of Zhu & Gupta (2017), without the switch to Keras 2 that TF-MOT makes.
+
+    Args:
+        initial_sparsity: float in [0, 1), the sparsity at `begin_step`.
+        final_sparsity: float in [0, 1), the sparsity from `end_step` on.
+        begin_step: int, the optimizer's step of the first pruning.
+        end_step: int, the step of the last one.
+        power: exponent of `1 - (step - begin_step) / (end_step - begin_step)`.
+        frequency: int, steps between prunings.
+
+    Returns:
+        `tfmot.sparsity.keras.PolynomialDecay`, a function `step -> (due, sparsity)`.
+    """
+    name = "TF_USE_LEGACY_KERAS"
+    before = os.environ.get(name)
+    try:
+        from tensorflow_model_optimization.sparsity.keras import PolynomialDecay
+    finally:
+        # TF-MOT sets it when imported: other processes started from this one, and TensorFlow itself, would see it.
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before
+    return PolynomialDecay(initial_sparsity, final_sparsity, begin_step, end_step, power, frequency)

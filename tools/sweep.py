@@ -3,7 +3,7 @@
     python tools/sweep.py --recipe recipes/lenet_mnist.py --output_dir runs/lenet \
         --grid "dynamic_sparse:0.98,0.99 static:0.98 dense" --seeds 0,1,2,3,4 -- --verbose 0
 
-Everything after `--` goes to the recipe. A run is finished when its folder holds `result.json`; one that was cut off
+Everything after `--` goes to the recipe, `{seed}` in it replaced by the run's seed. A run is finished when its folder holds `result.json`; one that was cut off
 starts again. `tools/compare.py` makes a table of the folder.
 """
 
@@ -42,7 +42,8 @@ def commands(recipe, grid, seeds, extra, output_dir):
     for seed in seeds:
         for method, sparsity in points:
             folder = output_dir / "_".join(filter(None, (method, sparsity, f"seed{seed}")))
-            arguments = [f"--method={method}", f"--seed={seed}", f"--output_dir={folder}", *extra]
+            arguments = [f"--method={method}", f"--seed={seed}", f"--output_dir={folder}"]
+            arguments += [argument.replace("{seed}", seed) for argument in extra]
             if sparsity:
                 arguments.append(f"--sparsity={sparsity}")
             runs.append((folder, [sys.executable, recipe, *arguments]))

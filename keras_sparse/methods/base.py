@@ -160,6 +160,10 @@ class SparseMethod(keras.callbacks.Callback):
         """The optimizer steps in (before, now] at which an update is due: a sequence of ints."""
         return () if self.period == EPOCH else multiples(self.period(self._epoch), before, now)
 
+    def ends(self):
+        """The number of epochs after which the masks stay as they are."""
+        return self.until or math.inf
+
     def on_train_begin(self, logs=None):
         """Checks that there is something to train and that no execution can hold two updates."""
         model = self.model
@@ -192,7 +196,7 @@ class SparseMethod(keras.callbacks.Callback):
         """Reads the clock."""
         self._epoch = epoch
         self._dropped = self._grown = 0
-        self._active = self.period is not None and (self.until is None or epoch < self.until)
+        self._active = self.period is not None and epoch < self.ends()
         self._ever_active |= self._active
         self._seen, self._per_step = iterations(self.model.optimizer)
         self._update_if_due()

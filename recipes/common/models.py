@@ -4,10 +4,11 @@ import keras
 from keras import layers
 
 
-def lenet_300_100(input_shape=(28, 28, 1), classes=10, l1=0.0, l2=0.0):
+def lenet_300_100(widen_factor=1.0, input_shape=(28, 28, 1), classes=10, l1=0.0, l2=0.0):
     """LeNet-300-100: three dense layers without bias, each followed by batch norm.
 
     Args:
+        widen_factor: positive number, hidden units over 300 and 100.
         input_shape: shape of an image.
         classes: number of classes; the output is their logits.
         l1: multiplier of sum |w| over the kernels in the loss.
@@ -20,7 +21,8 @@ def lenet_300_100(input_shape=(28, 28, 1), classes=10, l1=0.0, l2=0.0):
     kernel_regularizer = keras.regularizers.L1L2(l1, l2 / 2) if l1 or l2 else None
     images = keras.Input(input_shape, name="images")
     x = layers.Flatten()(images)
-    for i, units in enumerate((300, 100, classes), start=1):
+    widths = [max(1, round(n * widen_factor)) for n in (300, 100)]
+    for i, units in enumerate((*widths, classes), start=1):
         x = layers.Dense(
             units,
             use_bias=False,
@@ -36,7 +38,7 @@ def lenet_300_100(input_shape=(28, 28, 1), classes=10, l1=0.0, l2=0.0):
             gamma_regularizer=decay,
             name=f"bn{i}",
         )(x)
-        if units != classes:
+        if i <= len(widths):
             x = layers.ReLU(name=f"relu{i}")(x)
     return keras.Model(images, x, name="lenet_300_100")
 

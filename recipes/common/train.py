@@ -12,9 +12,8 @@ import keras
 from absl import app, flags
 
 import keras_sparse as ks
-from common import data
-
-METHODS = ("dynamic_sparse", "static", "dense")
+from common import data, methods
+from keras_sparse.distributions import DISTRIBUTIONS
 
 
 def define_flags(experiment, into=flags.FLAGS):
@@ -24,7 +23,7 @@ def define_flags(experiment, into=flags.FLAGS):
         functools.partial(getattr(flags, f"DEFINE_{kind}"), flag_values=into)
         for kind in ("enum", "float", "integer", "string", "bool")
     )
-    enum("method", "dynamic_sparse", METHODS, "How the network is trained.")
+    enum("method", "dynamic_sparse", methods.METHODS, "How the network is trained.")
     real("sparsity", 0.98, "Removed fraction of the sparse kernels.")
     flags.register_validator(
         "sparsity", lambda s: 0 <= s < 1, "must be in [0, 1), the removed fraction: 0.9 keeps a tenth", into
@@ -39,7 +38,9 @@ def define_flags(experiment, into=flags.FLAGS):
     )
     real("l1", training.l1, "Multiplier of sum |w| over the kernels in the loss.", 0.0)
     real("l2", training.l2, "Multiplier of w in the gradient, on every parameter.", 0.0)
-    integer("prune_count", experiment.dynamic_sparse.prune_count, "The paper's K.", 1)
+    enum("distribution", None, tuple(DISTRIBUTIONS), "Sparsity of each layer; default: uniform, for rigl by kernel.")
+    string("dense_model", None, "For --method compressed: a trained model.keras; default: train it first.")
+    integer("prune_count", None, "The paper's K, of dynamic_sparse and set; default: Table 4's.", 1)
     integer("period", None, "The paper's P, steps between updates; default: Table 4's schedule by epoch.", 1)
     real("regrow_scale", 1e-4, "Standard deviation of regrown weights; 0 is the paper's word.", 0.0)
     enum("dataset", experiment.datasets[0], experiment.datasets, "Which images.")
@@ -61,43 +62,70 @@ def run(experiment, build, options=flags.FLAGS):
 
     Args:
         experiment: `common.experiment.Experiment`.
-        build: function `(l1=, l2=) -> keras.Model`, dense.
+        build: function `(widen_factor=, l1=, l2=) -> keras.Model`, dense.
         options: the parsed `flags.FlagValues` of `define_flags`.
 
     Returns:
         dict, the content of `result.json`.
     """
-    training = experiment.training
     folder = _output_folder(experiment, options)
     keras.utils.set_random_seed(options.seed)
-    train_set = data.load(options.dataset, options.train_split, options.data_dir)
-    test_set = data.load(options.dataset, options.test_split, options.data_dir)
-    steps = len(train_set[0]) // training.batch_size
-    if not steps:
+    sets = [data.load(options.dataset, s, options.data_dir) for s in (options.train_split, options.test_split)]
+    batch_size = experiment.training.batch_size
+    if len(sets[0][0]) < batch_size:
         raise app.UsageError(
-            f"--train_split={options.train_split} has {len(train_set[0])} images, less than a batch of "
-            f"{training.batch_size}. Take a larger split."
+            f"--train_split={options.train_split} has {len(sets[0][0])} images, less than a batch of {batch_size}. "
+            "Take a larger split."
         )
-    model, method = _sparse(experiment, build(l1=options.l1, l2=options.l2), options)
-    rates = training.learning_rates if options.learning_rates == "code" else training.learning_rates_as_printed
+    steps = len(sets[0][0]) // batch_size
+    dense = _trained_dense(experiment, build, options, sets, folder) if options.method == "compressed" else None
+    plan = methods.plan(experiment, build, options, steps, dense)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(folder / "config.json", {f.name: f.value for f in options.get_flags_for_module(__name__)})
+    history, seconds = _fit(experiment.training, plan, options, sets, folder)
+    result = {
+        **_best(history),
+        **_counts(ks.report(plan.model)),
+        "seconds": round(seconds, 1),
+        "epochs": plan.epochs,
+        "steps_per_epoch": steps,
+        "backend": keras.backend.backend(),
+        "versions": {"keras": keras.__version__, "keras_sparse": ks.__version__},
+        "machine": f"{_processor()}, {os.cpu_count()} cores",
+    }
+    plan.model.save(folder / "model.keras")
+    _write_json(folder / "result.json", result)
+    print(ks.report(plan.model))
+    print(
+        f"Test accuracy: {result['test_accuracy']:.2%} after epoch {plan.epochs} "
+        f"(best {result['best_test_accuracy']:.2%}, epoch {result['best_epoch']}), {seconds:.0f} s. "
+        f"Written to {folder}; look at it with: tensorboard --logdir {folder}"
+    )
+    return result
+
+
+def _fit(training, plan, options, sets, folder):
+    """Trains by a plan; returns the history and the seconds it took."""
+    model, rates = plan.model, plan.learning_rates
+    train_set, test_set = sets
+    steps = len(train_set[0]) // training.batch_size
     model.compile(
         optimizer=keras.optimizers.SGD(rates[0], momentum=training.momentum, nesterov=True),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         jit_compile=options.jit_compile and keras.backend.backend() != "torch",
-        steps_per_execution=options.steps_per_execution or steps_per_execution(steps, options.period or 100),
+        steps_per_execution=options.steps_per_execution or steps_per_execution(steps, plan.most_steps),
     )
     folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "config.json", {f.name: f.value for f in options.get_flags_for_module(__name__)})
     started = time.perf_counter()
     history = model.fit(
         data.batches(*train_set, training.batch_size, options.seed),
-        epochs=options.epochs,
+        epochs=plan.epochs,
         steps_per_epoch=steps,
         validation_data=test_set,
         validation_batch_size=1000,
         callbacks=[
-            *method,
+            *plan.callbacks,
             keras.callbacks.LearningRateScheduler(ks.schedules.ByEpoch(rates)),
             keras.callbacks.CSVLogger(folder / "history.csv"),
             keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False),
@@ -105,52 +133,38 @@ def run(experiment, build, options=flags.FLAGS):
         shuffle=False,  # `batches` does
         verbose=int(options.verbose),
     ).history
-    seconds = time.perf_counter() - started
-    accuracies = history["val_accuracy"]
-    report = ks.report(model)
-    result = {
-        "test_accuracy": accuracies[-1],
-        "best_test_accuracy": max(accuracies),
-        "best_epoch": 1 + accuracies.index(max(accuracies)),
-        "live_weights": report.live_weights,
-        "sparse_weights": report.sparse_weights,
-        "parameters": report.parameters,
-        "seconds": round(seconds, 1),
-        "epochs": options.epochs,
-        "steps_per_epoch": steps,
-        "backend": keras.backend.backend(),
-        "versions": {"keras": keras.__version__, "keras_sparse": ks.__version__},
-        "machine": f"{_processor()}, {os.cpu_count()} cores",
-    }
-    model.save(folder / "model.keras")
-    _write_json(folder / "result.json", result)
-    print(report)
-    print(
-        f"Test accuracy: {result['test_accuracy']:.2%} after epoch {options.epochs} "
-        f"(best {result['best_test_accuracy']:.2%}, epoch {result['best_epoch']}), {seconds:.0f} s. "
-        f"Written to {folder}; look at it with: tensorboard --logdir {folder}"
-    )
-    return result
+    return history, time.perf_counter() - started
 
 
-def _sparse(experiment, model, options):
-    """The model as the method wants it, and the method's callbacks."""
-    if options.method == "dense":
-        return model, []
-    model = ks.sparsify(model, options.sparsity, seed=options.seed)
-    if options.method == "static":
-        return model, [ks.Static()]
-    settings = experiment.dynamic_sparse
-    method = ks.DynamicSparse(
-        prune_count=options.prune_count,
-        period=options.period or settings.period,
-        tolerance=settings.tolerance,
-        threshold=settings.threshold,
-        regrow_scale=options.regrow_scale,
-        until=settings.until,
-        seed=options.seed,
-    )
-    return model, [method]
+def _trained_dense(experiment, build, options, sets, folder):
+    """The dense model that pruning starts from: loaded, or trained first, into the run's folder."""
+    if options.dense_model:
+        path = Path(options.dense_model)
+        if not path.exists():
+            raise app.UsageError(
+                f"--dense_model={path} does not exist. Name a model.keras that --method dense has left, or leave the "
+                "flag out to train it first."
+            )
+        return keras.models.load_model(path)
+    rates = experiment.training.learning_rates
+    if options.learning_rates == "as_printed":
+        rates = experiment.training.learning_rates_as_printed
+    plan = methods.Plan(build(l1=options.l1, l2=options.l2), rates, options.epochs)
+    _fit(experiment.training, plan, options, sets, folder / "dense")
+    plan.model.save(folder / "dense" / "model.keras")
+    return plan.model
+
+
+def _best(history):
+    """Accuracies of the last epoch and of the best one, among those at the sparsity of the last."""
+    accuracies, sparsities = history["val_accuracy"], history.get("sparsity")
+    final = [i for i in range(len(accuracies)) if not sparsities or sparsities[i] >= sparsities[-1] - 1e-6]
+    best = max(final, key=lambda i: accuracies[i])
+    return {"test_accuracy": accuracies[-1], "best_test_accuracy": accuracies[best], "best_epoch": best + 1}
+
+
+def _counts(report):
+    return {name: getattr(report, name) for name in ("live_weights", "sparse_weights", "parameters")}
 
 
 def steps_per_execution(steps, most):
@@ -179,7 +193,8 @@ def _output_folder(experiment, options):
     if folder.exists() and options.overwrite:
         for name in ("config.json", "result.json", "history.csv", "model.keras"):
             (folder / name).unlink(missing_ok=True)
-        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+        for name in ("tensorboard", "dense"):
+            shutil.rmtree(folder / name, ignore_errors=True)
     return folder
 
 

@@ -1,0 +1,128 @@
+"""Gradual pruning: the paper's "compressed sparse".
+
+Zhu & Gupta, "To prune, or not to prune: exploring the efficacy of pruning for model compression", 2017.
+"""
+
+import warnings
+
+import numpy as np
+
+from keras_sparse import criteria
+from keras_sparse.methods.arguments import check_choice
+from keras_sparse.methods.base import SparseMethod
+from keras_sparse.methods.tensor import by_unit
+from keras_sparse.schedules import multiples
+
+
+class GradualPruning(SparseMethod):
+    """Prunes a trained network to a sparsity that rises by schedule.
+
+    Give it a model that is masked but dense, `keras_sparse.sparsify(trained, sparsity=0.0)`. Whenever the schedule is
+    due, the smallest |w| are dropped until the sparsity it names is reached; nothing grows. A layer is never emptied.
+
+    Args:
+        schedule: function `step -> (due, sparsity)` of the optimizer's step: whether to prune after that many steps,
+            and the sparsity to reach then. `keras_sparse.schedules.polynomial_decay` makes one, and those of TF-MOT
+            are such functions: `tfmot.sparsity.keras.PolynomialDecay(...)`.
+        scope: "layer" brings each layer to the sparsity; "network" all together, by one threshold (layers whose mask
+            elements hold different numbers of weights each by their kind).
+        until: int, number of epochs after which the masks stay as they are; None for no end.
+
+    Raises:
+        ValueError: if an argument is out of its range; in `fit`, if the model has no trainable masked layer, or if
+            two due steps fall into one execution of `steps_per_execution`.
+
+    Example:
+
+    ```python
+    model = keras_sparse.sparsify(trained, sparsity=0.0)
+    model.compile(optimizer="sgd", loss="sparse_categorical_crossentropy")
+    schedule = keras_sparse.schedules.polynomial_decay(0.0, 0.9, begin_step=0, end_step=30, frequency=10)
+    model.fit(x, y, epochs=5, callbacks=[keras_sparse.GradualPruning(schedule)])
+    ```
+
+    Reference:
+        Zhu & Gupta, "To prune, or not to prune: exploring the efficacy of pruning for model compression", 2017.
+    """
+
+    moves = False
+
+    def __init__(self, schedule, scope="layer", until=None):
+        super().__init__(until=until)
+        if not callable(schedule):
+            raise ValueError(
+                "`schedule` must be a function step -> (due, sparsity), such as "
+                f"keras_sparse.schedules.polynomial_decay(0.0, 0.9, 0, 1000). Received: schedule={schedule!r}."
+            )
+        check_choice(scope, "scope", ("layer", "network"))
+        self.period = self.schedule = schedule
+        self.scope = scope
+
+    def due(self, before, now):
+        """The steps that the schedule names."""
+        steps = range(before + 1, now + 1)
+        begin, frequency = (getattr(self.schedule, name, None) for name in ("begin_step", "frequency"))
+        if frequency:  # TF-MOT's take too long to be asked at every step.
+            steps = (begin + s for s in multiples(frequency, before - begin, now - begin))
+        return [s for s in steps if bool(self.schedule(s)[0])]
+
+    def first(self, step):
+        """A schedule may be due before the first step."""
+        return step - 1
+
+    def budget(self, tensors):
+        """What the schedule leaves."""
+        return sum(keep * tensors[group[0]].unit for group, keep in self._keep(tensors))
+
+    def drop(self, tensors):
+        """The weakest of each layer, or of the network, but the strongest of each layer."""
+        dropped = [None] * len(tensors)
+        for group, keep in self._keep(tensors):
+            scores = [_shielded(tensors[i].scores) for i in group]
+            together = np.concatenate(scores)
+            gone = criteria.weakest(together, len(together) - keep)
+            for i, d in zip(group, np.split(gone, np.cumsum([len(s) for s in scores])[:-1]), strict=True):
+                dropped[i] = d
+        return dropped
+
+    def redistribute(self, tensors, dropped):
+        """Nothing grows."""
+        return [0] * len(tensors)
+
+    def grow(self, tensor, count, rng):
+        """Nothing grows."""
+        return np.zeros(0, "int64")
+
+    def logs(self):
+        """The sparsity that the schedule has named last."""
+        return {"target_sparsity": self._sparsity(self._step)}
+
+    def on_train_end(self, logs=None):
+        """Warns if the schedule did not come to its end."""
+        super().on_train_end(logs)
+        last = getattr(self.schedule, "end_step", -1)
+        if self._examined < last:
+            warnings.warn(
+                f"GradualPruning did not reach its final sparsity: the schedule ends at step {last}, the training at "
+                f"step {self._examined}. Train longer, or end the schedule earlier.",
+                stacklevel=2,
+            )
+
+    def _sparsity(self, step):
+        return float(self.schedule(step)[1])
+
+    def _keep(self, tensors):
+        """(indices, how many of their mask elements live on) for each group of tensors pruned together."""
+        density = 1 - self._sparsity(self._step)
+        groups = [[i] for i in range(len(tensors))] if self.scope == "layer" else by_unit(tensors)
+        for group in groups:
+            size, live = (sum(f(tensors[i]) for i in group) for f in (lambda t: t.size, lambda t: len(t.live)))
+            yield group, min(live, max(round(size * density), len(group)))
+
+
+def _shielded(scores):
+    """Scores whose largest nothing can pass, so that no layer is emptied."""
+    scores = scores.astype("float32")
+    if len(scores):
+        scores[scores.argmax()] = np.inf
+    return scores

@@ -1,0 +1,85 @@
+"""A batch that training saw, for methods that look at gradients: `fit` shows a callback none."""
+
+import itertools
+
+import keras
+
+
+class SeenBatch:
+    """Keeps the last batch of the executions that are wanted, and trains on it all the same.
+
+    Keras hands its training function an iterator over batches. This stands before that function, and takes the batch
+    out of the iterator where one is wanted.
+
+    Args:
+        model: compiled `keras.Model`, in `fit`.
+        wanted: function `() -> int`, asked before each execution: how many batches it has if its last one is wanted,
+            else 0.
+
+    Attributes:
+        batch: `(x, y, sample_weight)`, the last one kept; None before the first.
+    """
+
+    def __init__(self, model, wanted):
+        self.batch = None
+        self._model = model
+        self._wanted = wanted
+        self._function = model.train_function
+        self._shorter = {}
+        model.train_function = self._train
+
+    def release(self):
+        """Gives the model its training function back."""
+        if self._model.train_function == self._train:
+            self._model.train_function = self._function
+
+    def _train(self, *arguments):
+        count = self._wanted()
+        if not count:
+            return self._function(*arguments)
+        *state, iterator = arguments  # JAX hands over its state, too.
+        if keras.backend.backend() != "tensorflow":
+            # These loop over the iterator outside of the compiled step.
+            batches = list(itertools.islice(iterator, count))
+            if batches:
+                self._keep(batches[-1])
+            return self._function(*state, iter(batches))
+        outputs = None
+        if count > 1:
+            outputs = self._first(count - 1, iterator)
+        try:
+            last = next(iterator)
+        except StopIteration:
+            if outputs is None:
+                raise
+            return outputs  # The epoch was shorter than Keras knew.
+        self._keep(last)
+        return self._function(iter([last]))
+
+    def _keep(self, data):
+        self.batch = keras.utils.unpack_x_y_sample_weight(_whole(data))
+
+    def _first(self, steps, iterator):
+        """Trains on as many batches in one compiled loop."""
+        model, usual = self._model, self._model.steps_per_execution
+        model.steps_per_execution = steps  # Keras reads it when it traces.
+        try:
+            if steps not in self._shorter:
+                model.make_train_function(force=True)
+                self._shorter[steps], model.train_function = model.train_function, self._train
+            return self._shorter[steps](iterator)
+        finally:
+            model.steps_per_execution = usual
+
+
+def _whole(data):
+    """What several replicas get, together."""
+    if keras.backend.backend() == "torch":
+        return data[0]  # Keras wraps it in a tuple.
+    if keras.backend.backend() == "jax":
+        return data
+    import tensorflow as tf
+
+    return keras.tree.map_structure(
+        lambda x: tf.concat(x.values, axis=0) if isinstance(x, tf.distribute.DistributedValues) else x, data
+    )

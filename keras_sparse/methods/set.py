@@ -1,0 +1,96 @@
+"""Sparse evolutionary training.
+
+Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse connectivity inspired by network
+science", Nature Communications 2018.
+"""
+
+import numpy as np
+
+from keras_sparse import criteria
+from keras_sparse.methods.arguments import check_choice, check_fraction, check_positive_int
+from keras_sparse.methods.base import EPOCH
+from keras_sparse.methods.random_growth import RandomGrowth
+from keras_sparse.schedules import by_epoch
+
+
+class SET(RandomGrowth):
+    """Trains masked layers by sparse evolutionary training.
+
+    At each update every layer drops its weakest weights, and grows as many at random positions that were dead. So each
+    layer keeps the sparsity it starts with; choose it by `keras_sparse.sparsify(..., distribution="erdos_renyi")`.
+
+    As first published: `SET(fraction=0.3, criterion="sign")`, an Erdos-Renyi start, an update at each epoch's end. As
+    run in Table 4 of Mostafa & Wang: `SET(count=20_000, period={0: 100, 25: 200, ...})` and a uniform start.
+
+    Args:
+        fraction: the paper's zeta, what part of each layer's live mask elements an update drops: number in (0, 1],
+            dict `{first epoch: number}` or function `epoch -> number`, epochs from 0.
+        count: instead of `fraction`, how many mask elements an update drops over the network, int or schedule
+            likewise; each layer drops its share of them, in proportion to what lives in it.
+        period: optimizer steps between updates: int, schedule likewise, or "epoch" for the end of each epoch.
+        criterion: "magnitude" drops the smallest |w|; "sign" the smallest positive and the negative ones nearest to
+            0, the same part of each (of kernel slices, by the sign of their sum).
+        regrow_scale: standard deviation of the normal distribution from which grown weights start, a float of at
+            least 0; see `keras_sparse.DynamicSparse`.
+        until: int, number of epochs after which the masks stay as they are; None for no end.
+        seed: int of at least 0, of the random positions and values.
+
+    Raises:
+        ValueError: if not exactly one of `fraction` and `count` is given, or an argument is out of its range; in
+            `fit`, if the model has no trainable masked layer, or if `steps_per_execution` exceeds the period.
+
+    Example:
+
+    ```python
+    model = keras_sparse.sparsify(model, sparsity=0.9, distribution="erdos_renyi")
+    model.compile(optimizer="sgd", loss="sparse_categorical_crossentropy")
+    model.fit(x, y, epochs=5, callbacks=[keras_sparse.SET(fraction=0.3)])
+    ```
+
+    Reference:
+        Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse connectivity inspired by
+        network science", 2018.
+    """
+
+    def __init__(
+        self,
+        fraction=None,
+        count=None,
+        period=EPOCH,
+        criterion="magnitude",
+        regrow_scale=1e-4,
+        until=None,
+        seed=0,
+    ):
+        super().__init__(regrow_scale=regrow_scale, period=period, until=until, seed=seed)
+        if (fraction is None) == (count is None):
+            raise ValueError(
+                "SET takes either `fraction`, the part of each layer to drop, or `count`, a number over the network. "
+                f"Received: fraction={fraction!r}, count={count!r}."
+            )
+        check_choice(criterion, "criterion", ("magnitude", "sign"))
+        self.fraction = None if fraction is None else by_epoch(fraction, "fraction", check_fraction)
+        self.count = None if count is None else by_epoch(count, "count", check_positive_int)
+        self.criterion = criterion
+
+    def drop(self, tensors):
+        """The weakest of each layer, as many as it can grow again, and never all."""
+        live = [len(t.live) for t in tensors]
+        limits = [max(0, min(t.free, n - 1)) for t, n in zip(tensors, live, strict=True)]
+        if self.fraction is not None:
+            counts = [min(round(self.fraction(self._epoch) * n), most) for n, most in zip(live, limits, strict=True)]
+        else:
+            total = min(self.count(self._epoch), sum(limits))
+            counts = criteria.apportion(total, live, limits)
+        return [self._weakest(t, n) for t, n in zip(tensors, counts, strict=True)]
+
+    def _weakest(self, tensor, count):
+        if self.criterion == "magnitude":
+            return criteria.weakest(tensor.scores, count)
+        negative = tensor.values.sum(axis=0) < 0
+        dropped = np.zeros(len(negative), bool)
+        sides = [np.flatnonzero(~negative), np.flatnonzero(negative)]
+        sizes = [len(s) for s in sides]
+        for side, n in zip(sides, criteria.apportion(count, sizes, sizes), strict=True):
+            dropped[side[criteria.weakest(tensor.scores[side], n)]] = True
+        return dropped
