@@ -3,8 +3,8 @@
     python tools/sweep.py --recipe recipes/lenet_mnist.py --output_dir runs/lenet \
         --grid "dynamic_sparse:0.98,0.99 static:0.98 dense" --seeds 0,1,2,3,4 -- --verbose 0
 
-Everything after `--` goes to the recipe, `{seed}` in it replaced by the run's seed. A run is finished when its folder holds `result.json`; one that was cut off
-starts again. `tools/compare.py` makes a table of the folder.
+Everything after `--` goes to the recipe, with the run's seed for `{seed}`. A run is finished when its folder holds
+`result.json`; one that was cut off starts again. `tools/compare.py` makes a table of the folder.
 """
 
 import json

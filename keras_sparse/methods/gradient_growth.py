@@ -1,0 +1,99 @@
+"""Growing where the gradient says: what RigL does, for any method that drops otherwise."""
+
+import dataclasses
+import math
+
+import keras
+import numpy as np
+
+from keras_sparse import criteria
+from keras_sparse.masks import to_elements
+from keras_sparse.methods.base import SparseMethod
+from keras_sparse.methods.gradients import dense_gradients
+from keras_sparse.methods.seen_batch import SeenBatch
+from keras_sparse.methods.tensor import Tensor, tensors_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen(Tensor):
+    """A `Tensor` with its dense gradient.
+
+    Attributes:
+        gradient: array of the kernel's shape.
+    """
+
+    gradient: np.ndarray
+
+
+class GradientGrowth(SparseMethod):
+    """Base of methods that grow where the loss would fall fastest, among what was dead before the update's drop.
+
+    Of kernel slices the mean |gradient| counts. Grown weights start at 0.
+
+    Args:
+        probe: `(x, y)` or `(x, y, sample_weight)`, a batch to take gradients on; None for the one that training saw
+            last.
+        **kwargs: of `SparseMethod`.
+    """
+
+    def __init__(self, probe=None, **kwargs):
+        super().__init__(**kwargs)
+        if probe is not None and (not isinstance(probe, (tuple, list)) or len(probe) not in (2, 3)):
+            raise ValueError(
+                f"`probe` must be a batch, (x, y) or (x, y, sample_weight). Received: {type(probe).__name__}."
+            )
+        self.probe = probe
+
+    _source = _gradients = None
+
+    def on_train_begin(self, logs=None):
+        """Stands where the batches pass."""
+        super().on_train_begin(logs)
+        if self.probe is None:
+            self._per_execution = self.model.steps_per_execution
+            self._source = SeenBatch(self.model, self._next_if_due)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Counts."""
+        self._batch = batch
+
+    def _next_if_due(self):
+        """How many batches the next execution has, if an update is due after it; else 0."""
+        count = min(self._per_execution, (self.params["steps"] or math.inf) - self._batch)
+        due = self._active and self.due(self._examined, (self._seen + self._batch + count) // self._per_step)
+        return count if due else 0
+
+    def on_train_end(self, logs=None):
+        """Gives way to the batches."""
+        super().on_train_end(logs)
+        if self._source:
+            self._source.release()
+            self._source = None
+
+    def recall(self, memory):
+        """Forgets another model's gradients."""
+        super().recall(memory)
+        self._gradients = None
+
+    def observe(self, model, layers):
+        """The tensors with their dense gradients."""
+        batch = self.probe or (self._source and self._source.batch)
+        if not batch:
+            raise ValueError(
+                f"{type(self).__name__} saw no batch to take gradients on: it sees those of `fit` only, and with "
+                "steps_per_execution above 1 only if `fit` knows the number of steps of an epoch. Give it one of your "
+                "own, probe=(x, y)."
+            )
+        self._gradients = self._gradients or dense_gradients(model, layers)
+        gradients = self._gradients(*keras.utils.unpack_x_y_sample_weight(tuple(batch)))
+        tensors = zip(tensors_of(layers), gradients, strict=True)
+        return [Seen(t.kernel, t.mask_shape, t.live, gradient) for t, gradient in tensors]
+
+    def grow(self, tensor, count, rng):
+        """Where the dense gradient is largest."""
+        scores = tensor.magnitude(to_elements(tensor.gradient, tensor.mask_shape))
+        return criteria.grow_strongest(tensor.live, scores, count)
+
+    def initial_values(self, shape, rng):
+        """Zeros."""
+        return np.zeros(shape)
