@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from nets import assert_dead_is_zero, compiled, live_weights, mlp, numpy, state
 from reference import algorithm_1
+from replay import Replay
 
 import keras_sparse as ks
 from keras_sparse.layers import MaskedConv2D, MaskedDense
@@ -73,61 +74,22 @@ class TestEightWeightsByHand:
         assert flat(model) == before
 
 
-class Replay(keras.callbacks.Callback):
-    """Runs the plain-Python algorithm beside the callback and compares after every batch."""
-
-    def __init__(self, method_period, prune_count, threshold, scale, seed):
-        super().__init__()
-        self.period, self.prune_count, self.threshold = method_period, prune_count, threshold
-        self.scale, self.seed = scale, seed
-        self.updates = self.step = 0
-
-    class Before(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            self.state = state(self.model)
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.step += 1
-        after = state(self.model)
-        if self.step % self.period:
-            for (w, m), (v, n) in zip(self.before.state, after, strict=True):
-                np.testing.assert_array_equal(w, v)
-                np.testing.assert_array_equal(m, n)
-            return
-        self.updates += 1
-        rngs = {}
-
-        def choose(layer, free, count):
-            rngs[layer] = np.random.default_rng([self.seed, layer, self.step])
-            return [free[i] for i in rngs[layer].choice(len(free), count, replace=False, shuffle=False)]
-
-        dropped, grown, self.threshold = algorithm_1(
-            [w.ravel().tolist() for w, _ in self.before.state],
-            [m.ravel().tolist() for _, m in self.before.state],
-            np.float32(self.threshold).item(),
-            self.prune_count,
-            0.1,
-            choose,
-        )
-        for i, ((w, m), (v, n)) in enumerate(zip(self.before.state, after, strict=True)):
-            w, m = w.ravel().copy(), m.ravel().copy()
-            w[list(dropped[i])], m[list(dropped[i])] = 0, False
-            w[sorted(grown[i])] = rngs[i].normal(0, self.scale, len(grown[i]))
-            m[list(grown[i])] = True
-            np.testing.assert_array_equal(m, n.ravel())
-            np.testing.assert_array_equal(w, v.ravel())
-        assert sum(map(len, dropped)) == sum(map(len, grown))
-
-
 @pytest.mark.parametrize(("sparsity", "period", "seed"), [(0.9, 3, 0), (0.5, 5, 1), (0.1, 2, 2)])
 def test_a_real_fit_replayed_in_plain_python(blobs, sparsity, period, seed):
+    threshold = 0.03
+
+    def reference(weights, masks, choose):
+        nonlocal threshold
+        dropped, grown, threshold = algorithm_1(weights, masks, np.float32(threshold).item(), 15, 0.1, choose)
+        assert sum(map(len, dropped)) == sum(map(len, grown))
+        return dropped, grown
+
     model = compiled(mlp(sparsity, seed=seed))
-    replay = Replay(period, prune_count=15, threshold=0.03, scale=1e-2, seed=seed)
-    replay.before = Replay.Before()
+    replay = Replay(reference, period, seed, scale=1e-2)
     method = ks.DynamicSparse(15, period, threshold=0.03, regrow_scale=1e-2, seed=seed)
-    model.fit(*blobs, batch_size=8, epochs=4, callbacks=[replay.before, method, replay], verbose=0)
+    model.fit(*blobs, batch_size=8, epochs=4, callbacks=replay.around(method), verbose=0)
     assert replay.updates == 48 // period
-    assert method.logs()["threshold"] == replay.threshold
+    assert method.logs()["threshold"] == threshold
 
 
 def test_it_learns_and_moves_weights_between_layers(blobs):

@@ -122,4 +122,4 @@ def _compressed(settings, options, steps, dense):
         0.0, options.sparsity, begin_step=0, end_step=settings.prunings * between, frequency=between
     )
     model = ks.sparsify(dense, 0.0, seed=options.seed)
-    return Plan(model, settings.learning_rates, settings.epochs, [ks.GradualPruning(schedule)])
+    return Plan(model, settings.learning_rates, settings.epochs, [ks.GradualPruning(schedule, options.scope)])

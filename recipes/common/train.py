@@ -40,6 +40,7 @@ def define_flags(experiment, into=flags.FLAGS):
     real("l2", training.l2, "Multiplier of w in the gradient, on every parameter.", 0.0)
     enum("distribution", None, tuple(DISTRIBUTIONS), "Sparsity of each layer; default: uniform, for rigl by kernel.")
     string("dense_model", None, "For --method compressed: a trained model.keras; default: train it first.")
+    enum("scope", "layer", ("layer", "network"), "For --method compressed: what a threshold is for.")
     integer("prune_count", None, "The paper's K, of dynamic_sparse and set; default: Table 4's.", 1)
     integer("period", None, "The paper's P, steps between updates; default: Table 4's schedule by epoch.", 1)
     real("regrow_scale", 1e-4, "Standard deviation of regrown weights; 0 is the paper's word.", 0.0)

@@ -1,0 +1,182 @@
+"""Deep rewiring: by hand, and both readings against plain Python through a real fit."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+from nets import compiled, live_weights, mlp, numpy, state
+from replay import Replay
+
+import keras_sparse as ks
+from keras_sparse.layers import MaskedDense
+from keras_sparse.methods.deepr import _through
+
+
+def signs_for_life(seed, layer, size):
+    return np.random.default_rng([seed, layer]).choice(np.array([-1, 1], "int8"), size)
+
+
+def reference(reading, seed, alpha, temperature, eta, rate, momentum, now):
+    """DeepR in plain Python, written from the paper, in the form that `Replay` takes."""
+    signs = {}
+
+    def step(weights, masks, choose):
+        gone, grown = [], []
+        for layer, (w, m) in enumerate(zip(weights, masks, strict=True)):
+            live = [i for i in range(len(w)) if m[i]]
+            noise = np.random.default_rng([seed, layer, now(), 1]).standard_normal(len(live), "float32")
+            for i, n in zip(live, noise.tolist(), strict=True):
+                n *= math.sqrt(2 * eta * temperature)
+                if reading == "bellec":
+                    w[i] += n - eta * alpha * signs[layer][i]
+                else:
+                    w[i] -= rate * (1 + momentum) * (n + alpha * ((w[i] > 0) - (w[i] < 0)))
+            free = [i for i in range(len(w)) if not m[i]]
+            lost = [i for i in live if w[i] * signs[layer][i] < 0]
+            lost = sorted(lost, key=lambda i: abs(w[i]))[: min(len(free), len(live) - 1)]
+            new = list(choose(layer, free, len(lost)))
+            if reading == "table_4":
+                for i in live:
+                    signs[layer][i] = signs[layer][i] or (w[i] > 0) - (w[i] < 0)
+                for i in lost:
+                    signs[layer][i] = 0
+            gone.append(set(lost))
+            grown.append(set(new))
+        return gone, grown
+
+    step.signs = signs
+    return step
+
+
+class NoteSigns(keras.callbacks.Callback):
+    """After `DeepR.on_train_begin`, before the first step."""
+
+    def __init__(self, signs, seed, reading):
+        super().__init__()
+        self.signs, self.seed, self.reading = signs, seed, reading
+
+    def on_train_begin(self, logs=None):
+        for i, (w, _) in enumerate(state(self.model)):
+            if self.reading == "bellec":
+                self.signs[i] = signs_for_life(self.seed, i, w.size).tolist()
+                assert (w.ravel() * self.signs[i] >= 0).all()
+            else:
+                self.signs[i] = np.sign(w.ravel()).astype(int).tolist()
+
+
+@pytest.mark.parametrize("reading", ["bellec", "table_4"])
+@pytest.mark.parametrize(("sparsity", "seed"), [(0.8, 0), (0.3, 1)])
+def test_a_real_fit_replayed_in_plain_python(blobs, reading, sparsity, seed):
+    alpha, temperature, eta = (1e-2, 1e-3, 0.02) if reading == "bellec" else (0.05, 0.5, 0.01)
+    model = compiled(mlp(sparsity, seed=seed))  # SGD(0.05), Nesterov momentum 0.9
+    step = reference(reading, seed, alpha, temperature, eta, 0.05, 0.9, lambda: replay.step)
+    replay = Replay(step, period=1, seed=seed, tolerance=1e-6)
+    method = ks.DeepR(alpha, temperature, eta, reading=reading, seed=seed)
+    callbacks = [*replay.around(method), NoteSigns(step.signs, seed, reading)]
+    history = model.fit(*blobs, batch_size=8, epochs=3, callbacks=callbacks, verbose=0).history
+    assert replay.updates == 36
+    assert sum(history["dropped"]) > 15
+
+
+def one_layer(weights):
+    model = keras.Sequential([keras.Input((2,)), MaskedDense(3, use_bias=False)])
+    (layer,) = model.layers
+    weights = np.reshape(weights, (2, 3)).astype("float32")
+    layer.kernel_variable.assign(weights)
+    layer.kernel_mask.value.assign(weights != 0)
+    return compiled(model, keras.optimizers.SGD(0.1)), layer
+
+
+def test_what_crosses_zero_dies_and_as_many_wake_at_zero():
+    model, layer = one_layer([0.5, -0.4, 0.3, 0.2, 0, 0])
+    method = ks.DeepR(alpha=0.0, temperature=0.0, reading="table_4")
+    method.update(model, 1)
+    assert numpy(layer.kernel_variable).ravel() == pytest.approx([0.5, -0.4, 0.3, 0.2, 0, 0])
+    layer.kernel_variable.assign([[0.5, 0.1, 0.3], [-0.1, 0, 0]])  # the second and the fourth crossed
+    method.update(model, 2)
+    assert numpy(layer.kernel_variable).ravel() == pytest.approx([0.5, 0, 0.3, 0, 0, 0])
+    assert layer.kernel_mask.numpy().ravel().tolist() == [True, False, True, False, True, True]
+    layer.kernel_variable.assign([[0.5, 0, 0.3], [0, 0.01, -0.02]])  # the woken take the sign of their first move
+    method.update(model, 3)
+    assert layer.kernel_mask.numpy().ravel().tolist() == [True, False, True, False, True, True]
+    layer.kernel_variable.assign([[0.5, 0, 0.3], [0, -0.01, -0.01]])
+    method.update(model, 4)
+    assert not layer.kernel_mask.numpy()[1, 1]
+    assert live_weights(model) == 4
+
+
+def test_part_of_a_gradient_added_after_the_step_is_as_if_before():
+    """SGD is linear in the gradient, momentum and all."""
+    for momentum, nesterov in [(0.0, False), (0.9, False), (0.9, True)]:
+        rng = np.random.default_rng(0)
+        results = []
+        gradients, extra = rng.normal(size=(2, 4, 2, 3)).astype("float32")
+        for after in (False, True):
+            model, layer = one_layer([1.0] * 6)
+            model.optimizer = sgd = keras.optimizers.SGD(0.1, momentum, nesterov)
+            sgd.build([layer.kernel_variable])
+            positions = np.arange(6)
+            for g, e in zip(gradients, extra, strict=True):
+                sgd.apply([keras.ops.convert_to_tensor(g if after else g + e)])
+                if after:
+                    move = _through(sgd, layer, positions, -0.1 * e.ravel())
+                    layer.kernel_variable.assign_add(move.reshape(2, 3))
+            results.append(numpy(layer.kernel_variable))
+        np.testing.assert_allclose(*results, rtol=1e-5)
+
+
+def test_fixed_signs_reflect_a_fresh_network_and_leave_a_trained_one(blobs, tmp_path):
+    model = compiled(mlp(0.8))
+    fresh = [w for w, _ in state(model)]
+    model.fit(*blobs, batch_size=96, epochs=1, callbacks=[ks.DeepR(1e-4, 1e-6, seed=3)], verbose=0)
+    for i, (before, (w, m)) in enumerate(zip(fresh, state(model), strict=True)):
+        signs = signs_for_life(3, i, w.size).reshape(w.shape)
+        assert (w[m] * signs[m] >= 0).all()
+        assert (before[m] * signs[m] < 0).any()
+    trained = state(model)
+    model.fit(
+        *blobs, epochs=1, steps_per_epoch=1, callbacks=[Unchanged(trained, ks.DeepR(1e-4, 1e-6, seed=3))], verbose=0
+    )
+
+
+class Unchanged(keras.callbacks.Callback):
+    """Lets a method begin, and checks that this changes no weight."""
+
+    def __init__(self, weights, method):
+        super().__init__()
+        self.weights, self.method = weights, method
+
+    def on_train_begin(self, logs=None):
+        self.method.set_model(self.model)
+        self.method.on_train_begin()
+        for (w, _), (v, _) in zip(self.weights, state(self.model), strict=True):
+            np.testing.assert_array_equal(w, v)
+
+
+def test_temperature_and_alpha_by_epoch(blobs):
+    model = compiled(mlp(0.8))
+    method = ks.DeepR(alpha={0: 1e-3, 1: 0.0}, temperature={0: 1e-2, 1: 0.0}, eta=0.1)
+    history = model.fit(*blobs, batch_size=8, epochs=3, callbacks=[method], verbose=0).history
+    assert history["dropped"][0] > 3 * history["dropped"][2]
+
+
+def test_masks_over_slices_are_refused():
+    model = keras.Sequential([keras.Input((8, 8, 2)), keras.layers.Conv2D(4, 3), keras.layers.Flatten()])
+    model = compiled(ks.sparsify(model, 0.5, granularity="kernel_slice"))
+    with pytest.raises(ValueError, match='single weights.*granularity="weight"'):
+        model.fit(np.zeros((4, 8, 8, 2)), np.zeros(4), callbacks=[ks.DeepR(1e-5, 1e-5)], verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"alpha": -1e-5}, "`alpha` must be a number of at least 0. Received: alpha=-1e-05"),
+        ({"temperature": {0: "hot"}}, "`temperature` must be a number of at least 0. Received: temperature='hot'"),
+        ({"eta": 0}, "`eta` must be a number above 0. Received: eta=0"),
+        ({"reading": "mine"}, "`reading` must be one of .*'bellec', 'table_4'.*Received: reading='mine'"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ks.DeepR(**{"alpha": 1e-5, "temperature": 1e-5, **arguments})
