@@ -4,6 +4,7 @@ Epochs count from 0, as in `keras.callbacks`: epoch 0 is the one Keras's progres
 """
 
 import os
+import warnings
 from collections.abc import Mapping
 
 
@@ -81,7 +82,7 @@ def polynomial_decay(initial_sparsity, final_sparsity, begin_step, end_step, pow
     Args:
         initial_sparsity: float in [0, 1), the sparsity at `begin_step`.
         final_sparsity: float in [0, 1), the sparsity from `end_step` on.
-        begin_step: int, the optimizer's step of the first pruning.
+        begin_step: int, the training step, from 1, before which the first pruning is.
         end_step: int, the step of the last one.
         power: exponent of `1 - (step - begin_step) / (end_step - begin_step)`.
         frequency: int, steps between prunings.
@@ -89,12 +90,17 @@ def polynomial_decay(initial_sparsity, final_sparsity, begin_step, end_step, pow
     Returns:
         `tfmot.sparsity.keras.PolynomialDecay`, a function `step -> (due, sparsity)`.
     """
+    import tensorflow as tf
+
+    tf.keras.Model  # noqa: B018 - loads Keras 3, before TF-MOT says which one TensorFlow is to load.
     name = "TF_USE_LEGACY_KERAS"
     before = os.environ.get(name)
     try:
-        from tensorflow_model_optimization.sparsity.keras import PolynomialDecay
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of distutils, about itself
+            from tensorflow_model_optimization.sparsity.keras import PolynomialDecay
     finally:
-        # TF-MOT sets it when imported: other processes started from this one, and TensorFlow itself, would see it.
+        # TF-MOT sets it when imported, and processes started from this one would see it.
         os.environ.pop(name, None)
         if before is not None:
             os.environ[name] = before

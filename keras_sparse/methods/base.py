@@ -183,7 +183,8 @@ class SparseMethod(keras.callbacks.Callback):
         if last > seen // per_step:  # Trained before, now with a new optimizer: a new run.
             last = -1
             layers[0].kernel_mask.forget()
-        self._examined = self._started = last if last >= 0 else self.first(seen // per_step)
+        self._started = seen // per_step
+        self._examined = last if last >= 0 else self.first(self._started)
         self._recalled = None
         self._updates = 0
         self._ever_active = False

@@ -21,9 +21,9 @@ class GradualPruning(SparseMethod):
     due, the smallest |w| are dropped until the sparsity it names is reached; nothing grows. A layer is never emptied.
 
     Args:
-        schedule: function `step -> (due, sparsity)` of the optimizer's step: whether to prune after that many steps,
-            and the sparsity to reach then. `keras_sparse.schedules.polynomial_decay` makes one, and those of TF-MOT
-            are such functions: `tfmot.sparsity.keras.PolynomialDecay(...)`.
+        schedule: function `step -> (due, sparsity)`: whether to prune before that training step, and the sparsity to
+            reach then. Steps count from 1, as TF-MOT counts them. `keras_sparse.schedules.polynomial_decay` makes
+            one, and those of TF-MOT are such functions: `tfmot.sparsity.keras.PolynomialDecay(...)`.
         scope: "layer" brings each layer to the sparsity; "network" all together, by one threshold (layers whose mask
             elements hold different numbers of weights each by their kind).
         until: int, number of epochs after which the masks stay as they are; None for no end.
@@ -59,7 +59,8 @@ class GradualPruning(SparseMethod):
         self.scope = scope
 
     def due(self, before, now):
-        """The steps that the schedule names."""
+        """The steps that the schedule names, each the one before which to prune."""
+        before, now = before + 1, now + 1
         steps = range(before + 1, now + 1)
         begin, frequency = (getattr(self.schedule, name, None) for name in ("begin_step", "frequency"))
         if frequency:  # TF-MOT's take too long to be asked at every step.
@@ -67,7 +68,7 @@ class GradualPruning(SparseMethod):
         return [s for s in steps if bool(self.schedule(s)[0])]
 
     def first(self, step):
-        """A schedule may be due before the first step."""
+        """Before the first step, too, an update may be due."""
         return step - 1
 
     def budget(self, tensors):
@@ -95,25 +96,25 @@ class GradualPruning(SparseMethod):
 
     def logs(self):
         """The sparsity that the schedule has named last."""
-        return {"target_sparsity": self._sparsity(self._step)}
+        return {"target_sparsity": self._sparsity()}
 
     def on_train_end(self, logs=None):
         """Warns if the schedule did not come to its end."""
         super().on_train_end(logs)
         last = getattr(self.schedule, "end_step", -1)
-        if self._examined < last:
+        if self._examined + 1 < last:
             warnings.warn(
                 f"GradualPruning did not reach its final sparsity: the schedule ends at step {last}, the training at "
                 f"step {self._examined}. Train longer, or end the schedule earlier.",
                 stacklevel=2,
             )
 
-    def _sparsity(self, step):
-        return float(self.schedule(step)[1])
+    def _sparsity(self):
+        return float(self.schedule(self._step + 1)[1])
 
     def _keep(self, tensors):
         """(indices, how many of their mask elements live on) for each group of tensors pruned together."""
-        density = 1 - self._sparsity(self._step)
+        density = 1 - self._sparsity()
         groups = [[i] for i in range(len(tensors))] if self.scope == "layer" else by_unit(tensors)
         for group in groups:
             size, live = (sum(f(tensors[i]) for i in group) for f in (lambda t: t.size, lambda t: len(t.live)))

@@ -118,8 +118,9 @@ _CALLBACKS = {"dynamic_sparse": _dynamic_sparse, "set": _set, "deepr": _deepr, "
 
 def _compressed(settings, options, steps, dense):
     between = settings.epochs_between * steps
+    # Step 1 comes before the first epoch: each pruning falls between two epochs.
     schedule = ks.schedules.polynomial_decay(
-        0.0, options.sparsity, begin_step=0, end_step=settings.prunings * between, frequency=between
+        0.0, options.sparsity, begin_step=1, end_step=1 + settings.prunings * between, frequency=between
     )
     model = ks.sparsify(dense, 0.0, seed=options.seed)
     return Plan(model, settings.learning_rates, settings.epochs, [ks.GradualPruning(schedule, options.scope)])

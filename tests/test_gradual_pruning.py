@@ -1,0 +1,202 @@
+"""Gradual pruning: by hand, the schedule, and TF-MOT's own masks."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from nets import assert_dead_is_zero, compiled, live_weights, mlp, state
+
+import keras_sparse as ks
+from keras_sparse.methods.tensor import Tensor
+
+
+def curve(step, begin=0, end=24, frequency=6, final=0.9):
+    """Zhu & Gupta, equation 1, in plain Python."""
+    progress = min(1, max(0, (step - begin) / (end - begin)))
+    due = begin <= step <= end and (step - begin) % frequency == 0
+    return due, final * (1 - (1 - progress) ** 3)
+
+
+def dropped(sparsity, scope, *weights):
+    tensors = [Tensor.of(np.array(w, "float32"), np.array(w) != 0) for w in weights]
+    method = ks.GradualPruning(lambda step: (True, sparsity), scope=scope)
+    return [t.live[d].tolist() for t, d in zip(tensors, method.drop(tensors), strict=True)]
+
+
+class TestByHand:
+    def test_each_layer_to_the_sparsity(self):
+        assert dropped(0.5, "layer", [4, -3, 2, 1], [0.4, 0.1, -0.2, 0.3]) == [[2, 3], [1, 2]]
+
+    def test_the_network_by_one_threshold(self):
+        # Eight weights, four live on: 4, 3, 2 and 1.
+        assert dropped(0.5, "network", [4, -3, 2, 0.5], [0.4, 1, -0.2, 0.3]) == [[3], [0, 2, 3]]
+
+    def test_the_strongest_of_each_layer_is_kept(self):
+        assert dropped(0.75, "network", [4, -3, 2, 5], [0.4, 0.1, -0.2, 0.3]) == [[0, 1, 2], [1, 2, 3]]
+        assert dropped(0.99, "layer", [4, -3, 2, 5]) == [[0, 1, 2]]
+
+    def test_what_is_sparse_enough_stays(self):
+        assert dropped(0.5, "layer", [4, 0, 0, 1], [1, 0, 0, 0]) == [[], []]
+
+
+def test_sparsity_follows_the_schedule(blobs):
+    model = compiled(mlp(0.0))
+    actual = {}
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            actual[int(self.model.optimizer.iterations)] = [float(m.mean()) for _, m in state(self.model)]
+
+    history = model.fit(
+        *blobs, batch_size=8, epochs=3, callbacks=[ks.GradualPruning(curve), Watch()], verbose=0
+    ).history
+    sizes = [w.size for w, _ in state(model)]
+    for step, densities in actual.items():
+        last = max(s for s in range(0, 25, 6) if s <= step + 1)
+        assert densities == [round(n * (1 - curve(last)[1])) / n for n in sizes]
+    assert history["target_sparsity"] == pytest.approx([0.9 * (1 - 0.5**3), 0.9, 0.9])
+    assert history["sparsity"][-1] == pytest.approx(0.9, abs=0.01)
+    assert sum(history["grown"]) == 0
+    assert_dead_is_zero(model)
+
+
+def test_a_schedule_that_is_due_before_the_first_step(blobs):
+    model = compiled(mlp(0.0))
+    seen = []
+
+    class First(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            seen.append(live_weights(self.model))
+
+    method = ks.GradualPruning(lambda step: (step == 1, 0.5))
+    model.fit(*blobs, batch_size=8, epochs=1, callbacks=[method, First()], verbose=0)
+    assert seen[0] == 178
+
+
+@pytest.mark.tensorflow
+def test_tfmot_schedules_are_asked_only_when_they_can_be_due(blobs):
+    schedule = ks.schedules.polynomial_decay(0.0, 0.9, begin_step=0, end_step=24, frequency=6)
+    asked = []
+
+    class Asked:
+        begin_step, frequency, end_step = 0, 6, 24
+
+        def __call__(self, step):
+            asked.append(step)
+            return schedule(step)
+
+    models = []
+    for s in (Asked(), curve):
+        keras.utils.set_random_seed(4)
+        models.append(compiled(mlp(0.0)))
+        models[-1].fit(*blobs, batch_size=8, epochs=3, callbacks=[ks.GradualPruning(s)], shuffle=False, verbose=0)
+    assert set(asked) == {6, 12, 18, 24, 30, 36}
+    for (_, m), (_, n) in zip(*map(state, models), strict=True):
+        np.testing.assert_array_equal(m, n)
+
+
+def test_making_a_schedule_leaves_the_process_on_keras_3():
+    pytest.importorskip("tensorflow_model_optimization")
+    code = (
+        "import os, keras_sparse as ks; s = ks.schedules.polynomial_decay(0.0, 0.5, 0, 10, frequency=5);"
+        "import keras, tensorflow as tf; import sys;"
+        "print(os.environ.get('TF_USE_LEGACY_KERAS'), keras.__version__[0], tf.keras.__version__[0], s(5)[1].numpy())"
+    )
+    env = {k: v for k, v in os.environ.items() if k != "TF_USE_LEGACY_KERAS"}
+    run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert run.stdout.split() == ["None", "3", "3", "0.4375"], run.stderr[-2000:]
+
+
+@pytest.mark.tensorflow
+def test_masks_equal_those_of_tfmot_at_every_pruning(tmp_path):
+    """In a process of its own, since TF-MOT needs Keras 2."""
+    here = Path(__file__).parent
+    run = subprocess.run(
+        [sys.executable, here / "tfmot_twin.py", tmp_path / "twin.npz"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TF_USE_LEGACY_KERAS": "1"},
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    twin = np.load(tmp_path / "twin.npz")
+    settings = json.loads(str(twin["settings"]))
+    model = keras.Sequential(
+        [keras.Input((8,)), *(keras.layers.Dense(n, a) for n, a in ((16, "relu"), (12, "relu"), (3, None)))]
+    )
+    model = ks.sparsify(model, 0.0)
+    for i, layer in enumerate(ks.masked_layers(model)):
+        layer.kernel_variable.assign(twin[f"kernel{i}"])
+    model.compile(
+        keras.optimizers.SGD(settings["learning_rate"]), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    masks = {}
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            step = int(self.model.optimizer.iterations) + 1  # of the batch that begins
+            masks[step] = [m for _, m in state(self.model)]
+
+    schedule = ks.schedules.polynomial_decay(**settings["schedule"])
+    model.fit(
+        twin["x"],
+        twin["y"],
+        batch_size=8,
+        epochs=settings["epochs"],
+        shuffle=False,
+        verbose=0,
+        callbacks=[ks.GradualPruning(schedule), Watch()],
+    )
+    prunings = [int(name.split("_")[1]) for name in twin.files if name.startswith("masks0_")]
+    assert len(prunings) == 6
+    for step in prunings:
+        for i, mask in enumerate(masks[step]):
+            np.testing.assert_array_equal(
+                mask, twin[f"masks{i}_{step}"].astype(bool), err_msg=f"layer {i}, step {step}"
+            )
+    assert 1 - masks[max(prunings)][0].mean() == pytest.approx(0.8, abs=0.01)
+
+
+def test_two_prunings_in_one_execution_are_refused(blobs):
+    if keras.backend.backend() == "torch":
+        pytest.skip("Keras runs steps_per_execution=1 only on PyTorch")
+    model = compiled(mlp(0.0), steps_per_execution=12)
+    with pytest.raises(ValueError, match="GradualPruning has to act.*the period is 6 batches"):
+        model.fit(*blobs, batch_size=8, callbacks=[ks.GradualPruning(curve)], verbose=0)
+
+
+def test_a_schedule_that_is_never_due_or_not_finished_is_said(blobs):
+    model = compiled(mlp(0.0))
+    with pytest.warns(UserWarning, match="GradualPruning made no update: none was due in the 12 optimizer steps"):
+        model.fit(*blobs, batch_size=8, callbacks=[ks.GradualPruning(lambda s: (s == 100, 0.5))], verbose=0)
+
+    class Long:
+        begin_step, frequency, end_step = 0, 6, 60
+
+        def __call__(self, step):
+            return curve(step, end=60)
+
+    model = compiled(mlp(0.0))
+    with pytest.warns(
+        UserWarning, match="did not reach its final sparsity: the schedule ends at step 60, .* at step 12"
+    ):
+        model.fit(*blobs, batch_size=8, callbacks=[ks.GradualPruning(Long())], verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"schedule": 0.9}, "`schedule` must be a function step -> .*polynomial_decay.*Received: schedule=0.9"),
+        (
+            {"schedule": curve, "scope": "global"},
+            "`scope` must be one of .*'layer', 'network'.*Received: scope='global'",
+        ),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ks.GradualPruning(**arguments)

@@ -1,0 +1,176 @@
+"""RigL: the dense gradient, by hand, and against plain Python through a real fit."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+from nets import compiled, live_weights, mlp, needs_steps_per_execution, numpy, state
+from replay import Replay
+
+import keras_sparse as ks
+from keras_sparse.methods.gradients import dense_gradients
+
+
+def losses(model, x, y, layer, position, by):
+    """The training loss with one weight of the dense twin moved."""
+    kernel = numpy(layer.kernel_variable).copy()
+    kernel.flat[position] += by
+    mask = layer.kernel_mask.numpy().copy()
+    mask.flat[position] = True
+    before = numpy(layer.kernel_variable).copy(), layer.kernel_mask.numpy().copy()
+    layer.kernel_variable.assign(kernel)
+    layer.kernel_mask.value.assign(mask)
+    loss = float(model.compute_loss(x=x, y=y, y_pred=model(x, training=True)))
+    layer.kernel_variable.assign(before[0])
+    layer.kernel_mask.value.assign(before[1])
+    return loss
+
+
+def test_dense_gradients_are_what_the_loss_would_gain_dead_weights_included(blobs):
+    model = compiled(mlp(0.7, seed=1))
+    x, y = (keras.ops.convert_to_tensor(a) for a in blobs)
+    layers = ks.masked_layers(model)
+    for i, layer in enumerate(layers):  # away from the kink of units without live inputs
+        layer.bias.assign(np.random.default_rng(i).normal(size=layer.bias.shape))
+    gradients = dense_gradients(model, layers)(x, y, None)
+    for layer, gradient in zip(layers, gradients, strict=True):
+        assert gradient.shape == tuple(layer.kernel_variable.shape)
+        dead = np.flatnonzero(~layer.kernel_mask.numpy())[::7]
+        live = np.flatnonzero(layer.kernel_mask.numpy())[::5]
+        for position in [*dead, *live]:
+            up, down = (losses(model, x, y, layer, position, by) for by in (2e-3, -2e-3))
+            assert gradient.flat[position] == pytest.approx((up - down) / 4e-3, abs=2e-3)
+    assert np.abs(gradients[0][~layers[0].kernel_mask.numpy()]).max() > 0.01
+
+
+def test_dense_gradients_leave_the_state_as_it_is():
+    model = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(5), keras.layers.BatchNormalization(), keras.layers.Dense(3)]
+    )
+    model = compiled(ks.sparsify(model, 0.5))
+    model.optimizer.build(model.trainable_variables)
+    x, y = np.random.default_rng(0).normal(size=(8, 4)).astype("float32"), np.arange(8) % 3
+    before = [numpy(v).copy() for v in [*model.variables, *model.optimizer.variables]]
+    gradients = dense_gradients(model, ks.masked_layers(model))
+    first = gradients(x, y, None)
+    for v, b in zip([*model.variables, *model.optimizer.variables], before, strict=True):
+        np.testing.assert_array_equal(numpy(v), b)
+    for layer in ks.masked_layers(model):
+        layer.kernel_variable.assign(numpy(layer.kernel_variable) * 2)
+    assert (first[0] != gradients(x, y, None)[0]).any()  # of the weights as they are now
+    weighted = gradients(x, y, np.zeros(8, "float32"))
+    assert not np.abs(weighted[0]).any()
+
+
+@pytest.mark.parametrize(("sparsity", "fraction"), [(0.8, 0.3), (0.4, 0.6)])
+def test_a_real_fit_replayed_in_plain_python(blobs, sparsity, fraction):
+    x, y = blobs
+    model = compiled(mlp(sparsity))
+    total = 24  # two of four epochs of twelve steps
+
+    def reference(weights, masks, choose):
+        batch = slice((replay.step - 1) % 12 * 8, (replay.step - 1) % 12 * 8 + 8)
+        scale = fraction / 2 * (1 + math.cos(math.pi * replay.step / total))
+        gradients = in_numpy(model, weights, masks, x[batch], y[batch])
+        gone, grown = [], []
+        for w, m, g in zip(weights, masks, gradients, strict=True):
+            live, free = ([i for i in range(len(w)) if m[i] == alive] for alive in (True, False))
+            count = min(round(scale * len(live)), len(free), len(live) - 1)
+            gone.append(set(sorted(live, key=lambda i: abs(w[i]))[:count]))
+            grown.append(set(sorted(free, key=lambda i: -abs(g[i]))[:count]))
+        return gone, grown
+
+    replay = Replay(reference, period=4, until=total - 1)
+    method = ks.RigL(fraction, period=4, until=2)
+    model.fit(x, y, batch_size=8, epochs=4, callbacks=replay.around(method), shuffle=False, verbose=0)
+    assert replay.updates == 5
+
+
+def in_numpy(model, weights, masks, x, y):
+    """Gradients of the mean cross-entropy of the three-layer net, by hand."""
+    kernels = [np.reshape(w, v.shape) for w, (v, _) in zip(weights, state(model), strict=True)]
+    biases = [numpy(layer.bias) for layer in ks.masked_layers(model)]
+    inputs = [x.astype("float64")]
+    for i, (k, b) in enumerate(zip(kernels, biases, strict=True)):
+        z = inputs[-1] @ k + b
+        inputs.append(np.maximum(z, 0) if i < 2 else z)
+    logits = inputs.pop()
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    delta = (p - np.eye(3)[y]) / len(y)
+    gradients = []
+    for i in (2, 1, 0):
+        gradients.insert(0, (inputs[i].T @ delta).ravel().tolist())
+        delta = (delta @ kernels[i].T) * (inputs[i] > 0)
+    return gradients
+
+
+@needs_steps_per_execution
+@pytest.mark.parametrize("per_execution", [2, 4, 5])
+def test_executions_of_several_steps_train_on_every_batch_once(blobs, per_execution):
+    """The batch that is taken out for the gradient is trained on all the same."""
+    x, y = blobs
+    models = []
+    for n in (1, per_execution):
+        keras.utils.set_random_seed(2)
+        models.append(compiled(mlp(0.8), steps_per_execution=n))
+        method = ks.RigL(0.3, period=12, until=2)
+        models[-1].fit(x, y, batch_size=8, epochs=3, callbacks=[method], shuffle=False, verbose=0)
+        assert int(numpy(models[-1].optimizer.iterations)) == 36
+    for (w, m), (v, n) in zip(*map(state, models), strict=True):
+        np.testing.assert_array_equal(m, n)
+        np.testing.assert_allclose(w, v, atol=1e-5)
+
+
+def test_a_probe_batch_is_used_instead(blobs):
+    x, y = blobs
+    model = compiled(mlp(0.8))
+    before = state(model)
+    method = ks.RigL(0.3, period=5, until=10, probe=(x[:16], y[:16]))
+    method.update(model, step=5)
+    gradients = in_numpy(model, [w.ravel() for w, _ in before], None, x[:16], y[:16])
+    for (_, m), (_, n), g in zip(before, state(model), gradients, strict=True):
+        grown, free = np.flatnonzero(n & ~m), np.flatnonzero(~m)
+        assert len(grown)
+        best = sorted(free, key=lambda i: -abs(g[i]))[: len(grown)]
+        assert set(grown) == set(best)
+
+
+def test_the_training_function_is_given_back(blobs):
+    model = compiled(mlp(0.8))
+    for _ in range(2):
+        model.fit(*blobs, batch_size=8, epochs=1, callbacks=[ks.RigL(period=4, until=2)], verbose=0)
+    function = model.train_function
+    assert type(getattr(function, "__self__", None)).__name__ != "SeenBatch"
+    model.fit(*blobs, batch_size=8, epochs=1, verbose=0)
+    assert model.train_function == function
+
+
+def test_it_ends_at_three_quarters_by_default(blobs):
+    model = compiled(mlp(0.8))
+    history = model.fit(*blobs, batch_size=8, epochs=4, callbacks=[ks.RigL(period=4)], verbose=0).history
+    assert history["dropped"][0] > history["dropped"][1] > history["dropped"][2] >= 0
+    assert history["dropped"][3] == 0
+    assert live_weights(model) == live_weights(mlp(0.8))
+
+
+def test_outside_of_fit_it_says_what_it_needs(blobs):
+    model = compiled(mlp(0.8))
+    with pytest.raises(ValueError, match="RigL saw no batch.*probe="):
+        ks.RigL(until=5).update(model, 1)
+    with pytest.raises(ValueError, match="RigL needs `until`"):
+        ks.RigL(probe=blobs).update(model, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"fraction": 0}, r"`fraction` must be a number in \(0, 1\]. Received: fraction=0"),
+        ({"probe": np.zeros((3, 8))}, "`probe` must be a batch.*Received: ndarray"),
+        ({"until": 2.5}, "`until` must be an int of at least 1. Received: until=2.5"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ks.RigL(**arguments)
