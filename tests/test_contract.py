@@ -10,7 +10,7 @@ import keras_sparse as ks
 METHODS = {
     "DynamicSparse": lambda: ks.DynamicSparse(prune_count=15, period=4, threshold=0.02),
     "DeepR": lambda: ks.DeepR(alpha=1e-3, temperature=1e-4, eta=0.05),
-    "GradualPruning": lambda: ks.GradualPruning(lambda step: (step % 4 == 0, min(0.9, 0.6 + 0.03 * step))),
+    "GradualPruning": lambda: ks.GradualPruning(lambda step: (step % 4 == 1, min(0.9, 0.6 + 0.03 * step))),
     "RigL": lambda: ks.RigL(period=4, until=3),
     "SET": lambda: ks.SET(fraction=0.3, period=4),
     "Static": lambda: ks.Static(),

@@ -19,7 +19,7 @@ ORDER = [
     {"layers", "distributions"},
     {"conversion"},
     {"methods"},
-    {"report", "tensorboard", "export"},
+    {"callbacks", "report", "tensorboard", "export"},
 ]
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
 

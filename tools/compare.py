@@ -56,9 +56,10 @@ def rows(runs):
         runs: list of `(config, result)`.
     """
     groups = defaultdict(list)
+    # A flag that some recipe or version does not have makes no row of its own.
+    common = set.intersection(*(set(config) for config, _ in runs)) - set(SAME)
     for config, result in runs:
-        dense = ("sparsity",) if config["method"] == "dense" else ()
-        key = {k: v for k, v in config.items() if k not in (*SAME, *dense)}
+        key = {k: config[k] for k in common if not (k == "sparsity" and config["method"] == "dense")}
         groups[json.dumps(key, sort_keys=True)].append(result)
     table = []
     for key, results in groups.items():

@@ -1,0 +1,69 @@
+"""Best epochs of networks that are not sparse yet do not count."""
+
+import keras
+import pytest
+from nets import compiled, live_weights, mlp
+
+import keras_sparse as ks
+from keras_sparse.callbacks import is_as_sparse
+
+
+def prune(step):
+    """To 0.5 after the first epoch of twelve steps, to 0.9 after the second."""
+    return step in (13, 25), 0.5 if step < 25 else 0.9
+
+
+class Score(keras.callbacks.Callback):
+    """A validation loss that only gets worse."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["score"] = float(epoch)
+
+
+@pytest.fixture
+def model():
+    return compiled(mlp(0.0))
+
+
+def fit(model, blobs, *callbacks, epochs=8):
+    method = ks.GradualPruning(prune)
+    return model.fit(*blobs, batch_size=8, epochs=epochs, callbacks=[method, Score(), *callbacks], verbose=0).history
+
+
+def test_the_checkpoint_waits(model, blobs, tmp_path):
+    """Defect 11: "best" checkpoints taken before the target sparsity is reached."""
+    arguments = {"monitor": "score", "mode": "min", "save_best_only": True}
+    early = keras.callbacks.ModelCheckpoint(tmp_path / "early.keras", **arguments)
+    late = ks.ModelCheckpoint(tmp_path / "late.keras", **arguments, from_sparsity=0.9)
+    fit(model, blobs, early, late)
+    dense, sparse = (keras.models.load_model(tmp_path / f"{name}.keras") for name in ("early", "late"))
+    assert live_weights(dense) == 178  # Keras's is of the first epoch, and not at the target
+    assert live_weights(sparse) == 36
+    assert (early.best, late.best) == (0.0, 1.0)
+
+
+def test_early_stopping_waits(model, blobs):
+    stop = ks.EarlyStopping("score", mode="min", patience=2, restore_best_weights=True, from_sparsity=0.9)
+    history = fit(model, blobs, stop)
+    assert len(history["score"]) == 4  # reached in the second epoch, then two without a better score
+    assert stop.best == 1.0
+    assert live_weights(model) == 36
+
+
+def test_saving_by_batch_waits(model, blobs, tmp_path):
+    fit(model, blobs, ks.ModelCheckpoint(tmp_path / "{batch}.keras", save_freq=6, from_sparsity=0.9), epochs=3)
+    saved = [keras.models.load_model(p) for p in tmp_path.iterdir()]
+    assert saved
+    assert {live_weights(m) for m in saved} == {36}
+
+
+def test_as_sparse_as_whole_weights_allow():
+    assert is_as_sparse(mlp(0.6), 0.6)
+    assert not is_as_sparse(mlp(0.6), 0.62)
+    assert is_as_sparse(mlp(0.6), 0.0)
+
+
+@pytest.mark.parametrize("sparsity", [1.0, -0.1, "high"])
+def test_wrong_sparsity(sparsity):
+    with pytest.raises(ValueError, match="`from_sparsity` is the removed fraction"):
+        ks.EarlyStopping("loss", from_sparsity=sparsity)
