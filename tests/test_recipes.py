@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 from absl import app, flags
-from common import data, train
+from common import data, methods, train
 from common.experiment import LENET_MNIST
 from common.models import lenet_300_100
 from nets import numpy
@@ -63,11 +63,47 @@ def test_the_same_command_gives_the_same_bits(tmp_path):
         np.testing.assert_array_equal(numpy(a), numpy(b))
 
 
-@pytest.mark.parametrize(("method", "live"), [("static", 26_620), ("dense", 0)])
+@pytest.mark.parametrize(
+    ("method", "live"),
+    [("static", 26_620), ("dense", 0), ("set", 26_620), ("deepr", 26_620), ("rigl", 26_620), ("thin_dense", 0)],
+)
 def test_other_methods(method, live, tmp_path):
-    result = run(tmp_path, "--epochs=1", f"--method={method}", "--sparsity=0.9")
+    result = run(tmp_path, "--epochs=2", f"--method={method}", "--sparsity=0.9", "--period=5")
     assert result["live_weights"] == live
     assert result["test_accuracy"] > 0.2
+
+
+def test_the_whole_phase_of_gradual_pruning(tmp_path, capsys):
+    result = run(tmp_path, "--epochs=3", "--method=compressed", "--sparsity=0.9")
+    assert result["live_weights"] == 26_620
+    assert result["epochs"] == 40
+    with (tmp_path / "history.csv").open() as file:
+        sparsities = [float(row["sparsity"]) for row in csv.DictReader(file)]
+    # Ten prunings, two epochs apart, none in the first two epochs; the last at the start of the 21st.
+    assert sum(b > a + 1e-4 for a, b in zip([0.0, *sparsities], sparsities, strict=False)) == 10
+    assert sparsities[0] == pytest.approx(0.0)
+    assert sparsities[1] == pytest.approx(0.9 * (1 - 0.9**3), abs=1e-4)
+    assert sparsities[19] == sparsities[-1] == pytest.approx(0.9, abs=1e-4)
+    assert result["best_epoch"] >= 20
+    # From a trained model the same, without training it again.
+    dense = tmp_path / "dense" / "model.keras"
+    again = run(tmp_path / "again", "--method=compressed", "--sparsity=0.9", f"--dense_model={dense}")
+    assert again["test_accuracy"] == result["test_accuracy"]
+    assert not (tmp_path / "again" / "dense").exists()
+
+
+def test_a_dense_model_that_is_not_there(tmp_path):
+    with pytest.raises(app.UsageError, match="dense_model=nowhere.keras does not exist"):
+        run(tmp_path, "--method=compressed", "--dense_model=nowhere.keras")
+
+
+@pytest.mark.parametrize("sparsity", [0.9, 0.99])
+def test_thin_dense_has_the_parameters_of_the_sparse_network(sparsity):
+    sparse = ks.report(ks.sparsify(lenet_300_100(), sparsity)).parameters
+    thin = methods.thin(lenet_300_100, sparse)
+    inner, outer = (layer.units for layer in thin.layers if isinstance(layer, keras.layers.Dense) and layer.units != 10)
+    assert inner > outer
+    assert abs(ks.report(thin).parameters - sparse) <= 400  # half of what one more unit costs
 
 
 def test_as_printed_learning_rates(tmp_path):
