@@ -52,9 +52,9 @@ def keep_strongest(dropped, scores, limit):
     Returns:
         List of boolean arrays, each a subset of the one given.
     """
-    together, values = np.concatenate(dropped), np.concatenate(scores)
-    if together.sum() <= limit:
+    if sum(map(np.count_nonzero, dropped)) <= limit:
         return dropped
+    together, values = np.concatenate(dropped), np.concatenate(scores)
     weakest_first = np.flatnonzero(together)[np.argsort(values[together], kind="stable")]
     together[weakest_first[limit:]] = False
     return np.split(together, np.cumsum([len(d) for d in dropped])[:-1])
@@ -129,10 +129,15 @@ def grow_strongest(live, scores, count):
     Returns:
         Sorted int array of `count` positions.
     """
-    dead = np.ones(len(scores), bool)
-    dead[live] = False
-    positions = np.flatnonzero(dead)
-    return np.sort(positions[np.argsort(-scores[positions], kind="stable")[:count]])
+    if not count:
+        return np.zeros(0, "int64")
+    scores = scores.copy()
+    scores[live] = -np.inf
+    # A partition, since a sort of all dead positions would take most of an update.
+    least = np.partition(scores, len(scores) - count)[len(scores) - count]
+    above = np.flatnonzero(scores > least)
+    ties = np.flatnonzero(scores == least)[: count - len(above)]
+    return np.sort(np.concatenate([above, ties]))
 
 
 def adapt_threshold(threshold, dropped, target, tolerance):

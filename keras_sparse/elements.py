@@ -12,8 +12,12 @@ def view(variable):
 
     Good until the variable is next written; copy what has to last, and never write to it.
     """
-    # Not of the variable itself: TensorFlow would copy it.
-    return ops.convert_to_numpy(variable) if _torch() else np.asarray(ops.convert_to_tensor(variable))
+    resource = _resource(variable)
+    if resource is not None:
+        import tensorflow as tf
+
+        return np.asarray(tf.raw_ops.ReadVariableOp(resource=resource.handle, dtype=resource.dtype))
+    return ops.convert_to_numpy(variable)
 
 
 def write(variable, positions, values):
@@ -26,13 +30,18 @@ def write(variable, positions, values):
     """
     if not len(positions):
         return
-    in_place = _torch() or type(variable.value).__name__ == "ResourceVariable"
-    if in_place:
+    resource = _resource(variable)
+    if resource is not None:
+        import tensorflow as tf
+
+        tf.raw_ops.ResourceScatterNdUpdate(
+            ref=resource.handle,
+            indices=np.stack(np.unravel_index(positions, variable.shape), axis=1),
+            updates=np.full(len(positions), values, resource.dtype.as_numpy_dtype),
+        )
+    elif keras.backend.backend() == "torch":
         new = ops.convert_to_tensor(np.broadcast_to(values, positions.shape).copy(), dtype=variable.dtype)
-    if _torch():
         variable.value.data.view(-1)[ops.convert_to_tensor(positions)] = new
-    elif in_place:
-        variable.value.scatter_nd_update(np.stack(np.unravel_index(positions, variable.shape), axis=1), new)
     else:  # JAX, whose arrays do not change; a variable over several devices
         array = view(variable).copy()
         array.flat[positions] = values
@@ -50,8 +59,31 @@ def clear(variable, mask, fresh):
     array = view(variable).copy()
     elements = to_elements(array, mask.shape)
     elements[:, ~mask.ravel()] = fresh
-    variable.assign(from_elements(elements, array.shape, mask.shape))
+    assign(variable, from_elements(elements, array.shape, mask.shape))
 
 
-def _torch():
-    return keras.backend.backend() == "torch"
+def assign(variable, value):
+    """Sets a whole variable."""
+    resource = _resource(variable)
+    if resource is None:
+        variable.assign(value)
+    else:
+        import tensorflow as tf
+
+        tf.raw_ops.AssignVariableOp(
+            resource=resource.handle, value=np.asarray(value, resource.dtype.as_numpy_dtype), validate_shape=True
+        )
+
+
+def _resource(variable):
+    """TensorFlow's variable, if it is one on one device: what its raw operations take.
+
+    The way to them through Keras takes longer than they do.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    value = variable.value
+    one = isinstance(value, tf.Variable) and not isinstance(value, tf.distribute.DistributedValues)
+    return value if one else None

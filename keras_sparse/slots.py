@@ -1,7 +1,8 @@
 """The optimizer's state of one variable, for any Keras optimizer."""
 
 import keras
-from keras import ops
+
+from keras_sparse.elements import view
 
 
 def slots(optimizer, variable):
@@ -68,4 +69,4 @@ def iterations(optimizer):
         gradient accumulation.
     """
     inner = getattr(optimizer, "inner_optimizer", optimizer)
-    return int(ops.convert_to_numpy(inner._iterations)), inner.gradient_accumulation_steps or 1
+    return int(view(inner._iterations)), inner.gradient_accumulation_steps or 1

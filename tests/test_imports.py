@@ -14,8 +14,9 @@ PACKAGE = Path(keras_sparse.__file__).parent
 # Each room may import from those above it.
 ORDER = [
     {"criteria"},
-    {"schedules", "slots", "masks"},
+    {"schedules", "masks"},
     {"elements"},
+    {"slots"},
     {"layers", "distributions"},
     {"conversion"},
     {"methods"},

@@ -2,8 +2,9 @@
 
     python tools/benchmark.py step
 
-prints the time of a training step, masked over dense, alternating in one process, and the share of the training time
-that dynamic sparse reparameterization takes at the periods of Table 4. Run it on an idle machine.
+prints the time of a training step, masked over dense, alternating in one process; the share of the training time that
+the updates of each method take at the periods of Table 4; and the step time of DeepR, which acts after each. Run it on
+an idle machine.
 """
 
 import statistics
@@ -16,10 +17,11 @@ sys.path.append(str(Path(__file__).parents[1] / "recipes"))
 import keras
 import numpy as np
 from absl import app, flags
+from common import methods
 from common.data import batches
 from common.experiment import LENET_MNIST
 from common.models import lenet_300_100, wide_resnet
-from common.train import steps_per_execution
+from common.train import define_flags, steps_per_execution
 
 import keras_sparse as ks
 
@@ -54,9 +56,10 @@ class Bench:
     Args:
         model: `keras.Model`.
         images: number of images; a multiple of the batch size, 100.
+        per_execution: steps a call; None for what the recipes take.
     """
 
-    def __init__(self, model, images):
+    def __init__(self, model, images, per_execution=None):
         rng = np.random.default_rng(0)
         self.model, self.steps = model, images // 100
         self.data = (
@@ -68,7 +71,7 @@ class Bench:
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
             jit_compile=keras.backend.backend() != "torch",
-            steps_per_execution=steps_per_execution(self.steps, most=100),
+            steps_per_execution=per_execution or steps_per_execution(self.steps, most=100),
         )
 
     def seconds_per_step(self, epochs=1, callbacks=()):
@@ -100,53 +103,83 @@ def step(name, build, keep_dense, sparsity, images):
     return masked
 
 
-class TimedDynamicSparse(ks.DynamicSparse):
-    """Notes the seconds of each update."""
+def timed(method):
+    """The method, with the seconds of each of its updates in `seconds`."""
+    update, method.seconds = method.update, []
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.seconds = []
-
-    def update(self, *args, **kwargs):
-        """Updates against the clock."""
+    def against_the_clock(*args, **kwargs):
         started = time.perf_counter()
-        super().update(*args, **kwargs)
-        self.seconds.append(time.perf_counter() - started)
+        update(*args, **kwargs)
+        method.seconds.append(time.perf_counter() - started)
+
+    method.update = against_the_clock
+    return method
 
 
-def share(name, bench, experiment):
-    """Prints what part of a training run the updates of dynamic sparse are, timed while it trains.
+def shares(name, bench, experiment, options):
+    """Prints what part of a training run the updates of each method are, timed while it trains.
 
     Args:
         name: of the network.
         bench: its masked `Bench`, with as many images as the training set.
         experiment: `common.experiment.Experiment`.
+        options: flags of the recipe.
     """
-    settings, epochs = experiment.dynamic_sparse, experiment.training.epochs
-    method = TimedDynamicSparse(settings.prune_count, settings.period, threshold=settings.threshold)
-    step = bench.seconds_per_step(5, [method])
-    update = statistics.median(method.seconds)
-    updates = sum(bench.steps / method.period(epoch) for epoch in range(settings.until))
-    whole = updates * update / (bench.steps * epochs * step)
+    epochs = experiment.training.epochs
+    for method in ("dynamic_sparse", "set", "rigl"):
+        callback = timed(methods.callback(method, experiment, options))
+        step = bench.seconds_per_step(5, [callback])
+        update = statistics.median(callback.seconds)
+        updates = sum(bench.steps / callback.period(epoch) for epoch in range(callback.until))
+        _print_share(name, method, update, updates * update / (bench.steps * epochs * step), step)
+    settings = experiment.compressed
+    pruning = timed(ks.GradualPruning(lambda step: (step % 100 == 0, step / 1e5)))
+    step = bench.seconds_per_step(5, [pruning])
+    update = statistics.median(pruning.seconds)
+    share = settings.prunings * update / (bench.steps * settings.epochs * step)
+    _print_share(name, "compressed", update, share, step)
+
+
+def _print_share(name, method, update, share, step):
     print(
-        f"{name}: an update takes {1e3 * update:.2f} ms, {whole:.2%} of the training at Table 4's periods, a step of "
-        f"which takes {1e3 * step:.2f} ms"
+        f"{name}, {method}: an update takes {1e3 * update:.2f} ms, {share:.2%} of the training at Table 4's periods, "
+        f"a step of which takes {1e3 * step:.2f} ms"
     )
+
+
+def every_step(name, build, keep_dense, sparsity, images, experiment, options):
+    """Prints the step time of DeepR, which acts after each step, over the dense one, a call a step in both."""
+    dense = Bench(build(), images, per_execution=1)
+    masked = Bench(ks.sparsify(build(), sparsity, keep_dense=keep_dense), images, per_execution=1)
+    for bench in (dense, masked):
+        bench.seconds_per_step()
+    pairs = []
+    for _ in range(FLAGS.rounds):
+        callback = methods.callback("deepr", experiment, options)
+        pairs.append((dense.seconds_per_step(), masked.seconds_per_step(1, [callback])))
+    d, m = (1e3 * statistics.median(t) for t in zip(*pairs, strict=True))
+    print(f"{name}, deepr: {m:.2f} ms a step, dense {d:.2f} ms a step of one call, deepr/dense {m / d:.3f}")
 
 
 def main(argv):
     """Runs the benchmark named on the command line."""
     if argv[1:] != ["step"]:
         raise app.UsageError(f"Name a benchmark: step. Received: {argv[1:]}.")
+    options = flags.FlagValues()
+    define_flags(LENET_MNIST, options)
+    options(["recipe"])
     lenet = step("LeNet-300-100", lenet_300_100, (), 0.98, images=60_000)
-    share("LeNet-300-100", lenet, LENET_MNIST)
-    step(
+    shares("LeNet-300-100", lenet, LENET_MNIST, options)
+    every_step("LeNet-300-100", lenet_300_100, (), 0.98, 10_000, LENET_MNIST, options)
+    wrn = (
         f"WRN-{FLAGS.depth}-{FLAGS.widen_factor:g}",
         lambda: wide_resnet(FLAGS.depth, FLAGS.widen_factor),
         lambda layer: "block" not in layer.name,
         0.9,
-        images=400,
+        400,
     )
+    step(*wrn)
+    every_step(*wrn, LENET_MNIST, options)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Bellec et al., "Deep Rewiring: Training very sparse deep networks", ICLR 2018.
 """
 
+import dataclasses
 import math
 
 import keras
@@ -93,6 +94,7 @@ class DeepR(RandomGrowth):
             return tensors
         rate = float(ops.convert_to_numpy(model.optimizer.learning_rate))
         eta = self.eta or (rate if self.reading == "bellec" else 0.01)
+        moved = []
         for i, (layer, tensor) in enumerate(zip(layers, tensors, strict=True)):
             weights, live = tensor.values[0], tensor.live
             noise = np.random.default_rng([self.seed, i, self._step, 1]).standard_normal(len(live), "float32")
@@ -101,8 +103,8 @@ class DeepR(RandomGrowth):
                 weights = weights - eta * alpha * self._signs[i][live] + noise
             else:
                 weights = weights + _through(model.optimizer, layer, live, -rate * (alpha * np.sign(weights) + noise))
-            elements.write(layer.kernel_variable, live, weights)
-        return tensors_of(layers)
+            moved.append(dataclasses.replace(tensor, moved=weights[None]))
+        return moved
 
     def drop(self, tensors):
         """What crossed zero, but no more than can wake instead, and never all of a layer."""

@@ -7,7 +7,7 @@ reparameterization", ICML 2019, algorithm 1.
 import numpy as np
 from keras import ops
 
-from keras_sparse import criteria
+from keras_sparse import criteria, elements
 from keras_sparse.methods.arguments import check_number, check_positive_int
 from keras_sparse.methods.base import trainable_masked_layers
 from keras_sparse.methods.random_growth import RandomGrowth
@@ -90,7 +90,7 @@ class DynamicSparse(RandomGrowth):
     def drop(self, tensors):
         """Everything below the threshold, no layer's last, no more than can be grown back; adapts the threshold."""
         dropped = [criteria.below(t.scores, self._current) for t in tensors]
-        total = sum(int(d.sum()) for d in dropped)
+        total = sum(map(np.count_nonzero, dropped))
         self._current = criteria.adapt_threshold(self._current, total, self.prune_count(self._epoch), self.tolerance)
         for group in by_unit(tensors):
             free = sum(tensors[i].free for i in group)
@@ -103,7 +103,7 @@ class DynamicSparse(RandomGrowth):
         """In proportion to the survivors of each layer, as far as it has dead positions."""
         counts = [0] * len(tensors)
         for group in by_unit(tensors):
-            lost = [int(dropped[i].sum()) for i in group]
+            lost = [np.count_nonzero(dropped[i]) for i in group]
             survivors = [len(tensors[i].live) - n for i, n in zip(group, lost, strict=True)]
             free = [tensors[i].free for i in group]
             for i, n in zip(group, criteria.apportion(sum(lost), survivors, free), strict=True):
@@ -118,7 +118,7 @@ class DynamicSparse(RandomGrowth):
 
     def remember(self, memory):
         """Leaves the threshold of the next update in the model."""
-        memory.threshold.assign(self._current)
+        elements.assign(memory.threshold, self._current)
 
     def logs(self):
         """The threshold of the next update."""

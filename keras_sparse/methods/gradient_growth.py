@@ -11,18 +11,7 @@ from keras_sparse.masks import to_elements
 from keras_sparse.methods.base import SparseMethod
 from keras_sparse.methods.gradients import dense_gradients
 from keras_sparse.methods.seen_batch import SeenBatch
-from keras_sparse.methods.tensor import Tensor, tensors_of
-
-
-@dataclasses.dataclass(frozen=True)
-class Seen(Tensor):
-    """A `Tensor` with its dense gradient.
-
-    Attributes:
-        gradient: array of the kernel's shape.
-    """
-
-    gradient: np.ndarray
+from keras_sparse.methods.tensor import tensors_of
 
 
 class GradientGrowth(SparseMethod):
@@ -87,7 +76,7 @@ class GradientGrowth(SparseMethod):
         self._gradients = self._gradients or dense_gradients(model, layers)
         gradients = self._gradients(*keras.utils.unpack_x_y_sample_weight(tuple(batch)))
         tensors = zip(tensors_of(layers), gradients, strict=True)
-        return [Seen(t.kernel, t.mask_shape, t.live, gradient) for t, gradient in tensors]
+        return [dataclasses.replace(t, gradient=gradient) for t, gradient in tensors]
 
     def grow(self, tensor, count, rng):
         """Where the dense gradient is largest."""

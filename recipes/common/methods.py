@@ -51,9 +51,9 @@ def plan(experiment, build, options, steps, dense=None):
         return Plan(model, rates, options.epochs)
     distribution = options.distribution or ("erdos_renyi_kernel" if method == "rigl" else "uniform")
     model = ks.sparsify(model, options.sparsity, distribution=distribution, seed=options.seed)
-    callback = _CALLBACKS[method](experiment, options)
-    shortest = min(getattr(callback.period, "values", {0: 100}).values())
-    return Plan(model, rates, options.epochs, [callback], shortest)
+    method = callback(method, experiment, options)
+    shortest = min(getattr(method.period, "values", {0: 100}).values())
+    return Plan(model, rates, options.epochs, [method], shortest)
 
 
 def thin(build, parameters, **kwargs):
@@ -107,6 +107,11 @@ def _deepr(experiment, options):
 def _rigl(experiment, options):
     settings = experiment.rigl
     return ks.RigL(settings.fraction, options.period or settings.period, math.ceil(settings.until * options.epochs))
+
+
+def callback(method, experiment, options):
+    """The callback of one of the methods that train sparse from the first step, with its settings of the experiment."""
+    return _CALLBACKS[method](experiment, options)
 
 
 def _static(experiment, options):

@@ -1,0 +1,48 @@
+"""What an update changes in a layer, taken down before anything is written."""
+
+import dataclasses
+
+import numpy as np
+
+from keras_sparse.elements import write
+from keras_sparse.slots import slots
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """The change of one layer.
+
+    Attributes:
+        elements: int array, the mask elements that died and grew.
+        alive: boolean array like it, True for those that grew.
+        fresh: int array, the weights of those elements, whose slots start anew.
+        weights: int array, all weights that change.
+        values: float array like it.
+    """
+
+    elements: np.ndarray
+    alive: np.ndarray
+    fresh: np.ndarray
+    weights: np.ndarray
+    values: np.ndarray
+
+    @classmethod
+    def of(cls, tensor, dropped, grown, start):
+        """From a `Tensor`, which of its live elements die, which positions grow, and the weights these start with."""
+        elements = np.concatenate([tensor.live[dropped], grown])
+        alive = np.repeat([False, True], [len(elements) - len(grown), len(grown)])
+        fresh = tensor.positions(elements)
+        values = np.zeros(fresh.shape)
+        values[:, alive] = start
+        weights, fresh, values = fresh.ravel(), fresh.ravel(), values.ravel()
+        if tensor.moved is not None:
+            weights = np.concatenate([weights, tensor.positions(tensor.live[~dropped]).ravel()])
+            values = np.concatenate([values, tensor.moved[:, ~dropped].ravel()])
+        return cls(elements, alive, fresh, weights, values)
+
+    def write(self, layer, optimizer):
+        """Writes it into a masked layer's variables and the optimizer's."""
+        write(layer.kernel_mask.value, self.elements, self.alive)
+        write(layer.kernel_variable, self.weights, self.values)
+        for slot, fresh in slots(optimizer, layer.kernel_variable):
+            write(slot, self.fresh, fresh)
