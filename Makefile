@@ -2,6 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN = $(VENV)/bin
+PARALLEL ?= --numprocesses 2 --dist worksteal
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: demo test test-backends lint clean
@@ -11,11 +12,11 @@ demo: $(VENV)/installed-demo  ## Train a 98% sparse network on 5,000 real digits
 	$(BIN)/python recipes/lenet_mnist.py --dataset mnist_5k --period 10 --l1 5e-4 --output_dir runs/demo --overwrite
 
 test: $(VENV)/installed-test  ## All tests, on the TensorFlow backend
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-backends: $(VENV)/installed-jax $(VENV)/installed-torch  ## The core's tests on the other backends
-	KERAS_BACKEND=jax $(BIN)/python -m pytest
-	KERAS_BACKEND=torch $(BIN)/python -m pytest
+	KERAS_BACKEND=jax $(BIN)/python -m pytest $(PARALLEL)
+	KERAS_BACKEND=torch $(BIN)/python -m pytest $(PARALLEL)
 
 lint: $(VENV)/installed-dev  ## Style
 	$(BIN)/ruff check .

@@ -20,32 +20,33 @@ def view(variable):
     return ops.convert_to_numpy(variable)
 
 
-def write(variable, positions, values):
-    """Writes some elements, in place where the backend can.
+def write(positions, *pairs):
+    """Writes the same elements of some variables, in place where the backend can.
 
     Args:
-        variable: `keras.Variable`.
         positions: 1-D int array, flat, without repetitions.
-        values: scalar, or array of the same shape.
+        *pairs: `(variable, values)`: `keras.Variable`s of one shape, and for each a scalar or an array of the shape of
+            `positions`.
     """
     if not len(positions):
         return
-    resource = _resource(variable)
-    if resource is not None:
-        import tensorflow as tf
+    indices = None
+    for variable, values in pairs:
+        resource = _resource(variable)
+        if resource is not None:
+            import tensorflow as tf
 
-        tf.raw_ops.ResourceScatterNdUpdate(
-            ref=resource.handle,
-            indices=np.stack(np.unravel_index(positions, variable.shape), axis=1),
-            updates=np.full(len(positions), values, resource.dtype.as_numpy_dtype),
-        )
-    elif keras.backend.backend() == "torch":
-        new = ops.convert_to_tensor(np.broadcast_to(values, positions.shape).copy(), dtype=variable.dtype)
-        variable.value.data.view(-1)[ops.convert_to_tensor(positions)] = new
-    else:  # JAX, whose arrays do not change; a variable over several devices
-        array = view(variable).copy()
-        array.flat[positions] = values
-        variable.assign(array)
+            if indices is None:
+                indices = np.stack(np.unravel_index(positions, variable.shape), axis=1)
+            new = np.full(len(positions), values, resource.dtype.as_numpy_dtype)
+            tf.raw_ops.ResourceScatterNdUpdate(ref=resource.handle, indices=indices, updates=new)
+        elif keras.backend.backend() == "torch":
+            new = ops.convert_to_tensor(np.broadcast_to(values, positions.shape).copy(), dtype=variable.dtype)
+            variable.value.data.view(-1)[ops.convert_to_tensor(positions)] = new
+        else:  # JAX, whose arrays do not change; a variable over several devices
+            array = view(variable).copy()
+            array.flat[positions] = values
+            variable.assign(array)
 
 
 def clear(variable, mask, fresh):

@@ -92,7 +92,7 @@ def test_a_sweep_runs_only_what_is_not_finished(tmp_path):
 @pytest.mark.tensorflow
 def test_the_benchmark_runs(tmp_path):
     process = subprocess.run(
-        [sys.executable, ROOT / "tools/benchmark.py", "step", "--rounds=1", "--widen_factor=0.25"],
+        [sys.executable, ROOT / "tools/benchmark.py", "step", "--rounds=1", "--widen_factor=0.25", "--images=4000"],
         capture_output=True,
         text=True,
     )

@@ -27,6 +27,7 @@ import keras_sparse as ks
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("rounds", 15, "How often dense and masked take turns.", 1)
+flags.DEFINE_integer("images", 60_000, "How many LeNet trains on in an epoch; a multiple of 100.", 100)
 flags.DEFINE_integer("depth", 10, "Of the WRN.")
 flags.DEFINE_float("widen_factor", 2, "Of the WRN.")
 
@@ -168,9 +169,9 @@ def main(argv):
     options = flags.FlagValues()
     define_flags(LENET_MNIST, options)
     options(["recipe"])
-    lenet = step("LeNet-300-100", lenet_300_100, (), 0.98, images=60_000)
+    lenet = step("LeNet-300-100", lenet_300_100, (), 0.98, images=FLAGS.images)
     shares("LeNet-300-100", lenet, LENET_MNIST, options)
-    every_step("LeNet-300-100", lenet_300_100, (), 0.98, 10_000, LENET_MNIST, options)
+    every_step("LeNet-300-100", lenet_300_100, (), 0.98, FLAGS.images // 6 // 100 * 100 or 100, LENET_MNIST, options)
     wrn = (
         f"WRN-{FLAGS.depth}-{FLAGS.widen_factor:g}",
         lambda: wide_resnet(FLAGS.depth, FLAGS.widen_factor),

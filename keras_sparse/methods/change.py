@@ -34,7 +34,10 @@ class Change:
         fresh = tensor.positions(elements)
         values = np.zeros(fresh.shape)
         values[:, alive] = start
-        weights, fresh, values = fresh.ravel(), fresh.ravel(), values.ravel()
+        fresh, values = fresh.ravel(), values.ravel()
+        if tensor.unit == 1:
+            fresh = elements
+        weights = fresh
         if tensor.moved is not None:
             weights = np.concatenate([weights, tensor.positions(tensor.live[~dropped]).ravel()])
             values = np.concatenate([values, tensor.moved[:, ~dropped].ravel()])
@@ -42,7 +45,11 @@ class Change:
 
     def write(self, layer, optimizer):
         """Writes it into a masked layer's variables and the optimizer's."""
-        write(layer.kernel_mask.value, self.elements, self.alive)
-        write(layer.kernel_variable, self.weights, self.values)
-        for slot, fresh in slots(optimizer, layer.kernel_variable):
-            write(slot, self.fresh, fresh)
+        mask, kernel = (layer.kernel_mask.value, self.alive), (layer.kernel_variable, self.values)
+        others = slots(optimizer, layer.kernel_variable)
+        if self.weights is self.elements:
+            write(self.elements, mask, kernel, *others)
+        else:
+            write(self.elements, mask)
+            write(self.weights, kernel)
+            write(self.fresh, *others)

@@ -133,7 +133,7 @@ class DeepR(RandomGrowth):
             signs.append(rng.choice(np.array([-1, 1], "int8"), tensor.size))
             # A fresh weight whose sign is the other one is reflected; one that was trained so has its sign already.
             against = tensor.live[tensor.values[0] * signs[i][tensor.live] < 0]
-            elements.write(layer.kernel_variable, against, -tensor.kernel.ravel()[against])
+            elements.write(against, (layer.kernel_variable, -tensor.kernel.ravel()[against]))
         return signs
 
 
@@ -147,5 +147,5 @@ def _through(optimizer, layer, positions, step):
         return step
     momenta = {id(m) for m in sgd.momentums}
     (slot,) = (slot for slot, _ in slots(sgd, layer.kernel_variable) if id(slot) in momenta)
-    elements.write(slot, positions, elements.view(slot).ravel()[positions] + step)
+    elements.write(positions, (slot, elements.view(slot).ravel()[positions] + step))
     return step * (1 + sgd.momentum) if sgd.nesterov else step

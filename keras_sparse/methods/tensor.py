@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections import defaultdict
 
 import numpy as np
@@ -41,7 +42,7 @@ class Tensor:
     @functools.cached_property
     def values(self):
         """Array of shape `(unit, live)`, the weights of the live elements, moved where they shall move."""
-        return self.weights[:, self.live] if self.moved is None else self.moved
+        return self.weights.take(self.live, axis=1) if self.moved is None else self.moved
 
     @functools.cached_property
     def scores(self):
@@ -57,7 +58,7 @@ class Tensor:
     @functools.cached_property
     def size(self):
         """How many elements the mask has."""
-        return int(np.prod(self.mask_shape))
+        return math.prod(self.mask_shape)
 
     @property
     def unit(self):
