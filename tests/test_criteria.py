@@ -103,3 +103,22 @@ def test_regrowth_is_uniform_by_chi_square():
 @pytest.mark.parametrize(("dropped", "expected"), [(89, 2.0), (90, 1.0), (100, 1.0), (110, 1.0), (111, 0.5), (0, 2.0)])
 def test_threshold_doubles_and_halves_outside_the_tolerance(dropped, expected):
     assert criteria.adapt_threshold(1.0, dropped, target=100, tolerance=0.1) == expected
+
+
+def test_the_weakest_by_hand():
+    assert criteria.weakest(np.array([0.3, 0.1, 0.2, 0.1]), 2).tolist() == [False, True, False, True]
+    assert criteria.weakest(np.array([0.1, 0.1, 0.1]), 1).tolist() == [True, False, False]  # of equal ones the earlier
+    assert criteria.weakest(np.array([0.1]), 0).tolist() == [False]
+
+
+@given(st.integers(1, 60), st.integers(0, 2**32 - 1))
+def test_the_strongest_dead_positions_are_those_a_sort_would_give(size, seed):
+    rng = np.random.default_rng(seed)
+    live = np.flatnonzero(rng.random(size) < 0.5)
+    scores = rng.integers(0, 6, size).astype("float32")  # many ties
+    dead = [i for i in range(size) if i not in set(live)]
+    count = int(rng.integers(0, len(dead) + 1))
+    before = scores.copy()
+    grown = criteria.grow_strongest(live, scores, count)
+    assert grown.tolist() == sorted(sorted(dead, key=lambda i: -scores[i])[:count])
+    np.testing.assert_array_equal(scores, before)

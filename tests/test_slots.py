@@ -6,7 +6,7 @@ import pytest
 from nets import assert_dead_is_zero, compiled, live_weights, mlp, numpy, state
 
 import keras_sparse as ks
-from keras_sparse.slots import iterations, slots
+from keras_sparse.slots import iterations, keeps_zeros, slots
 
 OPTIMIZERS = sorted(
     name
@@ -154,3 +154,23 @@ def test_accumulators_start_where_the_optimizer_starts_them(blobs):
     assert fresh == 0.3
     dead = numpy(slot)[~ks.masked_layers(model)[0].kernel_mask.numpy()]
     np.testing.assert_array_equal(dead, np.float32(0.3))
+
+
+def test_which_optimizers_leave_dead_weights_alone():
+    class Own(keras.optimizers.SGD):
+        pass
+
+    assert {name for name in OPTIMIZERS if not keeps_zeros(make(name))} == {"Adafactor", "Muon"}
+    assert keeps_zeros(None)
+    assert not keeps_zeros(Own())
+    assert keeps_zeros(keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam()))
+    assert not keeps_zeros(keras.optimizers.LossScaleOptimizer(keras.optimizers.Muon(0.01)))
+
+
+def test_an_optimizer_of_ones_own_that_moves_every_weight(blobs):
+    class Drift(keras.optimizers.SGD):
+        def update_step(self, gradient, variable, learning_rate):
+            super().update_step(gradient, variable, learning_rate)
+            self.assign_add(variable, keras.ops.full(variable.shape, 0.01))
+
+    train(Drift(0.01, momentum=0.9), blobs)

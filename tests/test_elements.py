@@ -1,0 +1,62 @@
+"""Reading variables and writing single elements of them, whatever the backend keeps them in."""
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nets import numpy
+
+from keras_sparse.elements import assign, clear, view, write
+
+SHAPES = st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple)
+
+
+def variable(shape, dtype="float32"):
+    values = np.arange(np.prod(shape)).reshape(shape) + 1
+    return keras.Variable((values % 2 == 0) if dtype == "bool" else values, dtype=dtype)
+
+
+@given(SHAPES, st.integers(0, 2**32 - 1))
+def test_only_what_is_named_is_written_in_every_variable(shape, seed):
+    rng = np.random.default_rng(seed)
+    size = int(np.prod(shape))
+    positions = rng.choice(size, rng.integers(0, size + 1), replace=False)
+    weights, mask, slot = variable(shape), variable(shape, "bool"), variable(shape)
+    expected = [numpy(v).copy() for v in (weights, mask, slot)]
+    values, alive = rng.normal(size=len(positions)), rng.random(len(positions)) < 0.5
+    for array, new in zip(expected, (values, alive, 0.25), strict=True):
+        array.flat[positions] = new
+    write(positions, (weights, values), (mask, alive), (slot, 0.25))
+    for v, array in zip((weights, mask, slot), expected, strict=True):
+        np.testing.assert_array_equal(view(v), array)
+        np.testing.assert_array_equal(numpy(v), array)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_other_precisions(dtype):
+    weights = variable((3, 4), dtype)
+    write(np.array([1, 7]), (weights, np.array([0.5, -2.0])))
+    assert keras.backend.standardize_dtype(weights.dtype) == dtype
+    assert view(weights).astype("float32").ravel().tolist() == [1, 0.5, 3, 4, 5, 6, 7, -2, 9, 10, 11, 12]
+
+
+def test_a_copy_of_a_view_outlives_a_write():
+    weights = variable((4,))
+    before = view(weights).copy()
+    write(np.array([2]), (weights, 9.0))
+    assert before.tolist() == [1, 2, 3, 4]
+    assert view(weights).tolist() == [1, 2, 9, 4]
+
+
+def test_scalars_are_assigned():
+    step, threshold = keras.Variable(-1, dtype="int32"), keras.Variable(0.0)
+    assign(step, 7)
+    assign(threshold, 0.5)
+    assert (int(view(step)), float(view(threshold))) == (7, 0.5)
+
+
+def test_clear_sets_what_a_coarser_mask_calls_dead():
+    weights = variable((2, 2, 1, 2))
+    clear(weights, np.array([True, False]).reshape(1, 1, 1, 2), 0.5)
+    assert view(weights).ravel().tolist() == [1, 0.5, 3, 0.5, 5, 0.5, 7, 0.5]
