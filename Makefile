@@ -23,7 +23,7 @@ lint: $(VENV)/installed-dev  ## Style
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs/demo .pytest_cache .ruff_cache .hypothesis
 
 # One environment; each target adds what it needs.
 $(VENV)/installed-%: pyproject.toml constraints.txt

@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_sparse import distributions
 from keras_sparse.criteria import apportion
-from keras_sparse.layers import MASKED, MaskedKernel, check_sparsity
+from keras_sparse.layers import MASKED, MaskedKernel, check_seed, check_sparsity
 from keras_sparse.masks import live_count, mask_shape
 
 
@@ -59,6 +59,7 @@ def sparsify(model, sparsity, distribution="uniform", keep_dense=(), granularity
     [23520, 300]
     """
     check_sparsity(sparsity)
+    check_seed(seed)
     _check_convertible(model, "sparsify")
     layers = _eligible(model, keep_dense)
     sparsities = _sparsities(layers, sparsity, distributions.get(distribution), granularity)
@@ -73,7 +74,7 @@ def sparsify(model, sparsity, distribution="uniform", keep_dense=(), granularity
                 "sparsity": sparsities[place[id(layer)]],
                 "granularity": granularity,
                 # By place, not by path: nested models may hold layers of one path, and Keras numbers names through.
-                "seed": (seed, place[id(layer)]),
+                "seed": (int(seed), place[id(layer)]),
             }
         )
 
@@ -113,8 +114,10 @@ def _clone(model, convert):
     pairs = []
 
     def convert_and_note(layer):
-        pairs.append((layer, convert(layer)))
-        return pairs[-1][1]
+        new = convert(layer)
+        if isinstance(layer, keras.layers.Layer):  # and not an operation, such as the + of a residual connection
+            pairs.append((layer, new))
+        return new
 
     clone = keras.models.clone_model(model, clone_function=convert_and_note, recursive=True)
     for old, new in pairs:
@@ -130,6 +133,8 @@ def _copy_weights(old, new):
         new.kernel.assign(old.kernel)
     else:
         new.set_weights(old.get_weights())
+        if hasattr(new, "finalize_state"):  # Normalization and its like compute with what they make of their weights.
+            new.finalize_state()
         return
     if getattr(old, "bias", None) is not None:
         new.bias.assign(old.bias)
@@ -138,7 +143,7 @@ def _copy_weights(old, new):
 def _check_convertible(model, function):
     if not isinstance(model, keras.Model):
         raise ValueError(f"`{function}` takes a keras.Model. Received: {model!r} of type {type(model).__name__}.")
-    if not isinstance(model, keras.Sequential) and not hasattr(model, "operations"):
+    if not _is_cloned(model):
         raise ValueError(
             f"`{function}` needs a Sequential or functional model, since a subclassed one cannot be cloned. Received: "
             f"{model.name!r} of class {type(model).__name__}. Build the class from the layers of "
@@ -186,9 +191,24 @@ def _clonable_layers(model):
     """
     found = {}
     for layer in model.layers:
-        inner = _clonable_layers(layer) if isinstance(layer, keras.Model) and hasattr(layer, "layers") else [layer]
-        found.update((id(x), x) for x in inner)
+        if not isinstance(layer, keras.Model):
+            found[id(layer)] = layer
+        elif _is_cloned(layer):
+            found.update((id(x), x) for x in _clonable_layers(layer))
+        else:
+            maskable = [x.name for x in layer._flatten_layers() if type(x) in MASKED]
+            if maskable:
+                raise ValueError(
+                    f"The subclassed model {layer.name!r} inside of {model.name!r} cannot be cloned, so its layers "
+                    f"{maskable} cannot be masked. Build it from the layers of `keras_sparse.layers`, or make it a "
+                    "functional model."
+                )
     return list(found.values())
+
+
+def _is_cloned(model):
+    """Whether a model is Sequential or functional."""
+    return isinstance(model, keras.Sequential) or hasattr(model, "operations")
 
 
 def _sparsities(layers, sparsity, distribution, granularity):
@@ -216,4 +236,20 @@ def _sparsities(layers, sparsity, distribution, granularity):
             strict=True,
         ):
             live[i] = k
+        _feed_the_empty(live, members, layers)
     return [1 - k / e for k, e in zip(live, elements, strict=True)]
+
+
+def _feed_the_empty(live, members, layers):
+    """Gives each layer without a live element one of the layer that has most, in place."""
+    for i in members:
+        if live[i]:
+            continue
+        richest = max(members, key=lambda j: live[j])
+        if live[richest] < 2:
+            raise ValueError(
+                f"`sparsity` leaves {sum(live[j] for j in members)} live mask elements for {len(members)} layers, and "
+                f"each needs one: {[layers[j].name for j in members]}. Lower it, or keep small layers dense by "
+                "`keep_dense`."
+            )
+        live[richest], live[i] = live[richest] - 1, 1

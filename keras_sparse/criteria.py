@@ -118,12 +118,30 @@ def grow_random(live, size, count, rng):
     return rank + np.searchsorted(live - np.arange(len(live)), rank, side="right")
 
 
+def between_live_units(live, shape):
+    """Which positions lie between two units that each have a live weight in the layer.
+
+    Args:
+        live: sorted int array, the live positions.
+        shape: shape of the mask; its last two axes number the units on the two sides of the layer.
+
+    Returns:
+        Boolean array of one dimension, an entry for each position.
+    """
+    mask = np.zeros(shape, bool)
+    mask.flat[live] = True
+    pairs = mask.any(axis=tuple(range(mask.ndim - 2)))
+    units = pairs.any(axis=1)[:, None] & pairs.any(axis=0)
+    return np.broadcast_to(units, shape).ravel()
+
+
 def grow_strongest(live, scores, count):
     """The positions of the highest scores among those that are not live; of equal ones the earlier.
 
     Args:
         live: sorted int array, the live positions before the drop.
-        scores: 1-D array, a score of every position, live or dead, such as the magnitude of its dense gradient.
+        scores: 1-D array of at least 0, a score of every position, live or dead, such as the
+            magnitude of its dense gradient.
         count: int, at most the number of dead positions.
 
     Returns:
@@ -131,7 +149,7 @@ def grow_strongest(live, scores, count):
     """
     if not count:
         return np.zeros(0, "int64")
-    scores = scores.copy()
+    scores = np.nan_to_num(scores, nan=-1.0)  # a copy; NaN is the last choice
     scores[live] = -np.inf
     # A partition, since a sort of all dead positions would take most of an update.
     least = np.partition(scores, len(scores) - count)[len(scores) - count]

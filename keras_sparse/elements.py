@@ -33,7 +33,8 @@ def write(positions, *pairs):
     indices = None
     for variable, values in pairs:
         resource = _resource(variable)
-        if resource is not None:
+        # TensorFlow has no scatter of booleans on a GPU.
+        if resource is not None and (variable.dtype != "bool" or "GPU" not in resource.device):
             import tensorflow as tf
 
             if indices is None:
@@ -46,7 +47,7 @@ def write(positions, *pairs):
         else:  # JAX, whose arrays do not change; a variable over several devices
             array = view(variable).copy()
             array.flat[positions] = values
-            variable.assign(array)
+            assign(variable, array)
 
 
 def clear(variable, mask, fresh):

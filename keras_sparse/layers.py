@@ -20,6 +20,12 @@ def check_sparsity(sparsity, name="sparsity"):
         )
 
 
+def check_seed(seed):
+    """Raises ValueError unless `seed` is an int of at least 0."""
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or seed < 0:
+        raise ValueError(f"`seed` must be an int of at least 0. Received: seed={seed!r}.")
+
+
 class MaskedKernel:
     """Mixin that puts a mask over the kernel of a Keras layer: the layer computes with `where(mask, kernel, 0)`.
 
@@ -28,7 +34,7 @@ class MaskedKernel:
 
     Args:
         sparsity: float in [0, 1), the removed fraction of the kernel. The live weights are drawn at random when
-            the layer is built: exactly `round(size * (1 - sparsity))` of them. Defaults to 0.
+            the layer is built: exactly `round(size * (1 - sparsity))` of them, but at least one. Defaults to 0.
         granularity: "weight", "kernel_slice" (whole k x k slices of a convolution), or the mask's shape as a
             tuple that broadcasts to the kernel's.
         seed: int of at least 0: the same seed and layer path give the same mask in any process, on any backend. Or a
@@ -49,7 +55,9 @@ class MaskedKernel:
         self.sparsity = float(sparsity)
         # Keras's JSON turns tuples into lists.
         self.granularity = granularity if isinstance(granularity, str) else tuple(granularity)
-        self.seed = seed if isinstance(seed, int) else tuple(seed)
+        for number in seed if isinstance(seed, (tuple, list)) else [seed]:
+            check_seed(number)
+        self.seed = tuple(map(int, seed)) if isinstance(seed, (tuple, list)) else int(seed)
         self.kernel_mask = Mask(name="kernel_mask")
 
     def build(self, input_shape):
@@ -77,7 +85,8 @@ class MaskedKernel:
 
     def _draw(self, shape):
         seeds = [self.seed, zlib.crc32(self.path.encode())] if isinstance(self.seed, int) else self.seed
-        return random_mask(shape, live_count(math.prod(shape), self.sparsity), np.random.default_rng(seeds))
+        live = max(1, live_count(math.prod(shape), self.sparsity))
+        return random_mask(shape, live, np.random.default_rng(seeds))
 
     @property
     def _spatial_rank(self):

@@ -122,3 +122,14 @@ def test_the_strongest_dead_positions_are_those_a_sort_would_give(size, seed):
     grown = criteria.grow_strongest(live, scores, count)
     assert grown.tolist() == sorted(sorted(dead, key=lambda i: -scores[i])[:count])
     np.testing.assert_array_equal(scores, before)
+
+
+def test_between_live_units_by_hand():
+    # Of three inputs and three outputs the second input and the third output have no live weight.
+    live = np.flatnonzero([[1, 0, 0], [0, 0, 0], [0, 1, 0]])
+    assert criteria.between_live_units(live, (3, 3)).reshape(3, 3).tolist() == [[T, T, F], [F, F, F], [T, T, F]]
+    # Slices of a convolution 2 x 1 with two channels in and out: any of the slice's weights makes its units live.
+    mask = np.zeros((2, 1, 2, 2), bool)
+    mask[1, 0, 0, 1] = True
+    between = criteria.between_live_units(np.flatnonzero(mask), mask.shape).reshape(mask.shape)
+    np.testing.assert_array_equal(between, np.broadcast_to([[F, T], [F, F]], mask.shape))

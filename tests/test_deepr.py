@@ -50,14 +50,14 @@ def reference(reading, seed, alpha, temperature, eta, rate, momentum, now):
 
 
 class NoteSigns(keras.callbacks.Callback):
-    """After `DeepR.on_train_begin`, before the first step."""
+    """After `DeepR` has given its signs, before the first step."""
 
     def __init__(self, signs, seed, reading):
         super().__init__()
         self.signs, self.seed, self.reading = signs, seed, reading
 
-    def on_train_begin(self, logs=None):
-        for i, (w, _) in enumerate(state(self.model)):
+    def on_epoch_begin(self, epoch, logs=None):
+        for i, (w, _) in enumerate(state(self.model) if epoch == 0 else ()):
             if self.reading == "bellec":
                 self.signs[i] = signs_for_life(self.seed, i, w.size).tolist()
                 assert (w.ravel() * self.signs[i] >= 0).all()

@@ -189,6 +189,7 @@ def test_a_new_optimizer_starts_a_new_run(blobs):
         ({"threshold": 0}, "`threshold` must be a number above 0"),
         ({"threshold": float("nan")}, "`threshold` must be a number above 0"),
         ({"regrow_scale": -1e-4}, "`regrow_scale` must be a number of at least 0"),
+        ({"growth": "local"}, "`growth` must be one of .*'anywhere', 'live_units'.*Received: growth='local'"),
         ({"until": 0}, "`until` must be an int of at least 1"),
         ({"seed": -1}, "`seed` must be an int of at least 0"),
         ({"seed": True}, "`seed` must be an int of at least 0"),
@@ -201,5 +202,28 @@ def test_bad_arguments(arguments, message):
 
 def test_more_to_prune_than_there_is(blobs):
     model = compiled(mlp(0.9))
-    with pytest.raises(ValueError, match="not be more than what is live in the network, 36 mask elements.*=37"):
+    with pytest.raises(ValueError, match="not be more than what can be dropped, 33 of 36 live mask elements.*=37"):
         model.fit(*blobs, callbacks=[ks.DynamicSparse(37, 4)], verbose=0)
+
+
+def test_growth_between_live_units_only(blobs):
+    model = compiled(mlp(0.9))
+    masks = [m for _, m in state(model)]
+    dead_in, dead_out = ([~m.any(axis=axis) for m in masks] for axis in (1, 0))
+    assert any(d.any() for d in dead_in + dead_out)
+    budget = live_weights(model)
+    method = ks.DynamicSparse(10, 3, threshold=0.1, growth="live_units")
+    history = model.fit(*blobs, batch_size=8, epochs=3, callbacks=[method], verbose=0).history
+    assert sum(history["dropped"]) > 20
+    assert live_weights(model) == budget
+    assert_dead_is_zero(model)
+    for (_, m), rows, columns in zip(state(model), dead_in, dead_out, strict=True):
+        assert not m[rows].any()
+        assert not m[:, columns].any()
+
+
+def test_no_more_is_dropped_than_fits_between_live_units():
+    model = two_layers([0.9, 0.1, 0, 0], [0.7, 0.2, 0, 0])  # each layer's live weights leave one input: no free pair
+    before = flat(model)
+    ks.DynamicSparse(2, 1, threshold=0.5, growth="live_units").update(model, step=1)
+    assert flat(model) == before

@@ -1,6 +1,5 @@
 """The recipes' networks: parameter counts of the paper, and what PyTorch does otherwise than Keras."""
 
-import keras
 import numpy as np
 import pytest
 from common.models import lenet_300_100, wide_resnet
@@ -42,11 +41,8 @@ def test_a_strided_convolution_pads_on_both_sides():
 
 
 def test_l2_is_weight_decay_of_pytorch_on_every_parameter():
-    model = lenet_300_100(l2=0.5)
-    model.compile(keras.optimizers.SGD(1.0), "mse", run_eagerly=keras.backend.backend() != "jax")
+    model = lenet_300_100(l2=0.5)  # half the sum of squares, whose gradient is l2 * weight
     for v in model.trainable_variables:
         v.assign(ops.ones(v.shape))
-    plain = keras.models.clone_model(model)
     expected = sum(0.25 * int(np.prod(v.shape)) for v in model.trainable_variables)
     assert ops.convert_to_numpy(sum(model.losses)) == pytest.approx(expected)
-    assert len(plain.trainable_variables) == 9

@@ -106,9 +106,12 @@ def test_thin_dense_has_the_parameters_of_the_sparse_network(sparsity):
     assert abs(ks.report(thin).parameters - sparse) <= 400  # half of what one more unit costs
 
 
-def test_as_printed_learning_rates(tmp_path):
-    run(tmp_path, "--epochs=1", "--learning_rates=as_printed", "--method=dense")
-    assert LENET_MNIST.training.learning_rates_as_printed == {0: 0.1, 25: 0.02, 50: 0.04, 75: 0.008}
+@pytest.mark.parametrize(("which", "rate"), [("code", 0.004), ("as_printed", 0.04)])
+def test_both_schedules_of_the_learning_rate(which, rate):
+    options = flags.FlagValues()
+    train.define_flags(LENET_MNIST, options)
+    options(["recipe", f"--learning_rates={which}", "--method=dense"])
+    assert methods.plan(LENET_MNIST, lenet_300_100, options, 600).learning_rates[50] == rate
 
 
 def test_an_earlier_run_is_not_lost_by_accident(tmp_path):
@@ -198,4 +201,3 @@ def test_an_execution_divides_the_epoch():
         assert train.steps_per_execution(600, most=40) == 40
     else:
         assert train.steps_per_execution(600, most=100) == 1
-    assert ks.__version__

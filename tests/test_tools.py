@@ -71,6 +71,8 @@ def test_a_sweep_runs_only_what_is_not_finished(tmp_path):
         "import json, pathlib, sys\n"
         "folder = pathlib.Path(next(a for a in sys.argv if a.startswith('--output_dir')).split('=')[1])\n"
         "folder.mkdir(parents=True, exist_ok=True)\n"
+        "flags = dict(a.removeprefix('--').split('=') for a in sys.argv[1:] if '=' in a)\n"
+        "(folder / 'config.json').write_text(json.dumps(flags))\n"
         "with open(folder / 'count', 'a') as f: f.write('x')\n"
         "if 'seed1' in folder.name and not (folder / 'failed').exists():\n"
         "    (folder / 'failed').touch(); sys.exit(3)\n"
@@ -87,6 +89,11 @@ def test_a_sweep_runs_only_what_is_not_finished(tmp_path):
     assert subprocess.run(command, capture_output=True).returncode == 0
     counts = {p.parent.name: p.read_text() for p in (tmp_path / "o").rglob("count")}
     assert counts == {"dynamic_sparse_0.98_seed0": "x", "dynamic_sparse_0.98_seed1": "xx"}
+    for other in (["--epochs=3"], ["--epochs", "3"]):
+        (tmp_path / "o/dynamic_sparse_0.98_seed0/config.json").write_text('{"epochs": 100}')
+        process = subprocess.run([*command, "--", *other], capture_output=True, text=True)
+        assert process.returncode != 0
+        assert "holds a run with epochs=100, not 3. Name another --output_dir." in process.stderr
 
 
 @pytest.mark.tensorflow

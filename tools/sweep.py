@@ -50,12 +50,24 @@ def commands(recipe, grid, seeds, extra, output_dir):
     return runs
 
 
+def _check_same(folder, command):
+    """Stops if a finished run was made with other flags than the sweep gives."""
+    config = json.loads((folder / "config.json").read_text())
+    given = " ".join(command[2:]).replace("=", " ").split(" --")  # "--flag=value" and "--flag value" alike
+    for name, _, value in (flag.removeprefix("--").partition(" ") for flag in given):
+        made = config.get(name)
+        if value and made is not None and name not in ("output_dir", "verbose") and str(made) != value:
+            sys.exit(f"{folder} holds a run with {name}={made}, not {value}. Name another --output_dir.")
+
+
 def main(argv):
     """Runs what is not finished; stops at the first failure."""
     runs = commands(FLAGS.recipe, FLAGS.grid, FLAGS.seeds, argv[1:], Path(FLAGS.output_dir))
     for i, (folder, command) in enumerate(runs, start=1):
         result = folder / "result.json"
-        if not result.exists():
+        if result.exists():
+            _check_same(folder, command)
+        else:
             subprocess.run([*command, "--overwrite"], check=True)
         print(f"[{i}/{len(runs)}] {folder}: {json.loads(result.read_text())['test_accuracy']:.4f}", flush=True)
 

@@ -9,15 +9,17 @@ import warnings
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_sparse import elements
 from keras_sparse.conversion import masked_layers
+from keras_sparse.elements import view
+from keras_sparse.layers import check_seed
 from keras_sparse.methods.arguments import check_positive_int
 from keras_sparse.methods.change import Change
 from keras_sparse.methods.tensor import live_weights, tensors_of
+from keras_sparse.methods.zeros import clear, keep_zeros
 from keras_sparse.schedules import by_epoch, multiples
-from keras_sparse.slots import iterations, keeps_zeros, slots
+from keras_sparse.slots import iterations
 
 EPOCH = "epoch"
 
@@ -50,8 +52,7 @@ class SparseMethod(keras.callbacks.Callback):
         self.period = period if period in (None, EPOCH) else by_epoch(period, "period", check_positive_int)
         if until is not None:
             check_positive_int(until, "until")
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise ValueError(f"`seed` must be an int of at least 0. Received: seed={seed!r}.")
+        check_seed(seed)
         self.until = until
         self.seed = seed
 
@@ -95,20 +96,22 @@ class SparseMethod(keras.callbacks.Callback):
 
     # The update.
 
-    def update(self, model, step, epoch=0):
+    def update(self, model, step, epoch=0, optimizer=None):
         """Drops and grows once, now.
 
         Args:
             model: the `keras.Model` with masked layers.
             step: int, the optimizer's step, from which random draws are made.
             epoch: int from 0, at which schedules are read.
+            optimizer: the one that trains the model, whose state is kept clean; None for `model.optimizer`.
 
         Raises:
             RuntimeError: if the method broke one of the invariants above. Nothing is written then.
         """
         layers = trainable_masked_layers(model)
-        optimizer = getattr(model, "optimizer", None)
-        memory = layers[0].kernel_mask
+        optimizer = optimizer or getattr(model, "optimizer", None)
+        everything = [id(x) for x in masked_layers(model)]  # the frozen ones, too: places and memory stay
+        memory = masked_layers(model)[0].kernel_mask
         self._epoch, self._step = epoch, step
         if memory is not self._recalled:
             self.recall(memory)
@@ -116,7 +119,7 @@ class SparseMethod(keras.callbacks.Callback):
         tensors = self.observe(model, layers)
         dropped = self.drop(tensors)
         counts = self.redistribute(tensors, dropped)
-        rngs = [np.random.default_rng([self.seed, i, step]) for i in range(len(layers))]
+        rngs = [np.random.default_rng([self.seed, everything.index(id(x)), step]) for x in layers]
         grown = [self.grow(t, n, rng) for t, n, rng in zip(tensors, counts, rngs, strict=True)]
         self._check(tensors, dropped, grown)
         changes = [
@@ -126,12 +129,12 @@ class SparseMethod(keras.callbacks.Callback):
         del tensors  # They look at variables, which can be written in place when nobody does.
         for layer, change in zip(layers, changes, strict=True):
             change.write(layer, optimizer)
-        if not keeps_zeros(optimizer):
-            _clear(layers, optimizer)
+        if not keep_zeros(layers, optimizer):
+            clear(layers, optimizer)
         elements.assign(memory.last_update, step)
         self.remember(memory)
         self._updates += 1
-        self._dropped += sum(np.count_nonzero(gone) for gone in dropped)
+        self._dropped += int(sum(np.count_nonzero(gone) for gone in dropped))
         self._grown += sum(map(len, grown))
 
     def _check(self, tensors, dropped, grown):
@@ -164,26 +167,24 @@ class SparseMethod(keras.callbacks.Callback):
         """Checks that there is something to train and that no execution can hold two updates."""
         model = self.model
         layers = trainable_masked_layers(model)
-        seen, per_step = iterations(model.optimizer)
-        per_execution = model.steps_per_execution
+        per_step = iterations(model.optimizer)[1]
+        steps = model.steps_per_execution
+        self._per_execution = steps if isinstance(steps, int) else 1  # "auto" grows from 1
         shortest = min(getattr(self.period, "values", {0: np.inf}).values())
-        if isinstance(per_execution, int) and per_execution > shortest * per_step:
-            self._refuse(per_execution, shortest * per_step)
+        if self._per_execution > shortest * per_step:
+            self._refuse(self._per_execution, shortest * per_step)
         if self.moves and all(x.kernel_mask.numpy().all() for x in layers):
             warnings.warn(
                 f"{type(self).__name__} can move nothing: all masked layers of {model.name!r} are dense. Give "
                 "keras_sparse.sparsify a sparsity above 0.",
                 stacklevel=2,
             )
-        last = int(ops.convert_to_numpy(layers[0].kernel_mask.last_update))
-        if last > seen // per_step:  # Trained before, now with a new optimizer: a new run.
-            last = -1
-            layers[0].kernel_mask.forget()
-        self._started = seen // per_step
-        self._examined = last if last >= 0 else self.first(self._started)
-        self._recalled = None
+        self._examined = self._recalled = None
         self._updates = 0
         self._ever_active = False
+
+    def start(self, model):
+        """Called before the first step of `fit`, after callbacks that restore a checkpoint have done so."""
 
     def first(self, step):
         """The last optimizer step that needs no look for a model without a record: the one it starts at."""
@@ -191,12 +192,35 @@ class SparseMethod(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         """Reads the clock."""
-        self._epoch = epoch
+        model = self.model
+        self._seen, self._per_step = iterations(model.optimizer)
         self._dropped = self._grown = 0
         self._active = self.period is not None and epoch < self.ends()
         self._ever_active |= self._active
-        self._seen, self._per_step = iterations(self.model.optimizer)
+        if self._examined is None:
+            self._started = self._seen // self._per_step
+            self._examined = self._last_look(model, epoch)
+            self.start(model)
+        self._epoch = epoch
         self._update_if_due()
+
+    def _last_look(self, model, epoch):
+        """Up to which step nothing is owed.
+
+        A checkpoint may have been written after the step at which an update was due, and before that update. Anything
+        older was left out on purpose: by another callback, another period, or none.
+        """
+        memory, step = masked_layers(model)[0].kernel_mask, self._started
+        last = int(view(memory.last_update))
+        if last > step:  # Trained before, now with a new optimizer: a new run.
+            last = -1
+            memory.forget()
+        if last < 0:
+            return self.first(step)
+        self._epoch = max(0, epoch - 1)  # whose period it was
+        execution = -(-self._per_execution // self._per_step)
+        owed = [s for s in self.due(max(0, step - execution), step) if s > last] if self._active else []
+        return owed[-1] - 1 if owed else step
 
     def on_train_batch_end(self, batch, logs=None):
         """Updates if a period ended in the steps just executed."""
@@ -208,11 +232,12 @@ class SparseMethod(keras.callbacks.Callback):
         """Updates if still due, zeroes what an optimizer moved under the masks, and adds to the logs."""
         self._update_if_due()
         model = self.model
-        if self._active and self.period == EPOCH:
+        # After the last epoch nobody would train what grows, and the model was evaluated as it is.
+        if self._active and self.period == EPOCH and epoch + 1 < self.params["epochs"]:
             self.update(model, self._examined, epoch)
         layers = trainable_masked_layers(model)
-        if not keeps_zeros(model.optimizer):
-            _clear(layers, model.optimizer)
+        if not keep_zeros(layers, model.optimizer):
+            clear(layers, model.optimizer)
         if logs is not None:
             logs.update(sparsity=sparsity(layers), dropped=self._dropped, grown=self._grown, **self.logs())
 
@@ -272,11 +297,3 @@ def sparsity(layers):
 def _repeats(numbers):
     """Whether a sorted array holds a number twice."""
     return bool((numbers[1:] == numbers[:-1]).any())
-
-
-def _clear(layers, optimizer):
-    """Dead weights to 0 and their slots to fresh, of all of some layers."""
-    for layer in layers:
-        kernel, mask = layer.kernel_variable, layer.kernel_mask.numpy()
-        for variable, fresh in [(kernel, 0.0), *slots(optimizer, kernel)]:
-            elements.clear(variable, mask, fresh)

@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_sparse import criteria, elements
+from keras_sparse.conversion import masked_layers
 from keras_sparse.methods.arguments import check_choice, check_not_negative, check_number
 from keras_sparse.methods.base import trainable_masked_layers
 from keras_sparse.methods.random_growth import RandomGrowth
@@ -63,7 +64,7 @@ class DeepR(RandomGrowth):
     """
 
     def __init__(self, alpha, temperature, eta=None, reading="bellec", until=None, seed=0):
-        super().__init__(regrow_scale=0.0, period=1, until=until, seed=seed)
+        super().__init__(growth="anywhere", regrow_scale=0.0, period=1, until=until, seed=seed)
         self.alpha = by_epoch(alpha, "alpha", check_not_negative)
         self.temperature = by_epoch(temperature, "temperature", check_not_negative)
         if eta is not None:
@@ -75,11 +76,14 @@ class DeepR(RandomGrowth):
     _signs = None  # For each layer the sign of each weight: for life, or of its first move, 0 before that.
 
     def on_train_begin(self, logs=None):
-        """Notes the signs that the weights start with."""
+        """Checks that masks are over single weights."""
         super().on_train_begin(logs)
-        layers = trainable_masked_layers(self.model)
-        self._signs = self._first_signs(layers)
-        self._recalled = layers[0].kernel_mask
+        _check_single_weights(tensors_of(trainable_masked_layers(self.model)))
+
+    def start(self, model):
+        """Notes the signs that the weights start with."""
+        self._signs = self._first_signs(trainable_masked_layers(model))
+        self._recalled = masked_layers(model)[0].kernel_mask
 
     def recall(self, memory):
         """Forgets another model's signs; those of this one are in its weights."""
@@ -120,11 +124,7 @@ class DeepR(RandomGrowth):
 
     def _first_signs(self, layers):
         tensors = tensors_of(layers)
-        if any(t.unit > 1 for t in tensors):
-            raise ValueError(
-                "DeepR rewires single weights, and the model has masks over whole slices. Make them with "
-                'granularity="weight".'
-            )
+        _check_single_weights(tensors)
         if self.reading == "table_4":
             return [np.sign(t.kernel).astype("int8").ravel() for t in tensors]
         signs = []
@@ -135,6 +135,14 @@ class DeepR(RandomGrowth):
             against = tensor.live[tensor.values[0] * signs[i][tensor.live] < 0]
             elements.write(against, (layer.kernel_variable, -tensor.kernel.ravel()[against]))
         return signs
+
+
+def _check_single_weights(tensors):
+    if any(t.unit > 1 for t in tensors):
+        raise ValueError(
+            "DeepR rewires single weights, and the model has masks over whole slices. Make them with "
+            'granularity="weight".'
+        )
 
 
 def _through(optimizer, layer, positions, step):

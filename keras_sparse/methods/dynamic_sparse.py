@@ -5,9 +5,9 @@ reparameterization", ICML 2019, algorithm 1.
 """
 
 import numpy as np
-from keras import ops
 
 from keras_sparse import criteria, elements
+from keras_sparse.elements import view
 from keras_sparse.methods.arguments import check_number, check_positive_int
 from keras_sparse.methods.base import trainable_masked_layers
 from keras_sparse.methods.random_growth import RandomGrowth
@@ -34,6 +34,8 @@ class DynamicSparse(RandomGrowth):
             `(1 +- tolerance) * prune_count`.
         threshold: the paper's H(0), positive float. A model that was trained with the same optimizer continues with the
             H it reached.
+        growth: "anywhere" as in the paper, or "live_units" for positions between two units that each have a live
+            weight in the layer: better where a network is very sparse.
         regrow_scale: standard deviation of the normal distribution from which regrown weights start, a float of at
             least 0. The paper's word is 0.0. But in a very sparse network a unit whose live incoming weights are all 0
             passes no gradient either way, and stays stuck; 1e-4 frees it, too small to disturb anything.
@@ -63,11 +65,12 @@ class DynamicSparse(RandomGrowth):
         period,
         tolerance=0.1,
         threshold=1e-3,
+        growth="anywhere",
         regrow_scale=1e-4,
         until=None,
         seed=0,
     ):
-        super().__init__(regrow_scale=regrow_scale, period=period, until=until, seed=seed)
+        super().__init__(growth=growth, regrow_scale=regrow_scale, period=period, until=until, seed=seed)
         self.prune_count = by_epoch(prune_count, "prune_count", check_positive_int)
         check_number(tolerance, "tolerance", "in [0, 1)", lambda x: 0 <= x < 1)
         check_number(threshold, "threshold", "above 0", lambda x: 0 < x < np.inf)
@@ -79,12 +82,13 @@ class DynamicSparse(RandomGrowth):
         """Checks `prune_count` against the network."""
         super().on_train_begin(logs)
         self._current = _single(self.threshold)
-        live = sum(int(x.kernel_mask.numpy().sum()) for x in trainable_masked_layers(self.model))
+        live = [np.count_nonzero(x.kernel_mask.numpy()) for x in trainable_masked_layers(self.model)]
         most = max(getattr(self.prune_count, "values", {0: 0}).values())
-        if most > live:
+        can = sum(live) - len(live)  # Each layer keeps one. Out of reach, H would grow until all the others went.
+        if most * (1 - self.tolerance) > can:
             raise ValueError(
-                f"`prune_count` must not be more than what is live in the network, {live} mask elements. Received: "
-                f"prune_count={most}. A tenth of them is usual."
+                f"`prune_count` must not be more than what can be dropped, {can} of {sum(live)} live mask elements. "
+                f"Received: prune_count={most}. A tenth of them is usual."
             )
 
     def drop(self, tensors):
@@ -93,28 +97,26 @@ class DynamicSparse(RandomGrowth):
         total = sum(map(np.count_nonzero, dropped))
         self._current = criteria.adapt_threshold(self._current, total, self.prune_count(self._epoch), self.tolerance)
         for group in by_unit(tensors):
-            free = sum(tensors[i].free for i in group)
+            free = sum(self.room(tensors[i]) for i in group)
             kept = criteria.keep_strongest([dropped[i] for i in group], [tensors[i].scores for i in group], free)
             for i, d in zip(group, kept, strict=True):
                 dropped[i] = d
         return dropped
 
     def redistribute(self, tensors, dropped):
-        """In proportion to the survivors of each layer, as far as it has dead positions."""
+        """In proportion to the survivors of each layer, as far as it has room."""
         counts = [0] * len(tensors)
         for group in by_unit(tensors):
             lost = [np.count_nonzero(dropped[i]) for i in group]
             survivors = [len(tensors[i].live) - n for i, n in zip(group, lost, strict=True)]
-            free = [tensors[i].free for i in group]
+            free = [self.room(tensors[i]) for i in group]
             for i, n in zip(group, criteria.apportion(sum(lost), survivors, free), strict=True):
                 counts[i] = n
         return counts
 
     def recall(self, memory):
         """Continues with the threshold the model carries, if it has one."""
-        carried = float(ops.convert_to_numpy(memory.threshold))
-        if carried:
-            self._current = carried
+        self._current = float(view(memory.threshold)) or _single(self.threshold)
 
     def remember(self, memory):
         """Leaves the threshold of the next update in the model."""

@@ -39,7 +39,6 @@ class GradientGrowth(SparseMethod):
         """Stands where the batches pass."""
         super().on_train_begin(logs)
         if self.probe is None:
-            self._per_execution = self.model.steps_per_execution
             self._source = SeenBatch(self.model, self._next_if_due)
 
     def on_train_batch_begin(self, batch, logs=None):

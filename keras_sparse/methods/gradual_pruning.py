@@ -100,8 +100,9 @@ class GradualPruning(SparseMethod):
 
     def on_train_end(self, logs=None):
         """Warns if the schedule did not come to its end."""
-        super().on_train_end(logs)
         last = getattr(self.schedule, "end_step", -1)
+        if not 0 <= last <= self._started:  # else it was over before
+            super().on_train_end(logs)
         if self._examined + 1 < last:
             warnings.warn(
                 f"GradualPruning did not reach its final sparsity: the schedule ends at step {last}, the training at "

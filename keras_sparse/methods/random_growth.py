@@ -1,28 +1,47 @@
 """Growing at random: what dynamic sparse reparameterization and SET share."""
 
+import numpy as np
+
 from keras_sparse import criteria
-from keras_sparse.methods.arguments import check_not_negative
+from keras_sparse.methods.arguments import check_choice, check_not_negative
 from keras_sparse.methods.base import SparseMethod
+
+GROWTH = ("anywhere", "live_units")
 
 
 class RandomGrowth(SparseMethod):
     """Base of methods that grow at random positions among those that were dead before the update's drop.
 
     Args:
+        growth: "anywhere", or "live_units" for positions between two units that each have a live weight in the layer. A
+            unit without live inputs says nothing, and one without live outputs tells nobody; weights there are lost
+            until the next update, and in a very sparse network they are most.
         regrow_scale: standard deviation of the normal distribution from which grown weights start, a float of at
             least 0. In a very sparse network a unit whose live incoming weights are all 0 passes no gradient either
             way, and stays stuck; 1e-4 frees it, too small to disturb anything.
         **kwargs: of `SparseMethod`.
     """
 
-    def __init__(self, regrow_scale, **kwargs):
+    def __init__(self, growth, regrow_scale, **kwargs):
         super().__init__(**kwargs)
+        check_choice(growth, "growth", GROWTH)
         check_not_negative(regrow_scale, "regrow_scale")
+        self.growth = growth
         self.regrow_scale = regrow_scale
 
     def grow(self, tensor, count, rng):
         """At random."""
-        return criteria.grow_random(tensor.live, tensor.size, count, rng)
+        if self.growth == "anywhere":
+            return criteria.grow_random(tensor.live, tensor.size, count, rng)
+        return np.sort(rng.choice(self._between(tensor), count, replace=False, shuffle=False))
+
+    def room(self, tensor):
+        """How many elements could grow."""
+        return tensor.free if self.growth == "anywhere" else len(self._between(tensor))
+
+    def _between(self, tensor):
+        between = criteria.between_live_units(tensor.live, tensor.mask_shape)
+        return np.setdiff1d(np.flatnonzero(between), tensor.live, assume_unique=True)
 
     def initial_values(self, shape, rng):
         """Normal with standard deviation `regrow_scale`."""

@@ -68,8 +68,9 @@ class RigL(GradientGrowth):
 
     def drop(self, tensors):
         """The weakest of each layer, a fraction that decays by half a cosine."""
-        steps = self._steps_per_epoch
-        progress = (self._step / steps if steps else self._epoch) / self.ends()
+        steps = self._steps_per_epoch  # By epochs of this `fit`: an optimizer may have trained before.
+        within = (self._step - self._seen // self._per_step) / steps if steps else 0
+        progress = (self._epoch + within) / self.ends()
         fraction = self.fraction / 2 * (1 + math.cos(math.pi * min(progress, 1.0)))
         counts = [min(round(fraction * len(t.live)), t.free, max(0, len(t.live) - 1)) for t in tensors]
         return [criteria.weakest(t.scores, n) for t, n in zip(tensors, counts, strict=True)]

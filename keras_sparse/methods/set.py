@@ -30,6 +30,7 @@ class SET(RandomGrowth):
         period: optimizer steps between updates: int, schedule likewise, or "epoch" for the end of each epoch.
         criterion: "magnitude" drops the smallest |w|; "sign" the smallest positive and the negative ones nearest to
             0, the same part of each (of kernel slices, by the sign of their sum).
+        growth: "anywhere" or "live_units"; see `keras_sparse.DynamicSparse`.
         regrow_scale: standard deviation of the normal distribution from which grown weights start, a float of at
             least 0; see `keras_sparse.DynamicSparse`.
         until: int, number of epochs after which the masks stay as they are; None for no end.
@@ -58,11 +59,12 @@ class SET(RandomGrowth):
         count=None,
         period=EPOCH,
         criterion="magnitude",
+        growth="anywhere",
         regrow_scale=1e-4,
         until=None,
         seed=0,
     ):
-        super().__init__(regrow_scale=regrow_scale, period=period, until=until, seed=seed)
+        super().__init__(growth=growth, regrow_scale=regrow_scale, period=period, until=until, seed=seed)
         if (fraction is None) == (count is None):
             raise ValueError(
                 "SET takes either `fraction`, the part of each layer to drop, or `count`, a number over the network. "
@@ -76,7 +78,7 @@ class SET(RandomGrowth):
     def drop(self, tensors):
         """The weakest of each layer, as many as it can grow again, and never all."""
         live = [len(t.live) for t in tensors]
-        limits = [max(0, min(t.free, n - 1)) for t, n in zip(tensors, live, strict=True)]
+        limits = [max(0, min(self.room(t), n - 1)) for t, n in zip(tensors, live, strict=True)]
         if self.fraction is not None:
             counts = [min(round(self.fraction(self._epoch) * n), most) for n, most in zip(live, limits, strict=True)]
         else:

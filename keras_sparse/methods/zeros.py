@@ -1,0 +1,23 @@
+"""Dead weights stay 0 and their optimizer state fresh, whatever trains the others."""
+
+import keras
+
+from keras_sparse import elements
+from keras_sparse.slots import keeps_zeros, slots
+
+
+def keep_zeros(layers, optimizer):
+    """Whether training cannot have moved a dead weight or its slots."""
+    kernels = [x.kernel_variable for x in layers]
+    elementwise = (None, keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
+    return keeps_zeros(optimizer) and all(
+        (v.regularizer is None or type(v.regularizer) in elementwise) and v.constraint is None for v in kernels
+    )
+
+
+def clear(layers, optimizer):
+    """Dead weights to 0 and their slots to fresh, of all of some layers."""
+    for layer in layers:
+        kernel, mask = layer.kernel_variable, layer.kernel_mask.numpy()
+        for variable, fresh in [(kernel, 0.0), *slots(optimizer, kernel)]:
+            elements.clear(variable, mask, fresh)
