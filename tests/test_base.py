@@ -1,12 +1,16 @@
 """When an update is due, and what a method keeps, whatever the method."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
-from nets import compiled, live_weights, mlp, needs_steps_per_execution, numpy, state
+from nets import assert_dead_is_zero, compiled, live_weights, mlp, needs_steps_per_execution, numpy, state
 
 import keras_sparse as ks
+from keras_sparse.layers import MaskedDense
 from keras_sparse.methods.tensor import Tensor, by_unit
+from keras_sparse.slots import slots
 
 
 class Recorder(ks.DynamicSparse):
@@ -109,6 +113,39 @@ def test_an_update_that_a_checkpoint_missed_is_made_up_for(blobs):
     assert recorder.steps == [12, 12]
 
 
+def test_epochs_without_the_method_are_not_made_up_for(blobs):
+    model, recorder = compiled(mlp()), Recorder(5, 5)
+    for callbacks in ([recorder], [], [recorder]):
+        model.fit(*blobs, batch_size=8, epochs=1, callbacks=callbacks, verbose=0)
+    assert recorder.steps == [5, 10, 25, 30, 35]
+
+
+@pytest.mark.parametrize("backup_first", [True, False])
+def test_a_run_that_died_goes_on_whatever_the_order_of_callbacks(blobs, tmp_path, backup_first):
+    class Die(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    def run(folder, *callbacks):
+        keras.utils.set_random_seed(1)
+        model, recorder = compiled(mlp(0.8)), Recorder(10, 5, threshold=0.05)
+        both = [keras.callbacks.BackupAndRestore(tmp_path / folder), recorder][:: 1 if backup_first else -1]
+        fit_kwargs = {"shuffle": False, "batch_size": 8, "epochs": 4, "verbose": 0}
+        with contextlib.suppress(KeyboardInterrupt):
+            model.fit(*blobs, callbacks=[*both, *callbacks], **fit_kwargs)
+        return state(model), recorder.steps
+
+    whole, steps = run("whole")
+    assert steps == list(range(5, 49, 5))
+    assert run("half", Die())[1] == [5, 10, 15, 20]
+    resumed, rest = run("half")
+    assert rest == [25, 30, 35, 40, 45]
+    for (w, m), (v, n) in zip(whole, resumed, strict=True):
+        np.testing.assert_array_equal(m, n)
+        np.testing.assert_array_equal(w, v)
+
+
 @needs_steps_per_execution
 def test_two_updates_in_one_execution_are_refused_with_the_numbers(blobs):
     with pytest.raises(ValueError, match="period is 3 batches, and steps_per_execution makes 4 at once.*at most 3"):
@@ -127,6 +164,21 @@ def test_a_model_without_masked_layers_is_refused(blobs):
     dense = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
     with pytest.raises(ValueError, match="no trainable masked layer.*keras_sparse.sparsify"):
         fit(blobs, Recorder(5, 5), model=dense)
+
+
+def test_freezing_a_layer_changes_no_draw_and_no_memory(blobs):
+    """The second layer regrows the same positions whether the first, which holds the memory, is frozen or not."""
+    grown = []
+    for frozen in (False, True):
+        model = mlp(0.8)
+        ks.masked_layers(model)[0].trainable = not frozen
+        before = state(model)
+        method = ks.SET(fraction=0.3)
+        method.update(model, 7)
+        grown.append(state(model)[1][1] & ~before[1][1])
+        assert int(numpy(ks.masked_layers(model)[0].kernel_mask.last_update)) == 7
+    np.testing.assert_array_equal(*grown)
+    assert grown[0].any()
 
 
 def test_frozen_layers_are_left_alone(blobs):
@@ -214,6 +266,35 @@ def test_a_loop_of_ones_own(blobs):
             method.update(model, step)
     assert live_weights(model) == budget
     assert any((a != b).any() for (_, a), (_, b) in zip(before, state(model), strict=True))
+
+
+def test_a_loop_with_an_optimizer_that_the_model_does_not_know(blobs):
+    model = mlp()
+    optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+    optimizer.build(model.trainable_variables)
+    for m, w in zip(optimizer.momentums, model.trainable_variables, strict=True):
+        m.assign(numpy(w) != 0)
+    ks.DynamicSparse(30, 5, threshold=0.2).update(model, 1, optimizer=optimizer)
+    for layer in ks.masked_layers(model):
+        for slot, _ in slots(optimizer, layer.kernel_variable):
+            assert not numpy(slot)[~layer.kernel_mask.numpy()].any()
+
+
+@pytest.mark.parametrize("keeper", ["constraint", "regularizer"])
+def test_dead_weights_stay_zero_whatever_moves_all_of_a_kernel(blobs, keeper):
+    class Away(keras.constraints.Constraint):
+        def __call__(self, w):
+            return w + 0.1
+
+    class Pull(keras.regularizers.Regularizer):
+        def __call__(self, w):
+            return keras.ops.sum((w - 1.0) ** 2)
+
+    given = {"kernel_constraint": Away()} if keeper == "constraint" else {"kernel_regularizer": Pull()}
+    model = keras.Sequential([keras.Input((8,)), MaskedDense(6, sparsity=0.5, **given), MaskedDense(3, sparsity=0.5)])
+    model = compiled(model)
+    model.fit(*blobs, batch_size=8, epochs=2, callbacks=[ks.DynamicSparse(8, 6, threshold=0.1)], verbose=0)
+    assert_dead_is_zero(model)
 
 
 def test_an_uncompiled_model_can_be_updated():

@@ -197,6 +197,59 @@ def test_the_einsum_layers_inside_attention_stay_dense():
     assert [x.name for x in ks.masked_layers(sparse)] == ["out"]
 
 
+def test_residual_connections_written_with_plus():
+    x = keras.Input((4,))
+    y = layers.Dense(4, name="a")(x)
+    model = keras.Model(x, layers.Dense(2, name="b")(x + 2 * y))
+    sparse = ks.sparsify(model, 0.5)
+    assert [x.name for x in ks.masked_layers(sparse)] == ["a", "b"]
+    assert ks.densify(sparse)(np.ones((1, 4), "float32")).shape == (1, 2)
+
+
+def test_preprocessing_keeps_what_it_was_adapted_to():
+    normalization = layers.Normalization()
+    normalization.adapt(np.array([[1.0, 5.0], [3.0, 9.0]]))
+    model = keras.Sequential([keras.Input((2,)), normalization, layers.Dense(3, use_bias=False)])
+    x = np.array([[2.0, 7.0]], "float32")  # the mean
+    np.testing.assert_allclose(numpy(ks.sparsify(model, 0.5)(x)), 0, atol=1e-6)
+    np.testing.assert_allclose(numpy(ks.densify(ks.sparsify(model, 0.0))(x + 1)), numpy(model(x + 1)), rtol=1e-5)
+
+
+def test_a_subclassed_model_inside_is_refused_if_it_has_what_could_be_masked():
+    class Inner(keras.Model):
+        def __init__(self, layer):
+            super().__init__()
+            self.layer = layer
+
+        def call(self, x):
+            return self.layer(x)
+
+        def get_config(self):
+            return {"layer": self.layer}
+
+    def outer(layer):
+        x = keras.Input((4,))
+        return keras.Model(x, layers.Dense(3, name="out")(Inner(layer)(x)))
+
+    with pytest.raises(ValueError, match=r"subclassed model 'inner.*' inside of .*\['hidden'\] cannot be masked"):
+        ks.sparsify(outer(layers.Dense(4, name="hidden")), 0.5)
+
+
+def test_no_layer_starts_without_a_live_weight():
+    sizes = [m.sum() for _, m in state(mlp(0.99))]  # 36 weights in the last layer, 0.36 of them live
+    assert sorted(sizes) == [1, 1, 2]
+    with pytest.raises(ValueError, match=r"leaves 2 live mask elements for 3 layers.*'first', 'second', 'last'"):
+        mlp(0.995)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, None, True])
+def test_a_bad_seed(seed):
+    with pytest.raises(ValueError, match="`seed` must be an int of at least 0. Received: seed="):
+        mlp(seed=seed)
+    with pytest.raises(ValueError, match="`seed` must be an int of at least 0. Received: seed="):
+        MaskedDense(3, sparsity=0.5, seed=seed)
+
+
 def test_frozen_layers_and_activations_are_kept():
     model = keras.Sequential(
         [

@@ -200,6 +200,15 @@ def test_bad_arguments(arguments, message):
         ks.DynamicSparse(**{"prune_count": 5, "period": 4, **arguments})
 
 
+def test_another_model_starts_with_the_threshold_given():
+    method = ks.DynamicSparse(1000, 1, threshold=0.25)
+    method.update(mlp(), 1)
+    assert method.logs()["threshold"] == 0.5
+    fresh = mlp(seed=1)
+    method.update(fresh, 1)
+    assert ks.masked_layers(fresh)[0].kernel_mask.threshold.numpy() == 0.5
+
+
 def test_more_to_prune_than_there_is(blobs):
     model = compiled(mlp(0.9))
     with pytest.raises(ValueError, match="not be more than what can be dropped, 33 of 36 live mask elements.*=37"):

@@ -33,16 +33,10 @@ def test_only_what_is_named_is_written_in_every_variable(shape, seed):
         np.testing.assert_array_equal(numpy(v), array)
 
 
-@pytest.mark.parametrize(
-    "dtype",
-    [
-        "float16",
-        "bfloat16",
-        pytest.param(
-            "float64", marks=pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX has none unasked")
-        ),
-    ],
-)
+not_on_jax = pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX has no float64 unasked")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", pytest.param("float64", marks=not_on_jax)])
 def test_other_precisions(dtype):
     weights = variable((3, 4), dtype)
     write(np.array([1, 7]), (weights, np.array([0.5, -2.0])))

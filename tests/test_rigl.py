@@ -155,6 +155,26 @@ def test_it_ends_at_three_quarters_by_default(blobs):
     assert live_weights(model) == live_weights(mlp(0.8))
 
 
+def test_a_second_phase_decays_from_its_own_first_epoch(blobs):
+    """The optimizer's count goes on where a model was trained before; the schedule is by epoch."""
+    histories = []
+    for epochs_before in (0, 3):
+        model = compiled(mlp(0.8))
+        model.optimizer.build(model.trainable_variables)
+        model.optimizer.iterations.assign(12 * epochs_before)
+        fit = model.fit(*blobs, batch_size=8, epochs=4, callbacks=[ks.RigL(0.5, period=4)], verbose=0)
+        histories.append(fit.history["dropped"])
+    assert histories[0] == histories[1]
+
+
+def test_gradients_that_are_not_numbers_do_not_choose(blobs):
+    x, y = blobs
+    model = compiled(mlp(0.8))
+    before = live_weights(model)
+    ks.RigL(0.3, until=5, probe=(np.full_like(x, np.nan), y)).update(model, 1)
+    assert live_weights(model) == before
+
+
 def test_outside_of_fit_it_says_what_it_needs(blobs):
     model = compiled(mlp(0.8))
     with pytest.raises(ValueError, match="RigL saw no batch.*probe="):
