@@ -4,6 +4,7 @@ from keras_sparse import distributions, layers, schedules
 from keras_sparse.callbacks import EarlyStopping, ModelCheckpoint
 from keras_sparse.conversion import densify, masked_layers, sparsify
 from keras_sparse.methods import SET, DeepR, DynamicSparse, GradualPruning, RigL, SparseMethod, Static
+from keras_sparse.replicas import check_replicas
 from keras_sparse.report import report
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "RigL",
     "SparseMethod",
     "Static",
+    "check_replicas",
     "densify",
     "distributions",
     "layers",

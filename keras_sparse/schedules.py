@@ -3,6 +3,7 @@
 Epochs count from 0, as in `keras.callbacks`: epoch 0 is the one Keras's progress bar calls "Epoch 1".
 """
 
+import math
 import os
 import warnings
 from collections.abc import Mapping
@@ -65,6 +66,30 @@ def by_epoch(value, name, check):
     for number in schedule.values.values():
         check(number, name)
     return schedule
+
+
+def cosine_decay(start, epochs, least=1):
+    """A count that falls from `start` to `least` by half a cosine: function `epoch -> int`.
+
+    Args:
+        start: number, at epoch 0.
+        epochs: number of epochs that it takes.
+        least: int, where it ends.
+
+    Returns:
+        What `prune_count` of `keras_sparse.DynamicSparse` and `count` of `keras_sparse.SET` take.
+
+    Example:
+
+    >>> count = cosine_decay(600, epochs=90)
+    >>> count(0), count(45), count(90)
+    (600, 300, 1)
+    """
+
+    def count(epoch):
+        return max(least, round(start / 2 * (1 + math.cos(math.pi * min(1, epoch / epochs)))))
+
+    return count
 
 
 def multiples(period, before, now):

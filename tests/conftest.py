@@ -15,13 +15,11 @@ settings.load_profile("default")
 
 
 def pytest_collection_modifyitems(items):
-    """Skips what needs TensorFlow where another backend is under test."""
+    """Skips what needs another backend than the one under test."""
     backend = keras.backend.backend()
-    if backend != "tensorflow":
-        skip = pytest.mark.skip(reason=f"needs the TensorFlow backend, this is {backend}")
-        for item in items:
-            if "tensorflow" in item.keywords:
-                item.add_marker(skip)
+    for item in items:
+        for needed in {"tensorflow", "jax"} & set(item.keywords) - {backend}:
+            item.add_marker(pytest.mark.skip(reason=f"needs the {needed} backend, this is {backend}"))
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,7 @@ ORDER = [
     {"slots"},
     {"layers", "distributions"},
     {"conversion"},
+    {"replicas"},
     {"methods"},
     {"callbacks", "report", "tensorboard", "export"},
 ]

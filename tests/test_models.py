@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from common.models import lenet_300_100, wide_resnet
+from common.experiment import RESNET50_IMAGENET, WRN_CIFAR10
+from common.models import lenet_300_100, resnet, resnet50, wide_resnet
 from keras import ops
 
 import keras_sparse as ks
@@ -19,12 +20,34 @@ def test_lenet_counts_and_initialization():
 
 def test_wrn_28_2_counts():
     model = wide_resnet(28, 2)
-    sparse = ks.sparsify(model, 0.9, keep_dense=lambda x: "block" not in x.name)
+    sparse = ks.sparsify(model, 0.9, keep_dense=WRN_CIFAR10.keep_dense)
     report = ks.report(sparse)
     assert (len(report.layers), report.sparse_weights, report.live_weights) == (24, 1_451_520, 145_152)
     assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == 1_467_610
     std = ops.convert_to_numpy(model.get_layer("group3_block4_conv2").kernel).std()
     assert std == pytest.approx((2 / (9 * 128)) ** 0.5, rel=0.02)
+
+
+def test_resnet_50_counts():
+    model = resnet50()
+    sparse = ks.sparsify(model, 0.9, keep_dense=RESNET50_IMAGENET.keep_dense)
+    report = ks.report(sparse)
+    assert (report.sparse_weights, report.live_weights, report.parameters) == (22_724_608, 2_272_461, 5_104_885)
+    assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == 25_557_032
+    assert ks.report(ks.sparsify(model, 0.8, keep_dense=RESNET50_IMAGENET.keep_dense)).parameters == 7_377_346
+
+
+def test_resnet_depth():
+    with pytest.raises(ValueError, match=r"one of \[14, 26, 50, 101, 152\]. Received: depth=34"):
+        resnet(34)
+
+
+def test_the_stride_of_a_bottleneck_is_in_its_3x3_convolution():
+    model = resnet(14, 0.125, input_shape=(32, 32, 3), classes=5)
+    first, second = (model.get_layer(f"group2_block1_conv{i}") for i in (1, 2))
+    assert (first.strides, second.strides, second.input.shape[1:3]) == ((1, 1), (2, 2), (10, 10))
+    assert model.get_layer("group1_block1_conv1").input.shape[1:3] == (8, 8)  # a quarter, as 56 of 224
+    assert model.output_shape == (None, 5)
 
 
 def test_wrn_depth():

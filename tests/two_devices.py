@@ -39,3 +39,14 @@ for layer in ks.masked_layers(on_two):
         replicas = two.experimental_local_results(variable.value)
         assert len(replicas) == 2
         np.testing.assert_array_equal(replicas[0].numpy(), replicas[1].numpy())
+
+ks.check_replicas(on_two)
+mask = ks.masked_layers(on_two)[1].kernel_mask.value
+killed = two.experimental_local_results(mask.value)[1]
+killed.assign(np.zeros(killed.shape, bool))
+try:
+    ks.check_replicas(on_two)
+except RuntimeError as error:
+    assert "replicas of second/" in str(error), error
+else:
+    raise AssertionError("A replica without mask was not noticed.")

@@ -128,7 +128,7 @@ def shares(name, bench, experiment, options):
     """
     epochs = experiment.training.epochs
     for method in ("dynamic_sparse", "set", "rigl"):
-        callback = timed(methods.callback(method, experiment, options))
+        callback = timed(methods.callback(method, experiment, options, bench.model))
         step = bench.seconds_per_step(5, [callback])
         update = statistics.median(callback.seconds)
         updates = sum(bench.steps / callback.period(epoch) for epoch in range(callback.until))
@@ -156,7 +156,7 @@ def every_step(name, build, keep_dense, sparsity, images, experiment, options):
         bench.seconds_per_step()
     pairs = []
     for _ in range(FLAGS.rounds):
-        callback = methods.callback("deepr", experiment, options)
+        callback = methods.callback("deepr", experiment, options, masked.model)
         pairs.append((dense.seconds_per_step(), masked.seconds_per_step(1, [callback])))
     d, m = (1e3 * statistics.median(t) for t in zip(*pairs, strict=True))
     print(f"{name}, deepr: {m:.2f} ms a step, dense {d:.2f} ms a step of one call, deepr/dense {m / d:.3f}")

@@ -16,8 +16,9 @@ from keras_sparse.elements import view
 from keras_sparse.layers import check_seed
 from keras_sparse.methods.arguments import check_positive_int
 from keras_sparse.methods.change import Change
-from keras_sparse.methods.tensor import live_weights, tensors_of
+from keras_sparse.methods.tensor import live_weights, sparsity, tensors_of
 from keras_sparse.methods.zeros import clear, keep_zeros
+from keras_sparse.replicas import check_replicas
 from keras_sparse.schedules import by_epoch, multiples
 from keras_sparse.slots import iterations
 
@@ -42,6 +43,10 @@ class SparseMethod(keras.callbacks.Callback):
         seed: int of at least 0, of all random draws. A draw depends on the seed, the layer's place in the model and
             the step, so it is the same on every replica, after a resume and on every backend.
 
+    Attributes:
+        check_replicas: bool, False; set it to True to compare masks and weights of all devices after each update, by
+            `keras_sparse.check_replicas`.
+
     Reference:
         Mostafa & Wang, "Parameter efficient training of deep convolutional neural networks by dynamic sparse
         reparameterization", ICML 2019.
@@ -56,6 +61,7 @@ class SparseMethod(keras.callbacks.Callback):
         self.until = until
         self.seed = seed
 
+    check_replicas = False
     moves = True  # Whether the method needs dead positions to grow at.
 
     # What a method chooses.
@@ -133,6 +139,8 @@ class SparseMethod(keras.callbacks.Callback):
             clear(layers, optimizer)
         elements.assign(memory.last_update, step)
         self.remember(memory)
+        if self.check_replicas:
+            check_replicas(model)
         self._updates += 1
         self._dropped += int(sum(np.count_nonzero(gone) for gone in dropped))
         self._grown += sum(map(len, grown))
@@ -285,13 +293,6 @@ def trainable_masked_layers(model):
             "keras_sparse.layers.MaskedDense(300, sparsity=0.9)."
         )
     return layers
-
-
-def sparsity(layers):
-    """Removed fraction of the kernels of masked layers."""
-    sizes = [math.prod(x.kernel_variable.shape) for x in layers]
-    live = [n * x.kernel_mask.numpy().mean() for n, x in zip(sizes, layers, strict=True)]
-    return float(1 - sum(live) / sum(sizes))
 
 
 def _repeats(numbers):

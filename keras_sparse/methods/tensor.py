@@ -87,6 +87,13 @@ def live_weights(tensors):
     return sum(len(t.live) * t.unit for t in tensors)
 
 
+def sparsity(layers):
+    """Removed fraction of the kernels of masked layers."""
+    sizes = [math.prod(x.kernel_variable.shape) for x in layers]
+    live = [n * x.kernel_mask.numpy().mean() for n, x in zip(sizes, layers, strict=True)]
+    return float(1 - sum(live) / sum(sizes))
+
+
 def by_unit(tensors):
     """The indices of tensors whose mask elements hold the same number of weights, in groups.
 

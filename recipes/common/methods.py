@@ -35,97 +35,132 @@ def plan(experiment, build, options, steps, dense=None):
 
     Args:
         experiment: `common.experiment.Experiment`.
-        build: function that makes the dense network, with `widen_factor`, `l1` and `l2`.
+        build: function that makes the dense network, with `widen_factor`.
         options: parsed flags.
         steps: int, steps of an epoch.
         dense: the trained dense model, for method "compressed".
     """
-    method, training = options.method, experiment.training
-    rates = training.learning_rates if options.learning_rates == "code" else training.learning_rates_as_printed
+    method = options.method
     if method == "compressed":
-        return _compressed(experiment.compressed, options, steps, dense)
-    model = build(l1=options.l1, l2=options.l2)
+        return _compressed(experiment, options, steps, dense)
+    model, rates = build(), learning_rates(experiment.training, options)
     if method == "thin_dense":
-        model = thin(build, ks.report(ks.sparsify(model, options.sparsity)).parameters, l1=options.l1, l2=options.l2)
+        sparse = ks.sparsify(model, options.sparsity, keep_dense=experiment.keep_dense)
+        model = thin(build, ks.report(sparse).parameters)
     if method in DENSE:
         return Plan(model, rates, options.epochs)
-    distribution = options.distribution or ("erdos_renyi_kernel" if method == "rigl" else "uniform")
-    model = ks.sparsify(model, options.sparsity, distribution=distribution, seed=options.seed)
-    method = callback(method, experiment, options)
+    default = {"rigl": "erdos_renyi_kernel", "dynamic_sparse": experiment.dynamic_sparse.distribution}
+    model = ks.sparsify(
+        model,
+        options.sparsity,
+        distribution=options.distribution or default.get(method, "uniform"),
+        keep_dense=experiment.keep_dense,
+        granularity=options.granularity,
+        seed=options.seed,
+    )
+    method = callback(method, experiment, options, model)
+    method.check_replicas = options.check_replicas
     shortest = min(getattr(method.period, "values", {0: 100}).values())
     return Plan(model, rates, options.epochs, [method], shortest)
 
 
-def thin(build, parameters, **kwargs):
+def learning_rates(training, options):
+    """The schedule of the flags, by epoch."""
+    rates = training.learning_rates if options.learning_rates == "code" else training.learning_rates_as_printed
+    return stretched(rates, options.epochs / training.epochs)
+
+
+def stretched(schedule, factor):
+    """A schedule by epoch for another number of epochs; of those that begin with the same one the last stays.
+
+    >>> stretched({0: 0.1, 25: 0.02, 50: 0.004}, 0.02)
+    {0: 0.02, 1: 0.004}
+    """
+    return {math.ceil(epoch * factor - 0.5): value for epoch, value in schedule.items()}
+
+
+def thin(build, parameters):
     """The dense network whose width brings it nearest to a number of parameters.
 
     Args:
         build: function that makes the network, with `widen_factor`.
         parameters: int, how many trainable parameters it should have.
-        **kwargs: for `build`.
     """
-    low, high = 0.0, 1.0
+    low, high = 0.0, build.keywords.get("widen_factor", 1.0) if hasattr(build, "keywords") else 1.0
     tried = {}
-    for _ in range(20):
+    for _ in range(12):
         factor = (low + high) / 2
-        model = build(widen_factor=factor, **kwargs)
-        count = sum(math.prod(v.shape) for v in model.trainable_variables)
+        count = sum(math.prod(v.shape) for v in build(widen_factor=factor).trainable_variables)
         tried[abs(count - parameters)] = factor
         low, high = (factor, high) if count < parameters else (low, factor)
-    return build(widen_factor=tried[min(tried)], **kwargs)
+    return build(widen_factor=tried[min(tried)])
 
 
-def _dynamic_sparse(experiment, options):
+def _dynamic_sparse(experiment, options, model):
     settings = experiment.dynamic_sparse
+    count = settings.prune_count if options.granularity == "weight" else settings.slice_prune_count
+    factor = options.epochs / experiment.training.epochs
+    if settings.prune_fraction:
+        most = settings.prune_fraction * sum(int(x.kernel_mask.numpy().sum()) for x in ks.masked_layers(model))
+        count = ks.schedules.cosine_decay(most, settings.until * factor)
     return ks.DynamicSparse(
-        prune_count=options.prune_count or settings.prune_count,
-        period=options.period or settings.period,
+        prune_count=options.prune_count or count,
+        period=options.period or stretched(settings.period, factor),
         tolerance=settings.tolerance,
         threshold=settings.threshold,
+        growth=settings.growth,
         regrow_scale=options.regrow_scale,
-        until=settings.until,
+        until=math.ceil(settings.until * factor),
         seed=options.seed,
     )
 
 
-def _set(experiment, options):
+def _set(experiment, options, model):
     settings = experiment.set
+    factor = options.epochs / experiment.training.epochs
     return ks.SET(
         count=options.prune_count or settings.count,
-        period=options.period or settings.period,
+        period=options.period or stretched(settings.period, factor),
         regrow_scale=options.regrow_scale,
-        until=settings.until,
+        until=math.ceil(settings.until * factor),
         seed=options.seed,
     )
 
 
-def _deepr(experiment, options):
+def _deepr(experiment, options, model):
     settings = experiment.deepr
-    return ks.DeepR(settings.alpha, settings.temperature, settings.eta, reading="table_4", seed=options.seed)
+    temperature = stretched(settings.temperature, options.epochs / experiment.training.epochs)
+    return ks.DeepR(settings.alpha, temperature, settings.eta, reading="table_4", seed=options.seed)
 
 
-def _rigl(experiment, options):
+def _rigl(experiment, options, model):
     settings = experiment.rigl
-    return ks.RigL(settings.fraction, options.period or settings.period, math.ceil(settings.until * options.epochs))
+    period = options.period or stretched(settings.period, options.epochs / experiment.training.epochs)
+    return ks.RigL(settings.fraction, period, math.ceil(settings.until * options.epochs))
 
 
-def callback(method, experiment, options):
+def callback(method, experiment, options, model):
     """The callback of one of the methods that train sparse from the first step, with its settings of the experiment."""
-    return _CALLBACKS[method](experiment, options)
+    return _CALLBACKS[method](experiment, options, model)
 
 
-def _static(experiment, options):
+def _static(experiment, options, model):
     return ks.Static()
 
 
 _CALLBACKS = {"dynamic_sparse": _dynamic_sparse, "set": _set, "deepr": _deepr, "rigl": _rigl, "static": _static}
 
 
-def _compressed(settings, options, steps, dense):
-    between = settings.epochs_between * steps
-    # Step 1 comes before the first epoch: each pruning falls between two epochs.
+def _compressed(experiment, options, steps, dense):
+    settings, factor = experiment.compressed, options.epochs / experiment.training.epochs
+    between = max(1, round(settings.epochs_between * steps * factor))
+    # Step 1 comes before the first epoch: at the paper's number of epochs each pruning falls between two.
     schedule = ks.schedules.polynomial_decay(
         0.0, options.sparsity, begin_step=1, end_step=1 + settings.prunings * between, frequency=between
     )
-    model = ks.sparsify(dense, 0.0, seed=options.seed)
-    return Plan(model, settings.learning_rates, settings.epochs, [ks.GradualPruning(schedule, options.scope)])
+    model = ks.sparsify(
+        dense, 0.0, keep_dense=experiment.keep_dense, granularity=options.granularity, seed=options.seed
+    )
+    pruning = ks.GradualPruning(schedule, options.scope)
+    epochs = math.ceil(settings.epochs * factor)
+    return Plan(model, stretched(settings.learning_rates, factor), epochs, [pruning], min(between, 100))

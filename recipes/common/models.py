@@ -1,10 +1,12 @@
-"""The paper's networks, dense, as plain functions."""
+"""The paper's networks, dense, as plain functions; initialized, normalized, padded and decayed as in PyTorch."""
 
 import keras
 from keras import layers
 
+BLOCKS = {14: (1, 1, 1, 1), 26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
-def lenet_300_100(widen_factor=1.0, input_shape=(28, 28, 1), classes=10, l1=0.0, l2=0.0):
+
+def lenet_300_100(widen_factor=1.0, input_shape=(28, 28, 1), classes=10, l1=0.0, l2=0.0, synchronized=False):
     """LeNet-300-100: three dense layers without bias, each followed by batch norm.
 
     Args:
@@ -13,41 +15,27 @@ def lenet_300_100(widen_factor=1.0, input_shape=(28, 28, 1), classes=10, l1=0.0,
         classes: number of classes; the output is their logits.
         l1: multiplier of sum |w| over the kernels in the loss.
         l2: multiplier of w in the gradient, on every parameter, as PyTorch's weight decay.
+        synchronized: whether batch norm is over all replicas of a `tf.distribute` strategy.
 
     Returns:
         `keras.Model`; for MNIST 267,020 trainable parameters, of which 266,200 are in the kernels `fc1`, `fc2`, `fc3`.
     """
-    decay = keras.regularizers.L2(l2 / 2) if l2 else None
-    kernel_regularizer = keras.regularizers.L1L2(l1, l2 / 2) if l1 or l2 else None
+    parts = _Parts(l1, l2, synchronized)
     images = keras.Input(input_shape, name="images")
     x = layers.Flatten()(images)
     widths = [max(1, round(n * widen_factor)) for n in (300, 100)]
     for i, units in enumerate((*widths, classes), start=1):
-        x = layers.Dense(
-            units,
-            use_bias=False,
-            # Uniform in +- 1 / sqrt(inputs), PyTorch's default.
-            kernel_initializer=keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform"),
-            kernel_regularizer=kernel_regularizer,
-            name=f"fc{i}",
-        )(x)
-        x = layers.BatchNormalization(
-            momentum=0.9,
-            epsilon=1e-5,
-            beta_regularizer=decay,
-            gamma_regularizer=decay,
-            name=f"bn{i}",
-        )(x)
+        x = parts.norm(parts.dense(x, units, f"fc{i}", use_bias=False), f"bn{i}")
         if i <= len(widths):
             x = layers.ReLU(name=f"relu{i}")(x)
     return keras.Model(images, x, name="lenet_300_100")
 
 
-def wide_resnet(depth=28, widen_factor=2, input_shape=(32, 32, 3), classes=10, l1=0.0, l2=0.0):
+def wide_resnet(depth=28, widen_factor=2, input_shape=(32, 32, 3), classes=10, l1=0.0, l2=0.0, synchronized=False):
     """Wide residual network for small images, pre-activation: WRN-depth-widen_factor.
 
-    The 3x3 convolutions of the blocks, named `groupI_blockJ_convK`, are those the paper makes sparse. Padding is
-    symmetric, as in PyTorch.
+    The 3x3 convolutions of the blocks, named `groupI_blockJ_convK`, are those the paper makes sparse; `stem`,
+    `groupI_shortcut` and `logits` stay dense.
 
     Args:
         depth: int, 6 n + 4: three groups of n blocks of two convolutions.
@@ -56,6 +44,7 @@ def wide_resnet(depth=28, widen_factor=2, input_shape=(32, 32, 3), classes=10, l
         classes: number of classes; the output is their logits.
         l1: multiplier of sum |w| over the kernels in the loss.
         l2: multiplier of w in the gradient, on every parameter, as PyTorch's weight decay.
+        synchronized: whether batch norm is over all replicas of a `tf.distribute` strategy.
 
     Returns:
         `keras.Model`; WRN-28-2 has 1,467,610 trainable parameters, of which 1,451,520 are in the blocks' 3x3
@@ -70,44 +59,121 @@ def wide_resnet(depth=28, widen_factor=2, input_shape=(32, 32, 3), classes=10, l
     blocks, rest = divmod(depth - 4, 6)
     if rest or blocks < 1:
         raise ValueError(f"`depth` must be 6 n + 4: 10, 16, 22, 28, ... Received: depth={depth}.")
-    decay = keras.regularizers.L2(l2 / 2) if l2 else None
-    kernel_regularizer = keras.regularizers.L1L2(l1, l2 / 2) if l1 or l2 else None
+    parts = _Parts(l1, l2, synchronized)
+    images = keras.Input(input_shape, name="images")
+    x = parts.convolution(images, 16, 3, 1, "stem")
+    for group in range(1, 4):
+        filters = max(1, round(8 * 2**group * widen_factor))
+        for block in range(1, blocks + 1):
+            name = f"group{group}_block{block}"
+            strides = 2 if group > 1 and block == 1 else 1
+            active = parts.active(x, f"{name}_bn1")
+            if block == 1:
+                x = parts.convolution(active, filters, 1, strides, f"group{group}_shortcut")
+            y = parts.convolution(active, filters, 3, strides, f"{name}_conv1")
+            y = parts.convolution(parts.active(y, f"{name}_bn2"), filters, 3, 1, f"{name}_conv2")
+            x = layers.add([x, y])
+    x = layers.GlobalAveragePooling2D()(parts.active(x, "bn"))
+    return keras.Model(images, parts.dense(x, classes, "logits"), name=f"wrn_{depth}_{widen_factor:g}")
 
-    def convolution(x, filters, size, strides, name):
-        if size > 1:
-            x = layers.ZeroPadding2D(size // 2)(x)
+
+def resnet(depth=50, widen_factor=1.0, input_shape=(224, 224, 3), classes=1000, l1=0.0, l2=0.0, synchronized=False):
+    """Residual network of bottlenecks, post-activation, with the stride in the 3x3 convolution.
+
+    The convolutions of the bottlenecks, named `groupI_blockJ_convK`, and `logits` are those the paper makes sparse;
+    `stem` and `groupI_shortcut` stay dense.
+
+    Args:
+        depth: int, one of `BLOCKS`: 14, 26, 50, 101, 152.
+        widen_factor: number, channels over those of the paper.
+        input_shape: shape of an image.
+        classes: number of classes; the output is their logits.
+        l1: multiplier of sum |w| over the kernels in the loss.
+        l2: multiplier of w in the gradient, on every parameter, as PyTorch's weight decay.
+        synchronized: whether batch norm is over all replicas of a `tf.distribute` strategy.
+
+    Returns:
+        `keras.Model`; ResNet-50 for ImageNet has 25,557,032 trainable parameters, of which 22,724,608 are in the
+        kernels that the paper makes sparse.
+
+    Raises:
+        ValueError: if `depth` is not in `BLOCKS`.
+
+    Reference:
+        He et al., "Deep residual learning for image recognition", CVPR 2016.
+    """
+    if depth not in BLOCKS:
+        raise ValueError(f"`depth` must be one of {list(BLOCKS)}. Received: depth={depth}.")
+    parts = _Parts(l1, l2, synchronized)
+    images = keras.Input(input_shape, name="images")
+    x = parts.convolution(images, max(1, round(64 * widen_factor)), 7, 2, "stem")
+    x = layers.ZeroPadding2D(1)(parts.active(x, "bn"))  # of what is not negative: the same as PyTorch's -inf
+    x = layers.MaxPooling2D(3, 2)(x)
+    for group, blocks in enumerate(BLOCKS[depth], start=1):
+        filters = max(1, round(32 * 2**group * widen_factor))
+        for block in range(1, blocks + 1):
+            name = f"group{group}_block{block}"
+            strides = 2 if group > 1 and block == 1 else 1
+            y = parts.active(parts.convolution(x, filters, 1, 1, f"{name}_conv1"), f"{name}_bn1")
+            y = parts.active(parts.convolution(y, filters, 3, strides, f"{name}_conv2"), f"{name}_bn2")
+            y = parts.norm(parts.convolution(y, 4 * filters, 1, 1, f"{name}_conv3"), f"{name}_bn3")
+            if block == 1:
+                shortcut = parts.convolution(x, 4 * filters, 1, strides, f"group{group}_shortcut")
+                x = parts.norm(shortcut, f"group{group}_shortcut_bn")
+            x = layers.ReLU()(layers.add([x, y]))
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(images, parts.dense(x, classes, "logits"), name=f"resnet_{depth}")
+
+
+def resnet50(**kwargs):
+    """`resnet` of depth 50."""
+    return resnet(50, **kwargs)
+
+
+class _Parts:
+    """The layers of one network."""
+
+    def __init__(self, l1, l2, synchronized):
+        self.decay = keras.regularizers.L2(l2 / 2) if l2 else None
+        self.of_kernels = keras.regularizers.L1L2(l1, l2 / 2) if l1 or l2 else None
+        self.synchronized = {"synchronized": True} if synchronized else {}
+
+    def convolution(self, x, filters, size, strides, name):
+        """Convolution without bias, padded by half its size on both sides."""
+        same = strides == 1 or size == 1  # Keras's "same" pads a strided one on one side more.
         return layers.Conv2D(
             filters,
             size,
             strides,
+            padding="same" if same else "valid",
             use_bias=False,
             kernel_initializer=keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
-            kernel_regularizer=kernel_regularizer,
+            kernel_regularizer=self.of_kernels,
+            name=name,
+        )(x if same else layers.ZeroPadding2D(size // 2)(x))
+
+    def dense(self, x, units, name, use_bias=True):
+        """Dense layer, uniform in +- 1 / sqrt(inputs) at the start."""
+        return layers.Dense(
+            units,
+            use_bias=use_bias,
+            kernel_initializer=keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform"),
+            kernel_regularizer=self.of_kernels,
+            bias_regularizer=self.decay if use_bias else None,
             name=name,
         )(x)
 
-    def activation(x):
-        norm = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, beta_regularizer=decay, gamma_regularizer=decay)
-        return layers.ReLU()(norm(x))
+    def norm(self, x, name):
+        """Batch norm."""
+        return layers.BatchNormalization(
+            momentum=0.9,
+            epsilon=1e-5,
+            beta_regularizer=self.decay,
+            gamma_regularizer=self.decay,
+            name=name,
+            **self.synchronized,
+        )(x)
 
-    images = keras.Input(input_shape, name="images")
-    x = convolution(images, 16, 3, 1, "stem")
-    for group in range(3):
-        filters = round(16 * 2**group * widen_factor)
-        for block in range(blocks):
-            name = f"group{group + 1}_block{block + 1}"
-            strides = 2 if group and not block else 1
-            active = activation(x)
-            if not block:
-                x = convolution(active, filters, 1, strides, f"group{group + 1}_shortcut")
-            y = convolution(active, filters, 3, strides, f"{name}_conv1")
-            x = layers.add([x, convolution(activation(y), filters, 3, 1, f"{name}_conv2")])
-    x = layers.GlobalAveragePooling2D()(activation(x))
-    logits = layers.Dense(
-        classes,
-        kernel_initializer=keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform"),
-        kernel_regularizer=kernel_regularizer,
-        bias_regularizer=decay,
-        name="logits",
-    )(x)
-    return keras.Model(images, logits, name=f"wrn_{depth}_{widen_factor:g}")
+    def active(self, x, name):
+        """Batch norm and ReLU."""
+        return layers.ReLU()(self.norm(x, name))

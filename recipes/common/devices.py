@@ -1,0 +1,129 @@
+"""On which devices a recipe trains, and in which precision."""
+
+import contextlib
+import dataclasses
+import tempfile
+from pathlib import Path
+
+import keras
+from absl import app
+
+STRATEGIES = ("none", "mirrored", "data_parallel", "multiworker")
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """What a run trains on.
+
+    Attributes:
+        replicas: int, among which each batch is divided.
+        part: `(i, n)`, which process of how many this is.
+        strategy: `tf.distribute.Strategy`, or None.
+    """
+
+    replicas: int = 1
+    part: tuple = (0, 1)
+    strategy: object = None
+
+    def scope(self):
+        """Context in which the model is made."""
+        return self.strategy.scope() if self.strategy else contextlib.nullcontext()
+
+    @property
+    def leads(self):
+        """Whether this process is the one that writes and prints."""
+        return self.part[0] == 0
+
+    def save(self, model, path):
+        """Saves a model, from every process: Keras makes variables while it saves, which on JAX all have to do."""
+        if self.leads:
+            model.save(path)
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                model.save(Path(folder) / "model.keras")
+
+
+def prepare(options):
+    """Sets up what the flags say; before anything else is computed.
+
+    Args:
+        options: parsed flags `strategy`, `devices`, `coordinator`, `processes`, `process`, `precision`,
+            `steps_per_execution`, `jit_compile`.
+
+    Returns:
+        `Devices`.
+    """
+    keras.config.set_dtype_policy(options.precision)
+    if options.strategy == "mirrored":
+        if options.jit_compile or (options.steps_per_execution or 1) > 1:
+            raise app.UsageError(
+                "Keras can neither compile by XLA nor make several steps at once under a MirroredStrategy: leave "
+                f"--jit_compile={options.jit_compile} and --steps_per_execution={options.steps_per_execution} out."
+            )
+        return _mirrored(options.devices)
+    if options.strategy == "data_parallel":
+        return _data_parallel(options)
+    if options.strategy == "multiworker":
+        raise app.UsageError(
+            "--strategy=multiworker is refused: TensorFlow's MultiWorkerMirroredStrategy fails inside of Keras 3. For "
+            "several hosts take the JAX backend: KERAS_BACKEND=jax and --strategy=data_parallel with --coordinator, "
+            "--processes and --process."
+        )
+    if options.devices:
+        raise app.UsageError(
+            f"--devices={options.devices} has no meaning without a strategy: add --strategy=mirrored or data_parallel."
+        )
+    return Devices()
+
+
+def check_batch_size(devices, batch_size):
+    """Raises `app.UsageError` if a batch cannot be divided equally."""
+    if batch_size % devices.replicas:
+        raise app.UsageError(
+            f"The batch of {batch_size} images cannot be divided among {devices.replicas} devices. Choose by --devices "
+            "a number that divides it, or another --batch_size."
+        )
+
+
+def _mirrored(count):
+    _need("tensorflow", "mirrored")
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        if count and count > len(gpus):
+            raise app.UsageError(f"--devices={count}, but this machine has {len(gpus)} GPUs.")
+        strategy = tf.distribute.MirroredStrategy([f"GPU:{i}" for i in range(count or len(gpus))])
+    else:
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        logical = tf.config.get_logical_device_configuration(cpu) or []
+        if len(logical) != (count or 1):
+            tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * (count or 1))
+        strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(count or 1)])
+    return Devices(strategy.num_replicas_in_sync, strategy=strategy)
+
+
+def _data_parallel(options):
+    _need("jax", "data_parallel")
+    import jax
+
+    if options.devices:
+        jax.config.update("jax_num_cpu_devices", options.devices)
+    if options.processes > 1:
+        if not options.coordinator:
+            raise app.UsageError(
+                f"--processes={options.processes} needs --coordinator=HOST:PORT, where process 0 listens."
+            )
+        keras.distribution.initialize(options.coordinator, options.processes, options.process)
+    devices = keras.distribution.list_devices()
+    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False))
+    return Devices(len(devices), (jax.process_index(), jax.process_count()))
+
+
+def _need(backend, strategy):
+    if keras.backend.backend() != backend:
+        raise app.UsageError(
+            f"--strategy={strategy} needs the {backend} backend, and this is {keras.backend.backend()}: set "
+            f"KERAS_BACKEND={backend}."
+        )

@@ -1,0 +1,79 @@
+"""Writes a TFDS image set as plain .npy files, for machines without TensorFlow or TFDS.
+
+    python tools/export_arrays.py --dataset cifar10 --output_dir arrays
+    KERAS_BACKEND=jax python recipes/wrn_cifar10.py --data_dir arrays
+
+Images of one size are written as they are. Others are resized to a shorter side of 256 pixels (`--side`) and cropped to
+the square in the middle: the recipes crop 224 of them. The folder OUTPUT_DIR/DATASET gets, for each split,
+`SPLIT_images.npy` (uint8) and `SPLIT_labels.npy` (int32), and `info.json`, written last.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("dataset", None, "TFDS name.", required=True)
+flags.DEFINE_string("output_dir", None, "Where DATASET/ is written.", required=True)
+flags.DEFINE_string("data_dir", None, "TFDS data_dir; default: TFDS_DATA_DIR, or TFDS's own.")
+flags.DEFINE_list("splits", None, "Which; default: all that have labels.")
+flags.DEFINE_integer("side", 256, "Pixels of a side, where images are of several sizes.", 1)
+
+
+def export(dataset, output_dir, data_dir=None, splits=None, side=256):
+    """Writes the arrays, an image at a time.
+
+    Args:
+        dataset: TFDS name.
+        output_dir: folder that gets a folder of that name.
+        data_dir: TFDS data_dir, or None.
+        splits: list of names, or None for those TFDS says to have.
+        side: int, pixels of a side of images that are not of one size.
+    """
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder(dataset, data_dir=data_dir)
+    builder.download_and_prepare()
+    folder = Path(output_dir) / dataset
+    folder.mkdir(parents=True, exist_ok=True)
+    shape = builder.info.features["image"].shape
+    fixed = None not in shape
+    if not fixed:
+        shape = (side, side, shape[-1])
+    sizes = {}
+    for split in splits or builder.info.splits:
+        n = sizes[split] = builder.info.splits[split].num_examples
+        images = np.lib.format.open_memmap(folder / f"{split}_images.npy", "w+", "uint8", (n, *shape))
+        labels = np.zeros(n, "int32")
+        examples = builder.as_dataset(split=split).map(lambda example: (example["image"], example["label"]))
+        if not fixed:
+            examples = examples.map(lambda image, label: (square(image, side), label), tf.data.AUTOTUNE)
+        for i, (image, label) in enumerate(examples.prefetch(64).as_numpy_iterator()):
+            images[i], labels[i] = image, label
+        images.flush()
+        np.save(folder / f"{split}_labels.npy", labels)
+    info = {"splits": sizes, "classes": builder.info.features["label"].num_classes}
+    (folder / "info.json").write_text(json.dumps(info) + "\n")
+
+
+def square(image, side):
+    """The middle of an image, resized to a shorter side of so many pixels: uint8 tensor of shape `(side, side, 3)`."""
+    import tensorflow as tf
+
+    sides = tf.cast(tf.shape(image)[:2], "float32")
+    sides = tf.cast(tf.round(sides * (side / tf.reduce_min(sides))), "int32")
+    image = tf.image.resize(image, sides, antialias=True)
+    image = tf.image.resize_with_crop_or_pad(image, side, side)
+    return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), "uint8")
+
+
+def main(_):
+    """Exports what the flags say."""
+    export(FLAGS.dataset, FLAGS.output_dir, FLAGS.data_dir, FLAGS.splits, FLAGS.side)
+
+
+if __name__ == "__main__":
+    app.run(main)
