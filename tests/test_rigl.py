@@ -9,6 +9,7 @@ from nets import compiled, live_weights, mlp, needs_steps_per_execution, numpy, 
 from replay import Replay
 
 import keras_sparse as ks
+from keras_sparse.layers import MaskedDense
 from keras_sparse.methods.gradients import dense_gradients
 
 
@@ -42,6 +43,22 @@ def test_dense_gradients_are_what_the_loss_would_gain_dead_weights_included(blob
             up, down = (losses(model, x, y, layer, position, by) for by in (2e-3, -2e-3))
             assert gradient.flat[position] == pytest.approx((up - down) / 4e-3, abs=2e-3)
     assert np.abs(gradients[0][~layers[0].kernel_mask.numpy()]).max() > 0.01
+
+
+def test_the_gradient_of_a_regularizer_is_part_of_it_and_others_do_no_harm():
+    kernel, other = keras.regularizers.L2(0.5), keras.regularizers.L2(3.0)
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            MaskedDense(3, sparsity=0.5, kernel_regularizer=kernel, bias_regularizer=other),
+            keras.layers.BatchNormalization(gamma_regularizer=other),
+        ]
+    )
+    model.compile("sgd", lambda y, p: 0.0 * keras.ops.sum(p))
+    (layer,) = ks.masked_layers(model)
+    (gradient,) = dense_gradients(model, [layer])(np.ones((2, 4), "float32"), np.zeros((2, 3), "float32"), None)
+    live = layer.kernel_mask.numpy()
+    np.testing.assert_allclose(gradient, np.where(live, numpy(layer.kernel_variable), 0), atol=1e-6)
 
 
 def test_dense_gradients_leave_the_state_as_it_is():

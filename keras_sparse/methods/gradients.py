@@ -34,6 +34,11 @@ def dense_gradients(model, layers):
     return lambda *batch: [ops.convert_to_numpy(g) for g in compute(*batch)]
 
 
+def _as_they_are(model):
+    """What is trained, with its values: in a StatelessScope Keras's regularizers see only what is given to it."""
+    return [(v, v.value) for v in model.trainable_variables]
+
+
 def _tensorflow(model, loss, masked):
     import tensorflow as tf
 
@@ -42,7 +47,7 @@ def _tensorflow(model, loss, masked):
         values = masked()
         with tf.GradientTape() as tape:
             tape.watch(values)
-            total = loss(values, (), *batch)
+            total = loss(values, _as_they_are(model), *batch)
         return tape.gradient(total, values)
 
     return compute
@@ -69,6 +74,6 @@ def _torch(model, loss, masked):
 
     def compute(*batch):
         values = [v.detach().clone().requires_grad_() for v in masked()]
-        return torch.autograd.grad(loss(values, (), *batch), values)
+        return torch.autograd.grad(loss(values, _as_they_are(model), *batch), values)
 
     return compute

@@ -162,5 +162,5 @@ def _compressed(experiment, options, steps, dense):
         dense, 0.0, keep_dense=experiment.keep_dense, granularity=options.granularity, seed=options.seed
     )
     pruning = ks.GradualPruning(schedule, options.scope)
-    epochs = math.ceil(settings.epochs * factor)
+    epochs = max(math.ceil(settings.epochs * factor), settings.prunings * between // steps + 1)
     return Plan(model, stretched(settings.learning_rates, factor), epochs, [pruning], min(between, 100))
