@@ -66,6 +66,15 @@ def test_batches_are_a_new_order_each_epoch_of_the_seed_and_the_epoch():
     np.testing.assert_array_equal(first[0], np.random.default_rng([1, 0]).permutation(25)[:24])
 
 
+def test_what_comes_out_is_the_batch_of_the_step_on_every_backend():
+    images = counting(one_hot=True)
+    for part in ((0, 1), (1, 2)):
+        for i, (x, y) in zip(range(3, 9), images.batches(4, 1, 3, part), strict=False):
+            for a, b in zip((x, y), images.batch(i, 4, 1, part), strict=True):
+                np.testing.assert_array_equal(numpy(a), b)
+                assert numpy(a).dtype == b.dtype
+
+
 def test_the_parts_of_a_batch_make_the_batch_augmentation_and_all():
     rng = np.random.default_rng(0)
     images = data.Images(

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 from absl import app, flags
 from common import methods
-from common.data import batches
+from common.data import Images
 from common.experiment import LENET_MNIST
 from common.models import lenet_300_100, wide_resnet
 from common.train import define_flags, steps_per_execution
@@ -63,10 +63,9 @@ class Bench:
     def __init__(self, model, images, per_execution=None):
         rng = np.random.default_rng(0)
         self.model, self.steps = model, images // 100
-        self.data = (
-            rng.normal(size=(images, *model.input_shape[1:])).astype("float32"),
-            rng.integers(0, model.output_shape[-1], images).astype("int32"),
-        )
+        pixels = rng.integers(0, 256, (images, *model.input_shape[1:]), dtype=np.uint8)
+        classes = model.output_shape[-1]
+        self.data = Images(pixels, rng.integers(0, classes, images), classes, (127.5,), (74.0,))
         model.compile(
             optimizer=keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -79,7 +78,7 @@ class Bench:
         """Trains some epochs."""
         clock = Clock()
         self.model.fit(
-            batches(*self.data, 100, seed=0),
+            self.data.batches(100, seed=0),
             epochs=epochs,
             steps_per_epoch=self.steps,
             callbacks=[*callbacks, clock],
