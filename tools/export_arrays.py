@@ -14,13 +14,6 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-FLAGS = flags.FLAGS
-flags.DEFINE_string("dataset", None, "TFDS name.", required=True)
-flags.DEFINE_string("output_dir", None, "Where DATASET/ is written.", required=True)
-flags.DEFINE_string("data_dir", None, "TFDS data_dir; default: TFDS_DATA_DIR, or TFDS's own.")
-flags.DEFINE_list("splits", None, "Which; default: all that have labels.")
-flags.DEFINE_integer("side", 256, "Pixels of a side, where images are of several sizes.", 1)
-
 
 def export(dataset, output_dir, data_dir=None, splits=None, side=256):
     """Writes the arrays, an image at a time.
@@ -70,10 +63,21 @@ def square(image, side):
     return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), "uint8")
 
 
+def define_flags():
+    """Those of the command line."""
+    flags.DEFINE_string("dataset", None, "TFDS name.", required=True)
+    flags.DEFINE_string("output_dir", None, "Where DATASET/ is written.", required=True)
+    flags.DEFINE_string("data_dir", None, "TFDS data_dir; default: TFDS_DATA_DIR, or TFDS's own.")
+    flags.DEFINE_list("splits", None, "Which; default: all that have labels.")
+    flags.DEFINE_integer("side", 256, "Pixels of a side, where images are of several sizes.", 1)
+
+
 def main(_):
     """Exports what the flags say."""
-    export(FLAGS.dataset, FLAGS.output_dir, FLAGS.data_dir, FLAGS.splits, FLAGS.side)
+    options = flags.FLAGS
+    export(options.dataset, options.output_dir, options.data_dir, options.splits, options.side)
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

@@ -44,8 +44,7 @@ class SparseMethod(keras.callbacks.Callback):
             the step, so it is the same on every replica, after a resume and on every backend.
 
     Attributes:
-        check_replicas: bool, False; set it to True to compare masks and weights of all devices after each update, by
-            `keras_sparse.check_replicas`.
+        check_replicas: bool; set it to True to call `keras_sparse.check_replicas` after each update.
 
     Reference:
         Mostafa & Wang, "Parameter efficient training of deep convolutional neural networks by dynamic sparse
