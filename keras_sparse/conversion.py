@@ -109,6 +109,28 @@ def densify(model):
     return _clone(model, convert)
 
 
+def trainable_masked_layers(model):
+    """The masked layers that a method may change: those that are not frozen.
+
+    Raises:
+        ValueError: if there is none, or one that is not built.
+    """
+    layers = [x for x in masked_layers(model) if x.trainable]
+    if not layers:
+        raise ValueError(
+            f"The model {model.name!r} has no trainable masked layer, so there is nothing for a sparse training method "
+            "to act on. Make one with keras_sparse.sparsify(model, sparsity=0.9), or build it of layers such as "
+            "keras_sparse.layers.MaskedDense(300, sparsity=0.9)."
+        )
+    unbuilt = [x.name for x in layers if not x.built]
+    if unbuilt:
+        raise ValueError(
+            f"The model {model.name!r} is not built: {unbuilt} have no weights yet. Call it once on a batch, "
+            "`model(x[:1])`, before `fit`, or start a Sequential model with keras.Input(shape)."
+        )
+    return layers
+
+
 def _clone(model, convert):
     """Clones a model with `convert` for each layer and gives the clones the weights of the originals."""
     pairs = []

@@ -18,8 +18,9 @@ from common.models import lenet_300_100
 train.define_flags(LENET_MNIST)
 
 
-def main(_):
+def main(arguments):
     """Runs what the flags say."""
+    train.refuse(arguments[1:])
     train.run(LENET_MNIST, lenet_300_100)
 
 

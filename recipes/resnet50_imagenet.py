@@ -22,8 +22,9 @@ from common.stream import load
 train.define_flags(RESNET50_IMAGENET)
 
 
-def main(_):
+def main(arguments):
     """Runs what the flags say."""
+    train.refuse(arguments[1:])
     train.run(RESNET50_IMAGENET, resnet, load)
 
 

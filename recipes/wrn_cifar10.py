@@ -24,8 +24,9 @@ from common.models import wide_resnet
 train.define_flags(WRN_CIFAR10)
 
 
-def main(_):
+def main(arguments):
     """Runs what the flags say."""
+    train.refuse(arguments[1:])
     train.run(WRN_CIFAR10, wide_resnet, functools.partial(load, augmentation=PadCropFlip(4)))
 
 

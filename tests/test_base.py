@@ -166,6 +166,14 @@ def test_a_model_without_masked_layers_is_refused(blobs):
         fit(blobs, Recorder(5, 5), model=dense)
 
 
+def test_a_model_that_is_not_built_says_how_to_build_it(blobs):
+    model = keras.Sequential([MaskedDense(6, sparsity=0.5, name="a"), keras.layers.Dense(3)])
+    with pytest.raises(ValueError, match=r"is not built: \['a'\] have no weights yet. Call it once"):
+        fit(blobs, Recorder(5, 5), model=model)
+    model(blobs[0][:1])
+    assert fit(blobs, Recorder(5, 5), model=model, epochs=1) == [5, 10]
+
+
 def test_freezing_a_layer_changes_no_draw_and_no_memory(blobs):
     """The second layer regrows the same positions whether the first, which holds the memory, is frozen or not."""
     grown = []

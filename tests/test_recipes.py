@@ -148,6 +148,11 @@ def test_wrong_flag_values(flag, tmp_path):
         run(tmp_path, flag)
 
 
+def test_words_that_are_no_flags():
+    with pytest.raises(app.UsageError, match=r"Flags only are taken.*Received: \['set'\]"):
+        train.refuse(["set"])
+
+
 def test_from_the_command_line(tmp_path):
     process = subprocess.run(
         [sys.executable, "recipes/lenet_mnist.py", *SMALL, "--verbose=1", "--epochs=2", f"--output_dir={tmp_path}"],

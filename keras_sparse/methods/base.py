@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_sparse import elements
-from keras_sparse.conversion import masked_layers
+from keras_sparse.conversion import masked_layers, trainable_masked_layers
 from keras_sparse.elements import view
 from keras_sparse.layers import check_seed
 from keras_sparse.methods.arguments import check_positive_int
@@ -276,22 +276,6 @@ class SparseMethod(keras.callbacks.Callback):
             f"the period is {period} batches, and steps_per_execution makes {executed} at once. Compile with "
             f"steps_per_execution of at most {period}, or choose a longer period."
         )
-
-
-def trainable_masked_layers(model):
-    """The masked layers that a method may change: those that are not frozen.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    layers = [x for x in masked_layers(model) if x.trainable]
-    if not layers:
-        raise ValueError(
-            f"The model {model.name!r} has no trainable masked layer, so there is nothing for a sparse training method "
-            "to act on. Make one with keras_sparse.sparsify(model, sparsity=0.9), or build it of layers such as "
-            "keras_sparse.layers.MaskedDense(300, sparsity=0.9)."
-        )
-    return layers
 
 
 def _repeats(numbers):

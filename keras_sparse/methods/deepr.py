@@ -11,9 +11,8 @@ import numpy as np
 from keras import ops
 
 from keras_sparse import criteria, elements
-from keras_sparse.conversion import masked_layers
+from keras_sparse.conversion import masked_layers, trainable_masked_layers
 from keras_sparse.methods.arguments import check_choice, check_not_negative, check_number
-from keras_sparse.methods.base import trainable_masked_layers
 from keras_sparse.methods.random_growth import RandomGrowth
 from keras_sparse.methods.tensor import tensors_of
 from keras_sparse.schedules import by_epoch

@@ -7,9 +7,9 @@ reparameterization", ICML 2019, algorithm 1.
 import numpy as np
 
 from keras_sparse import criteria, elements
+from keras_sparse.conversion import trainable_masked_layers
 from keras_sparse.elements import view
 from keras_sparse.methods.arguments import check_number, check_positive_int
-from keras_sparse.methods.base import trainable_masked_layers
 from keras_sparse.methods.random_growth import RandomGrowth
 from keras_sparse.methods.tensor import by_unit
 from keras_sparse.schedules import by_epoch

@@ -58,7 +58,7 @@ def define_flags(experiment, into=flags.FLAGS):
         integer("image_size", experiment.image_size, "Pixels of a side that images are brought to.", 1)
     string("train_split", "train", "TFDS split string to train on.")
     string("test_split", experiment.test_split, "TFDS split string to test on.")
-    string("output_dir", None, "Where the run is written; default: runs/RECIPE/METHOD_SPARSITY_SEED.")
+    string("output_dir", None, "Where the run is written; default: runs/RECIPE/DATASET_METHOD_SPARSITY_SEED.")
     boolean("overwrite", False, "Replace an earlier run in output_dir.")
     enum("strategy", "none", devices.STRATEGIES, "mirrored: all GPUs, TensorFlow; data_parallel: all devices, JAX.")
     integer("devices", None, "How many devices; without a GPU so many logical CPUs. Default: all.", 1)
@@ -70,6 +70,12 @@ def define_flags(experiment, into=flags.FLAGS):
     boolean("jit_compile", None, "Compile the training step with XLA; default: yes, if backend and strategy can.")
     integer("steps_per_execution", None, "Steps a call of the training function; default: as suits.")
     enum("verbose", "1", ("0", "1", "2"), "As in fit: 0 silent, 1 a progress bar, 2 a line an epoch.")
+
+
+def refuse(arguments):
+    """Raises `app.UsageError` if a command line has words that are no flags."""
+    if arguments:
+        raise app.UsageError(f"Flags only are taken, --NAME=VALUE (--helpfull lists them). Received: {arguments}.")
 
 
 def run(experiment, build, load=data.load, options=flags.FLAGS):
