@@ -37,8 +37,11 @@ def _copies(variable):
     value = variable.value
     if hasattr(value, "values") and not callable(value.values):  # tf.distribute's
         return [v.numpy() for v in value.values]
-    if hasattr(value, "addressable_shards"):  # JAX's
-        return [np.asarray(s.data) for s in value.addressable_shards]
+    if keras.backend.backend() == "jax":
+        import jax.numpy as jnp
+
+        # Each device copies what it has: JAX cannot take every array apart that it computes with.
+        return [np.asarray(s.data) for s in jnp.copy(value).addressable_shards]
     return [view(variable)]
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -165,17 +164,3 @@ def test_two_mirrored_devices_give_the_run_of_one(data_dir, tmp_path):  # noqa: 
     finish(start(tmp_path / "one", data_dir))
     finish(start(tmp_path / "two", data_dir, "--strategy=mirrored", "--devices=2", "--check_replicas"))
     assert_same_run(tmp_path / "one", tmp_path / "two")
-
-
-@pytest.mark.jax
-def test_two_jax_devices_and_two_processes_give_the_run_of_one(data_dir, tmp_path):  # noqa: F811
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    parallel = ["--strategy=data_parallel", "--check_replicas"]
-    processes = [*parallel, "--devices=1", "--processes=2", f"--coordinator={address}"]
-    finish(start(tmp_path / "one", data_dir))
-    finish(start(tmp_path / "two", data_dir, *parallel, "--devices=2"))
-    finish(*(start(tmp_path / "both", data_dir, *processes, f"--process={i}") for i in range(2)))
-    assert_same_run(tmp_path / "one", tmp_path / "two")
-    assert_same_run(tmp_path / "one", tmp_path / "both")
