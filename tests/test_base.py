@@ -169,8 +169,11 @@ def test_a_model_without_masked_layers_is_refused(blobs):
 def test_a_model_that_is_not_built_says_how_to_build_it(blobs):
     model = keras.Sequential([MaskedDense(6, sparsity=0.5, name="a"), keras.layers.Dense(3)])
     with pytest.raises(ValueError, match=r"is not built: \['a'\] have no weights yet. Call it once"):
-        fit(blobs, Recorder(5, 5), model=model)
-    model(blobs[0][:1])
+        ks.DynamicSparse(5, 5).update(model, 0)
+    if keras.backend.backend() == "tensorflow":  # elsewhere fit builds a model before its callbacks
+        with pytest.raises(ValueError, match="is not built"):
+            fit(blobs, Recorder(5, 5), model=model)
+        model(blobs[0][:1])
     assert fit(blobs, Recorder(5, 5), model=model, epochs=1) == [5, 10]
 
 
