@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -164,3 +165,16 @@ def test_two_mirrored_devices_give_the_run_of_one(data_dir, tmp_path):  # noqa: 
     finish(start(tmp_path / "one", data_dir))
     finish(start(tmp_path / "two", data_dir, "--strategy=mirrored", "--devices=2", "--check_replicas"))
     assert_same_run(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.jax
+def test_two_jax_devices_and_two_processes_give_the_run_of_one(data_dir, tmp_path):  # noqa: F811
+    finish(start(tmp_path / "one", data_dir))
+    finish(start(tmp_path / "devices", data_dir, "--strategy=data_parallel", "--devices=2", "--check_replicas"))
+    assert_same_run(tmp_path / "one", tmp_path / "devices")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"--coordinator=localhost:{free.getsockname()[1]}"
+    cluster = ["--strategy=data_parallel", address, "--processes=2", "--check_replicas"]
+    finish(*(start(tmp_path / "processes", data_dir, *cluster, f"--process={i}") for i in range(2)))
+    assert_same_run(tmp_path / "one", tmp_path / "processes")
