@@ -19,13 +19,18 @@ class Mask(keras.layers.Layer):
 
     Attributes:
         value: boolean variable, True where live. Its shape broadcasts to the kernel's.
-        last_update: int32 scalar variable, the optimizer step of the last update; -1 before the first one.
+        last_update: int32 scalar variable, the optimizer step up to which all updates are made; -1 before the
+            first fit with a method.
+        method: str, the name of the sparse training method that went on to here; None before the first fit with one.
         threshold: float32 scalar variable, the H of `keras_sparse.DynamicSparse`; 0 before its first update.
     """
 
     def __init__(self, **kwargs):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
+
+    method = None
+    _loaded = False
 
     def build(self, mask_shape, initializer="ones"):
         """Creates the variables.
@@ -52,6 +57,48 @@ class Mask(keras.layers.Layer):
         """Sets what is remembered back to the start."""
         self.last_update.assign(-1)
         self.threshold.assign(0.0)
+
+    def begin(self, method, going_on):
+        """Takes down which method trains from here on.
+
+        Args:
+            method: str, its name.
+            going_on: bool, whether its optimizer has been at work before.
+
+        Raises:
+            ValueError: if it goes on where another one stopped whose file this is.
+        """
+        if self._loaded and going_on and self.method not in (None, method):
+            raise ValueError(
+                f"The loaded model is in the middle of its training by {self.method}, and {method} cannot go on with "
+                f"that. Go on with {self.method}, or begin a new training: compile the model with a new optimizer."
+            )
+        self.method, self._loaded = method, False
+
+    def save_own_variables(self, store):
+        """Keras's, and the method's name."""
+        super().save_own_variables(store)
+        store["method"] = np.frombuffer((self.method or "").encode(), "uint8")
+
+    def load_own_variables(self, store):
+        """Keras's, and the method's name; says what is wrong with a file that does not fit."""
+        numbers = [str(i) for i in range(len(self.weights))]
+        missing = [n for n in numbers if n not in store.keys()]  # noqa: SIM118 - Keras's store has no `in`
+        if missing:
+            raise ValueError(
+                f"The file has no mask for {self.path!r}: it was written by a dense model. Load it into the dense "
+                "model and give that to keras_sparse.sparsify, whose masks then start from its weights."
+            )
+        shape = tuple(np.shape(store["0"]))
+        if shape != tuple(self.value.shape):
+            raise ValueError(
+                f"The file's mask for {self.path!r} has the shape {shape}, the layer's {tuple(self.value.shape)}. "
+                "Build the model as the one that was saved: with its `granularity`, and layers of its size."
+            )
+        super().load_own_variables({n: store[n] for n in numbers})
+        name = store["method"] if "method" in store.keys() else []  # noqa: SIM118
+        self.method = bytes(np.asarray(name, "uint8")).decode() or None
+        self._loaded = True
 
     def numpy(self):
         """The mask as a boolean NumPy array."""

@@ -39,7 +39,7 @@ class ByEpoch:
         return next(v for e, v in reversed(self.values.items()) if e <= epoch)
 
     def __repr__(self):
-        return f"ByEpoch({self.values})"
+        return repr(self.values[0]) if len(self.values) == 1 else f"ByEpoch({self.values})"
 
 
 def by_epoch(value, name, check):

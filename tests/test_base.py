@@ -181,7 +181,7 @@ def test_freezing_a_layer_changes_no_draw_and_no_memory(blobs):
     """The second layer regrows the same positions whether the first, which holds the memory, is frozen or not."""
     grown = []
     for frozen in (False, True):
-        model = mlp(0.8)
+        model = compiled(mlp(0.8))
         ks.masked_layers(model)[0].trainable = not frozen
         before = state(model)
         method = ks.SET(fraction=0.3)
@@ -311,7 +311,10 @@ def test_dead_weights_stay_zero_whatever_moves_all_of_a_kernel(blobs, keeper):
 def test_an_uncompiled_model_can_be_updated():
     model = mlp()
     budget = live_weights(model)
-    ks.DynamicSparse(15, 5, threshold=0.1).update(model, 1)
+    method = ks.DynamicSparse(15, 5, threshold=0.1)
+    with pytest.warns(UserWarning, match="DynamicSparse.update got no optimizer.*Pass optimizer="):
+        method.update(model, 1)
+    method.update(model, 2, optimizer=keras.optimizers.SGD())
     assert live_weights(model) == budget
 
 

@@ -149,6 +149,7 @@ class Unchanged(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self.method.set_model(self.model)
+        self.method.set_params({})
         self.method.on_train_begin()
         for (w, _), (v, _) in zip(self.weights, state(self.model), strict=True):
             np.testing.assert_array_equal(w, v)

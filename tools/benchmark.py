@@ -1,10 +1,11 @@
 """Step times, measured on this machine.
 
-    python tools/benchmark.py step
+    python tools/benchmark.py step                                       # LeNet-300-100
+    python tools/benchmark.py step --network wrn --rounds 5 --steps 3    # WRN-28-2
+    python tools/benchmark.py step --network resnet50 --batch_size 16 --rounds 5 --steps 1
 
-prints the time of a training step, masked over dense, alternating in one process; the share of the training time that
-the updates of each method take at the periods of Table 4; and the step time of DeepR, which acts after each. Run it on
-an idle machine.
+prints the time of a training step, masked over dense, alternating in one process; then, for each method, the time of an
+update and of a step with its part of the updates at the periods of Table 4. Run it on an idle machine.
 """
 
 import statistics
@@ -19,23 +20,33 @@ import numpy as np
 from absl import app, flags
 from common import methods
 from common.data import Images
-from common.experiment import LENET_MNIST
-from common.models import lenet_300_100, wide_resnet
+from common.experiment import LENET_MNIST, RESNET50_IMAGENET, WRN_CIFAR10
+from common.models import lenet_300_100, resnet, wide_resnet
 from common.train import define_flags, steps_per_execution
 
 import keras_sparse as ks
 
+NETWORKS = {  # with its experiment and the number of training images
+    "lenet": (lenet_300_100, LENET_MNIST, 60_000),
+    "wrn": (wide_resnet, WRN_CIFAR10, 50_000),
+    "resnet50": (resnet, RESNET50_IMAGENET, 1_281_167),
+}
+
 FLAGS = flags.FLAGS
+flags.DEFINE_enum("network", "lenet", tuple(NETWORKS), "Which one.")
 flags.DEFINE_integer("rounds", 15, "How often dense and masked take turns.", 1)
-flags.DEFINE_integer("images", 60_000, "How many LeNet trains on in an epoch; a multiple of 100.", 100)
-flags.DEFINE_integer("depth", 10, "Of the WRN.")
-flags.DEFINE_float("widen_factor", 2, "Of the WRN.")
+flags.DEFINE_integer("steps", 600, "Of an epoch, and so of a turn.", 1)
+flags.DEFINE_integer("batch_size", 100, "Images a step.", 1)
+flags.DEFINE_integer("depth", 28, "Of the WRN.")
+flags.DEFINE_float("widen_factor", None, "Of the network; default: the paper's.")
 
 
 class Clock(keras.callbacks.Callback):
-    """Seconds from the first to the last execution of an epoch, and of all epochs of a `fit`."""
+    """Seconds of each epoch: of its steps, from the first to the last, and with its tests."""
 
-    total = 0.0
+    def on_train_begin(self, logs=None):
+        """Starts."""
+        self.steps, self.whole = [], []
 
     def on_train_batch_begin(self, batch, logs=None):
         """Starts with the first."""
@@ -44,11 +55,12 @@ class Clock(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         """Ends with the last."""
-        self.seconds = time.perf_counter() - self.started
+        self.trained = time.perf_counter() - self.started
 
     def on_epoch_end(self, epoch, logs=None):
-        """Adds up."""
-        self.total += self.seconds
+        """Notes both."""
+        self.steps.append(self.trained)
+        self.whole.append(time.perf_counter() - self.started)
 
 
 class Bench:
@@ -56,16 +68,17 @@ class Bench:
 
     Args:
         model: `keras.Model`.
-        images: number of images; a multiple of the batch size, 100.
         per_execution: steps a call; None for what the recipes take.
     """
 
-    def __init__(self, model, images, per_execution=None):
+    def __init__(self, model, per_execution=None):
         rng = np.random.default_rng(0)
-        self.model, self.steps = model, images // 100
-        pixels = rng.integers(0, 256, (images, *model.input_shape[1:]), dtype=np.uint8)
+        self.model, self.steps = model, FLAGS.steps
+        count = min(FLAGS.steps, 600) * FLAGS.batch_size
+        pixels = rng.integers(0, 256, (count, *model.input_shape[1:]), dtype=np.uint8)
         classes = model.output_shape[-1]
-        self.data = Images(pixels, rng.integers(0, classes, images), classes, (127.5,), (74.0,))
+        self.data = Images(pixels, rng.integers(0, classes, count), classes, (127.5,), (74.0,))
+        self.tests = self.data.evaluation(max(1, count // 6), 1000)
         model.compile(
             optimizer=keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -73,34 +86,23 @@ class Bench:
             jit_compile=keras.backend.backend() != "torch",
             steps_per_execution=per_execution or steps_per_execution(self.steps, most=100),
         )
+        self.fit()  # compiles
 
-    def seconds_per_step(self, epochs=1, callbacks=()):
-        """Trains some epochs."""
+    def fit(self, epochs=1, callbacks=(), tested=False):
+        """Trains some epochs; returns seconds a step, without and with tests, of all but the first of several."""
         clock = Clock()
         self.model.fit(
-            self.data.batches(100, seed=0),
+            self.data.batches(FLAGS.batch_size, seed=0),
             epochs=epochs,
             steps_per_epoch=self.steps,
+            validation_data=self.tests if tested else None,
+            validation_batch_size=min(1000, 10 * FLAGS.batch_size),
             callbacks=[*callbacks, clock],
             verbose=0,
             shuffle=False,
         )
-        return clock.total / (epochs * self.steps)
-
-
-def step(name, build, keep_dense, sparsity, images):
-    """Prints one network's step times and returns its masked `Bench`."""
-    dense = Bench(build(), images)
-    masked = Bench(ks.sparsify(build(), sparsity, keep_dense=keep_dense), images)
-    for bench in (dense, masked):
-        bench.seconds_per_step()  # compiles
-    times = []
-    for i in range(FLAGS.rounds):  # who goes first takes turns as well
-        pair = {bench: bench.seconds_per_step() for bench in ((dense, masked), (masked, dense))[i % 2]}
-        times.append((pair[dense], pair[masked]))
-    d, m = (1e3 * statistics.median(t) for t in zip(*times, strict=True))
-    print(f"{name}: dense {d:.2f} ms a step, masked {m:.2f} ms, masked/dense {m / d:.3f}")
-    return masked
+        first = int(epochs > 1)  # in which something may be compiled
+        return [statistics.median(seconds[first:]) / self.steps for seconds in (clock.steps, clock.whole)]
 
 
 def timed(method):
@@ -116,70 +118,79 @@ def timed(method):
     return method
 
 
-def shares(name, bench, experiment, options):
-    """Prints what part of a training run the updates of each method are, timed while it trains.
+def take_turns(one, other):
+    """Median milliseconds a step of two functions that return seconds; who goes first takes turns as well."""
+    times = []
+    for i in range(FLAGS.rounds):
+        pair = {f: f() for f in ((one, other), (other, one))[i % 2]}
+        times.append((pair[one], pair[other]))
+    return [1e3 * statistics.median(t) for t in zip(*times, strict=True)]
+
+
+def periodic(masked, experiment, options, images):
+    """Prints what the updates of each method cost, timed while it trains.
 
     Args:
-        name: of the network.
-        bench: its masked `Bench`, with as many images as the training set.
+        masked: `Bench` of the masked network.
         experiment: `common.experiment.Experiment`.
-        options: flags of the recipe.
+        options: flags of its recipe, with a period that this benchmark's epochs hold.
+        images: int, of the training set.
     """
-    epochs = experiment.training.epochs
-    for method in ("dynamic_sparse", "set", "rigl"):
-        callback = timed(methods.callback(method, experiment, options, bench.model))
-        step = bench.seconds_per_step(5, [callback])
-        update = statistics.median(callback.seconds)
-        updates = sum(bench.steps / callback.period(epoch) for epoch in range(callback.until))
-        _print_share(name, method, update, updates * update / (bench.steps * epochs * step), step)
-    settings = experiment.compressed
-    pruning = timed(ks.GradualPruning(lambda step: (step % 100 == 0, step / 1e5)))
-    step = bench.seconds_per_step(5, [pruning])
-    update = statistics.median(pruning.seconds)
-    share = settings.prunings * update / (bench.steps * settings.epochs * step)
-    _print_share(name, "compressed", update, share, step)
+    training, settings = experiment.training, experiment.compressed
+    per_epoch = images / training.batch_size
+    epochs = 1 + min(5, FLAGS.rounds)
+    for name in ("dynamic_sparse", "set", "rigl", "compressed"):
+        if name == "compressed":
+            method = timed(ks.GradualPruning(lambda step: (step % options.period == 0, min(0.9, step / 1e5))))
+            share = settings.prunings / (settings.epochs * per_epoch)
+        else:
+            table = methods.callback(name, experiment, define(experiment), masked.model)
+            share = sum(1 / table.period(epoch) for epoch in range(table.until)) / training.epochs
+            method = timed(methods.callback(name, experiment, options, masked.model))
+            method.until = None
+        step, run = masked.fit(epochs, [method], tested=True)
+        update = statistics.median(method.seconds)
+        step, run = step - update / options.period, run - update / options.period
+        print(
+            f"  {name}: an update takes {1e3 * update:.2f} ms; at Table 4's periods "
+            f"{1e3 * (step + share * update):.2f} ms a step, {share * update / step:.2%} of it updates "
+            f"({share * update / run:.2%} of a run with its tests)"
+        )
 
 
-def _print_share(name, method, update, share, step):
-    print(
-        f"{name}, {method}: an update takes {1e3 * update:.2f} ms, {share:.2%} of the training at Table 4's periods, "
-        f"a step of which takes {1e3 * step:.2f} ms"
-    )
+def define(experiment, *arguments):
+    """Flags of a recipe, parsed."""
+    options = flags.FlagValues()
+    define_flags(experiment, options)
+    options(["recipe", *arguments])
+    return options
 
 
-def every_step(name, build, keep_dense, sparsity, images, experiment, options):
-    """Prints the step time of DeepR, which acts after each step, over the dense one, a call a step in both."""
-    dense = Bench(build(), images, per_execution=1)
-    masked = Bench(ks.sparsify(build(), sparsity, keep_dense=keep_dense), images, per_execution=1)
-    for bench in (dense, masked):
-        bench.seconds_per_step()
-    pairs = []
-    for _ in range(FLAGS.rounds):
-        callback = methods.callback("deepr", experiment, options, masked.model)
-        pairs.append((dense.seconds_per_step(), masked.seconds_per_step(1, [callback])))
-    d, m = (1e3 * statistics.median(t) for t in zip(*pairs, strict=True))
-    print(f"{name}, deepr: {m:.2f} ms a step, dense {d:.2f} ms a step of one call, deepr/dense {m / d:.3f}")
+def step(build, experiment, images):
+    """Prints one network's step times."""
+    masked_model = lambda: ks.sparsify(build(), experiment.sparsity, keep_dense=experiment.keep_dense)  # noqa: E731
+    dense, masked = Bench(build()), Bench(masked_model())
+    d, m = take_turns(lambda: dense.fit()[0], lambda: masked.fit()[0])
+    print(f"{FLAGS.network}: dense {d:.2f} ms a step, masked {m:.2f} ms, masked/dense {m / d:.3f}")
+    options = define(experiment, f"--period={steps_per_execution(FLAGS.steps, most=100)}")
+    periodic(masked, experiment, options, images)
+    if masked.model.steps_per_execution > 1:  # DeepR acts after each.
+        dense, masked = Bench(build(), per_execution=1), Bench(masked_model(), per_execution=1)
+
+    def deepr():
+        return masked.fit(callbacks=[methods.callback("deepr", experiment, options, masked.model)])[0]
+
+    d, m = take_turns(lambda: dense.fit()[0], deepr)
+    print(f"  deepr: {m:.2f} ms a step, dense {d:.2f} ms with one step a call, deepr/dense {m / d:.3f}")
 
 
 def main(argv):
     """Runs the benchmark named on the command line."""
     if argv[1:] != ["step"]:
         raise app.UsageError(f"Name a benchmark: step. Received: {argv[1:]}.")
-    options = flags.FlagValues()
-    define_flags(LENET_MNIST, options)
-    options(["recipe"])
-    lenet = step("LeNet-300-100", lenet_300_100, (), 0.98, images=FLAGS.images)
-    shares("LeNet-300-100", lenet, LENET_MNIST, options)
-    every_step("LeNet-300-100", lenet_300_100, (), 0.98, FLAGS.images // 6 // 100 * 100 or 100, LENET_MNIST, options)
-    wrn = (
-        f"WRN-{FLAGS.depth}-{FLAGS.widen_factor:g}",
-        lambda: wide_resnet(FLAGS.depth, FLAGS.widen_factor),
-        lambda layer: "block" not in layer.name,
-        0.9,
-        400,
-    )
-    step(*wrn)
-    every_step(*wrn, LENET_MNIST, options)
+    build, experiment, images = NETWORKS[FLAGS.network]
+    given = {"depth": FLAGS.depth} if experiment.depth and FLAGS.network == "wrn" else {}
+    step(lambda: build(widen_factor=FLAGS.widen_factor or experiment.widen_factor, **given), experiment, images)
 
 
 if __name__ == "__main__":

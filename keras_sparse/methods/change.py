@@ -8,6 +8,31 @@ from keras_sparse.elements import write
 from keras_sparse.slots import slots
 
 
+def check_budget(name, tensors, dropped, grown, budget):
+    """Raises RuntimeError if an update would break an invariant.
+
+    Args:
+        name: of the method.
+        tensors: list of `Tensor`.
+        dropped: for each a boolean array like its `live`.
+        grown: for each an int array, the mask elements that grow.
+        budget: int, how many weights must live afterwards.
+    """
+    sizes = zip(tensors, dropped, grown, strict=True)
+    after = sum((len(t.live) - np.count_nonzero(gone) + len(new)) * t.unit for t, gone, new in sizes)
+    again = any(_repeats(np.sort(np.concatenate([t.live, new]))) for t, new in zip(tensors, grown, strict=True))
+    if after != budget or again:
+        raise RuntimeError(
+            f"{name} broke an invariant, and the update was not made: {budget} weights must be live after it (received "
+            f"{after}), and only elements dead before the update may grow, each once (received others: {again})."
+        )
+
+
+def _repeats(numbers):
+    """Whether a sorted array holds a number twice."""
+    return bool((numbers[1:] == numbers[:-1]).any())
+
+
 @dataclasses.dataclass(frozen=True)
 class Change:
     """The change of one layer.

@@ -93,7 +93,7 @@ class DeepR(RandomGrowth):
         self._signs = self._signs or self._first_signs(layers)
         alpha, temperature = self.alpha(self._epoch), self.temperature(self._epoch)
         tensors = tensors_of(layers)
-        if not alpha and not temperature:
+        if not alpha and not temperature and self.reading == "table_4":
             return tensors
         rate = float(ops.convert_to_numpy(model.optimizer.learning_rate))
         eta = self.eta or (rate if self.reading == "bellec" else 0.01)
@@ -114,11 +114,15 @@ class DeepR(RandomGrowth):
         dropped = []
         for signs, tensor in zip(self._signs, tensors, strict=True):
             weights, live = tensor.values[0], tensor.live
+            crossed = weights * signs[live] < 0
             limit = max(0, min(tensor.free, len(live) - 1))
-            (crossed,) = criteria.keep_strongest([weights * signs[live] < 0], [tensor.scores], limit)
+            (gone,) = criteria.keep_strongest([crossed], [tensor.scores], limit)
+            # So that the signs can be read off the weights, which is what a resumed run does:
             if self.reading == "table_4":
-                signs[live] = np.where(crossed, 0, np.where(signs[live], signs[live], np.sign(weights)))
-            dropped.append(crossed)
+                signs[live] = np.where(gone, 0, np.sign(weights))
+            else:
+                weights[crossed & ~gone] = 0
+            dropped.append(gone)
         return dropped
 
     def _first_signs(self, layers):

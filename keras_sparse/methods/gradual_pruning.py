@@ -110,6 +110,11 @@ class GradualPruning(SparseMethod):
                 stacklevel=2,
             )
 
+    def _when(self):
+        schedule, numbers = self.schedule, ("begin_step", "end_step", "frequency")
+        given = ", ".join(f"{n}={getattr(schedule, n)}" for n in numbers if hasattr(schedule, n))
+        return f"schedule={getattr(schedule, '__name__', type(schedule).__name__)}({given})"
+
     def _sparsity(self):
         return float(self.schedule(self._step + 1)[1])
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_sparse import criteria
 from keras_sparse.methods.arguments import check_choice, check_fraction, check_positive_int
-from keras_sparse.methods.base import EPOCH
+from keras_sparse.methods.clock import EPOCH
 from keras_sparse.methods.random_growth import RandomGrowth
 from keras_sparse.schedules import by_epoch
 

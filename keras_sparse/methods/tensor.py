@@ -49,6 +49,11 @@ class Tensor:
         """Float array like `live`, the mean magnitude of each live element's weights."""
         return self.magnitude(self.values)
 
+    @property
+    def finite(self):
+        """Whether there is neither NaN nor infinity in what a method decides on."""
+        return bool(np.isfinite(self.scores).all() and (self.gradient is None or np.isfinite(self.gradient).all()))
+
     @staticmethod
     def magnitude(values):
         """Mean |value| of elements, given as array of shape `(unit, elements)`."""

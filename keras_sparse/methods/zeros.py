@@ -1,6 +1,7 @@
 """Dead weights stay 0 and their optimizer state fresh, whatever trains the others."""
 
 import keras
+import numpy as np
 
 from keras_sparse import elements
 from keras_sparse.slots import keeps_zeros, slots
@@ -13,6 +14,11 @@ def keep_zeros(layers, optimizer):
     return keeps_zeros(optimizer) and all(
         (v.regularizer is None or type(v.regularizer) in elementwise) and v.constraint is None for v in kernels
     )
+
+
+def finite(layers):
+    """Whether no kernel holds NaN or infinity: a norm that does, and clips all gradients, reaches dead weights, too."""
+    return all(np.isfinite(elements.view(x.kernel_variable)).all() for x in layers)
 
 
 def clear(layers, optimizer):
