@@ -1,7 +1,7 @@
 """Train Keras 3 networks that are sparse from the first step."""
 
 from keras_sparse import distributions, layers, schedules
-from keras_sparse.callbacks import EarlyStopping, ModelCheckpoint
+from keras_sparse.callbacks import BackupAndRestore, EarlyStopping, ModelCheckpoint
 from keras_sparse.conversion import densify, masked_layers, sparsify
 from keras_sparse.methods import SET, DeepR, DynamicSparse, GradualPruning, RigL, SparseMethod, Static
 from keras_sparse.replicas import check_replicas
@@ -9,6 +9,7 @@ from keras_sparse.report import report
 
 __all__ = [
     "SET",
+    "BackupAndRestore",
     "DeepR",
     "DynamicSparse",
     "EarlyStopping",

@@ -11,16 +11,16 @@ recipes/RESULTS.md has the accuracies and times, and the machine they were measu
 """
 
 from absl import app
-from common import train
+from common import options, train
 from common.experiment import LENET_MNIST
 from common.models import lenet_300_100
 
-train.define_flags(LENET_MNIST)
+options.define_flags(LENET_MNIST)
 
 
 def main(arguments):
     """Runs what the flags say."""
-    train.refuse(arguments[1:])
+    options.refuse(arguments[1:])
     train.run(LENET_MNIST, lenet_300_100)
 
 

@@ -14,17 +14,17 @@ this recipe, and on which machine.
 """
 
 from absl import app
-from common import train
+from common import options, train
 from common.experiment import RESNET50_IMAGENET
 from common.models import resnet
 from common.stream import load
 
-train.define_flags(RESNET50_IMAGENET)
+options.define_flags(RESNET50_IMAGENET)
 
 
 def main(arguments):
     """Runs what the flags say."""
-    train.refuse(arguments[1:])
+    options.refuse(arguments[1:])
     train.run(RESNET50_IMAGENET, resnet, load)
 
 

@@ -15,18 +15,18 @@ recipes/RESULTS.md has what was measured with this recipe, and on which machine.
 import functools
 
 from absl import app
-from common import train
+from common import options, train
 from common.augment import PadCropFlip
 from common.data import load
 from common.experiment import WRN_CIFAR10
 from common.models import wide_resnet
 
-train.define_flags(WRN_CIFAR10)
+options.define_flags(WRN_CIFAR10)
 
 
 def main(arguments):
     """Runs what the flags say."""
-    train.refuse(arguments[1:])
+    options.refuse(arguments[1:])
     train.run(WRN_CIFAR10, wide_resnet, functools.partial(load, augmentation=PadCropFlip(4)))
 
 

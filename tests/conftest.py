@@ -14,6 +14,12 @@ settings.register_profile("default", deadline=None, derandomize=True)
 settings.load_profile("default")
 
 
+def pytest_addoption(parser):
+    """How long the tests that draw at random go on."""
+    parser.addoption("--kills", type=int, default=1, help="Runs that tests/test_kill.py kills for each method.")
+    parser.addoption("--examples", type=int, default=100, help="Random runs of tests/test_properties.py.")
+
+
 def pytest_collection_modifyitems(items):
     """Skips what needs another backend than the one under test."""
     backend = keras.backend.backend()

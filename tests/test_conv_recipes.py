@@ -15,6 +15,7 @@ from common import data, devices, stream, train
 from common.augment import PadCropFlip
 from common.experiment import RESNET50_IMAGENET, WRN_CIFAR10
 from common.models import resnet, wide_resnet
+from common.options import define_flags
 from image_sets import data_dir  # noqa: F401
 from nets import numpy
 
@@ -30,7 +31,7 @@ def squares(*args, **kwargs):
 
 def run(experiment, build, load, folder, *arguments):
     options = flags.FlagValues()
-    train.define_flags(experiment, options)
+    define_flags(experiment, options)
     options(["recipe", "--verbose=0", "--nojit_compile", f"--output_dir={folder}", *arguments])
     return train.run(experiment, build, load, options)
 
@@ -64,7 +65,7 @@ def test_kernel_slices(data_dir, tmp_path):  # noqa: F811
 
 def test_the_paper_s_number_of_slices():
     options = flags.FlagValues()
-    train.define_flags(WRN_CIFAR10, options)
+    define_flags(WRN_CIFAR10, options)
     options(["recipe", "--granularity=kernel_slice"])
     model = ks.sparsify(wide_resnet(10, 0.5), 0.9, keep_dense=WRN_CIFAR10.keep_dense)
     method = train.methods.callback("dynamic_sparse", WRN_CIFAR10, options, model)

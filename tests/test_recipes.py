@@ -14,6 +14,7 @@ from absl import app, flags
 from common import data, methods, train
 from common.experiment import LENET_MNIST
 from common.models import lenet_300_100
+from common.options import define_flags, refuse
 from nets import numpy
 
 import keras_sparse as ks
@@ -24,7 +25,7 @@ SMALL = ["--dataset=mnist_5k", "--train_split=train[:1000]", "--verbose=0"]
 
 def run(folder, *arguments):
     options = flags.FlagValues()
-    train.define_flags(LENET_MNIST, options)
+    define_flags(LENET_MNIST, options)
     options(["recipe", *SMALL, f"--output_dir={folder}", *arguments])
     return train.run(LENET_MNIST, lenet_300_100, options=options)
 
@@ -125,14 +126,14 @@ def test_thin_dense_has_the_parameters_of_the_sparse_network(sparsity):
 @pytest.mark.parametrize(("which", "rate"), [("code", 0.004), ("as_printed", 0.04)])
 def test_both_schedules_of_the_learning_rate(which, rate):
     options = flags.FlagValues()
-    train.define_flags(LENET_MNIST, options)
+    define_flags(LENET_MNIST, options)
     options(["recipe", f"--learning_rates={which}", "--method=dense"])
     assert methods.plan(LENET_MNIST, lenet_300_100, options, 600).learning_rates[50] == rate
 
 
 def test_an_earlier_run_is_not_lost_by_accident(tmp_path):
     run(tmp_path, "--epochs=1", "--method=dense")
-    with pytest.raises(app.UsageError, match="holds an earlier run.*--overwrite"):
+    with pytest.raises(app.UsageError, match="holds a finished run.*--overwrite"):
         run(tmp_path, "--epochs=1", "--method=dense")
     run(tmp_path, "--epochs=1", "--method=dense", "--overwrite")
 
@@ -150,7 +151,7 @@ def test_wrong_flag_values(flag, tmp_path):
 
 def test_words_that_are_no_flags():
     with pytest.raises(app.UsageError, match=r"Flags only are taken.*Received: \['set'\]"):
-        train.refuse(["set"])
+        refuse(["set"])
 
 
 def test_from_the_command_line(tmp_path):

@@ -22,7 +22,8 @@ from common import methods
 from common.data import Images
 from common.experiment import LENET_MNIST, RESNET50_IMAGENET, WRN_CIFAR10
 from common.models import lenet_300_100, resnet, wide_resnet
-from common.train import define_flags, steps_per_execution
+from common.options import define_flags
+from common.train import steps_per_execution
 
 import keras_sparse as ks
 

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import os
+import platform
 import tempfile
 from pathlib import Path
 
@@ -38,10 +40,29 @@ class Devices:
     def save(self, model, path):
         """Saves a model, from every process: Keras makes variables while it saves, which on JAX all have to do."""
         if self.leads:
-            model.save(path)
+            new = path.with_name("new.keras")  # A file that is cut off does not take the name of a whole one.
+            model.save(new)
+            new.replace(path)
         else:
             with tempfile.TemporaryDirectory() as folder:
                 model.save(Path(folder) / "model.keras")
+
+    def describe(self):
+        """The machine's name, for the record."""
+        backend = keras.backend.backend()
+        names = {_processor(): f"{os.cpu_count()} cores"}
+        if backend == "jax":
+            import jax
+
+            kinds = [d.device_kind for d in jax.devices() if d.platform != "cpu"]
+            names.update({kind: f"{kinds.count(kind)} used" for kind in kinds})
+        elif backend == "tensorflow":
+            import tensorflow as tf
+
+            details = tf.config.experimental.get_device_details
+            gpus = [details(d)["device_name"] for d in tf.config.list_physical_devices("GPU")]
+            names.update({gpu: f"{gpus.count(gpu)} used" for gpu in gpus})
+        return ", ".join(f"{name}, {count}" for name, count in names.items())
 
 
 def prepare(options):
@@ -127,3 +148,12 @@ def _need(backend, strategy):
             f"--strategy={strategy} needs the {backend} backend, and this is {keras.backend.backend()}: set "
             f"KERAS_BACKEND={backend}."
         )
+
+
+def _processor():
+    """The processor's name, for the record."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(x.split(": ")[1] for x in lines if x.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -2,10 +2,8 @@
 
 import dataclasses
 import functools
-import json
-import os
-import platform
-import shutil
+import shlex
+import sys
 import time
 from pathlib import Path
 
@@ -13,87 +11,52 @@ import keras
 from absl import app, flags
 
 import keras_sparse as ks
-from common import data, devices, methods
-from keras_sparse.distributions import DISTRIBUTIONS
-
-
-def define_flags(experiment, into=flags.FLAGS):
-    """Defines the flags of a recipe, with the defaults of its experiment, in a `flags.FlagValues`."""
-    training = experiment.training
-    enum, real, integer, string, boolean = (
-        functools.partial(getattr(flags, f"DEFINE_{kind}"), flag_values=into)
-        for kind in ("enum", "float", "integer", "string", "bool")
-    )
-    enum("method", "dynamic_sparse", methods.METHODS, "How the network is trained.")
-    real("sparsity", experiment.sparsity, "Removed fraction of the sparse kernels.")
-    flags.register_validator(
-        "sparsity", lambda s: 0 <= s < 1, "must be in [0, 1), the removed fraction: 0.9 keeps a tenth", into
-    )
-    if experiment.ours:
-        enum("settings", "paper", ("paper", "ours"), "Table 4's, or ours: more accurate in as many epochs.")
-    enum("granularity", "weight", ("weight", "kernel_slice"), "What lives and dies: weights, or k x k slices.")
-    integer("seed", 0, "Of initial weights, masks, shuffling, augmentation and regrowth.", lower_bound=0)
-    integer("epochs", training.epochs, "Number of epochs; all schedules by epoch stretch with it.", lower_bound=1)
-    integer("batch_size", training.batch_size, "Images a step, over all devices.", lower_bound=1)
-    enum(
-        "learning_rates",
-        "code",
-        ("code", "as_printed"),
-        "The schedule of the authors' code, or as the paper prints it.",
-    )
-    real("l1", training.l1, "Multiplier of sum |w| over the kernels in the loss.", 0.0)
-    real("l2", training.l2, "Multiplier of w in the gradient, on every parameter.", 0.0)
-    real("widen_factor", experiment.widen_factor, "Width of the network.", 0.0)
-    if experiment.depth:
-        integer("depth", experiment.depth, "Depth of the network.")
-    enum("distribution", None, tuple(DISTRIBUTIONS), "Sparsity of each layer; default: uniform, for rigl by kernel.")
-    string("dense_model", None, "For --method compressed: a trained model.keras; default: train it first.")
-    enum("scope", "layer", ("layer", "network"), "For --method compressed: what a threshold is for.")
-    integer("prune_count", None, "The paper's K, of dynamic_sparse and set; default: Table 4's.", 1)
-    integer("period", None, "The paper's P, steps between updates; default: Table 4's schedule by epoch.", 1)
-    real("regrow_scale", 1e-4, "Standard deviation of regrown weights; 0 is the paper's word.", 0.0)
-    string("dataset", experiment.dataset, "TFDS name of an image set, or mnist_5k.")
-    string("data_dir", None, "TFDS data_dir, or of tools/export_arrays.py; default: TFDS_DATA_DIR, or TFDS's own.")
-    if experiment.image_size:
-        integer("image_size", experiment.image_size, "Pixels of a side that images are brought to.", 1)
-    string("train_split", "train", "TFDS split string to train on.")
-    string("test_split", experiment.test_split, "TFDS split string to test on.")
-    string("output_dir", None, "Where the run is written; default: runs/RECIPE/DATASET_METHOD_SPARSITY_SEED.")
-    boolean("overwrite", False, "Replace an earlier run in output_dir.")
-    enum("strategy", "none", devices.STRATEGIES, "mirrored: all GPUs, TensorFlow; data_parallel: all devices, JAX.")
-    integer("devices", None, "How many devices; without a GPU so many logical CPUs. Default: all.", 1)
-    string("coordinator", None, "HOST:PORT of process 0, for data_parallel over several processes.")
-    integer("processes", 1, "Number of processes of data_parallel.", 1)
-    integer("process", 0, "Number of this process, from 0.", 0)
-    boolean("check_replicas", False, "After each update compare masks and weights of all devices.")
-    enum("precision", "float32", devices.PRECISIONS, "Keras's dtype policy.")
-    boolean("jit_compile", None, "Compile the training step with XLA; default: yes, if backend and strategy can.")
-    integer("steps_per_execution", None, "Steps a call of the training function; default: as suits.")
-    enum("verbose", "1", ("0", "1", "2"), "As in fit: 0 silent, 1 a progress bar, 2 a line an epoch.")
-
-
-def refuse(arguments):
-    """Raises `app.UsageError` if a command line has words that are no flags."""
-    if arguments:
-        raise app.UsageError(f"Flags only are taken, --NAME=VALUE (--helpfull lists them). Received: {arguments}.")
+from common import data, devices, folder, methods
+from common.options import given
 
 
 def run(experiment, build, load=data.load, options=flags.FLAGS):
     """Trains and evaluates one network, and writes the run into its folder.
 
     The folder holds `config.json` (every flag), `history.csv` (an epoch a line), `tensorboard/`, `model.keras` and
-    `result.json`, which is written last: a folder that has it holds a finished run.
+    `result.json`, which is written last. Until then `backup/` has the state after the last epoch, from which
+    `--resume` goes on, to the bit on the same machine.
 
     Args:
         experiment: `common.experiment.Experiment`.
         build: function that makes the dense network, as those of `common.models`.
         load: function `(dataset, splits, data_dir) -> (train set, test set)`, such as `common.data.load`.
-        options: the parsed `flags.FlagValues` of `define_flags`.
+        options: the parsed `flags.FlagValues` of `common.options.define_flags`.
 
     Returns:
-        dict, the content of `result.json`.
+        dict, the content of `result.json`; None from all processes but the first.
+
+    Raises:
+        app.UsageError: if flags, data or folder do not permit the run.
     """
-    folder = _output_folder(experiment, options)
+    path = _output_path(experiment, options)
+    runs = folder.RunFolder(path)
+    runs.check(given(options), options.resume, options.overwrite)
+    if options.resume and runs.result():
+        print(f"The run in {path} is finished already: test accuracy {runs.result()['test_accuracy']:.2%}.")
+        return runs.result()
+    try:
+        return _run(experiment, build, load, options, runs)
+    except KeyboardInterrupt:
+        go_on = shlex.join(
+            [sys.argv[0], *(a for a in sys.argv[1:] if a not in ("--overwrite", "--resume")), "--resume"]
+        )
+        print(f"\nStopped. The epochs finished so far are in {path}; go on with:\n    python {go_on}", file=sys.stderr)
+        raise SystemExit(130) from None
+    except OSError as error:
+        if not folder.is_full(error):
+            raise
+        raise SystemExit(
+            f"The disk of {path} is full ({error}). The last backup is whole: make room, and go on with --resume."
+        ) from error
+
+
+def _run(experiment, build, load, options, runs):
     if experiment.ours and options.settings == "ours":
         experiment = experiment.ours
     keras.utils.set_random_seed(options.seed)
@@ -109,34 +72,34 @@ def run(experiment, build, load=data.load, options=flags.FLAGS):
             f"--train_split={options.train_split} has {len(sets[0])} images, less than a batch of "
             f"{options.batch_size}. Take a larger split."
         )
+    if machine.leads:
+        runs.begin(given(options), options.overwrite)
     with machine.scope():
         build = _with_flags(build, experiment, options, sets[0], machine)
         trainer = Trainer(experiment.training, options, sets, machine)
-        dense = _trained_dense(build, trainer, options, folder) if options.method == "compressed" else None
+        dense = _trained_dense(build, trainer, options, runs.path) if options.method == "compressed" else None
         plan = methods.plan(experiment, build, options, steps, dense)
-    if machine.leads:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_json(folder / "config.json", {f.name: f.value for f in options.get_flags_for_module(__name__)})
-    history, seconds = trainer.fit(plan, folder)
+    seconds = trainer.fit(plan, runs.path)
+    machine.save(plan.model, runs.path / "model.keras")
+    if not machine.leads:
+        return None
+    report = ks.report(plan.model)
     result = {
-        **_best(history),
-        **_counts(ks.report(plan.model)),
+        **_best(folder.history(runs.path / "history.csv")),
+        **{name: getattr(report, name) for name in ("live_weights", "sparse_weights", "parameters")},
         "seconds": round(seconds, 1),
         "epochs": plan.epochs,
         "steps_per_epoch": steps,
         "backend": keras.backend.backend(),
         "versions": {"keras": keras.__version__, "keras_sparse": ks.__version__},
-        "machine": _machine(machine),
+        "machine": machine.describe(),
     }
-    machine.save(plan.model, folder / "model.keras")
-    if not machine.leads:
-        return result
-    _write_json(folder / "result.json", result)
-    print(ks.report(plan.model))
+    runs.finish(result)
+    print(report)
     print(
         f"Test accuracy: {result['test_accuracy']:.2%} after epoch {plan.epochs} "
         f"(best {result['best_test_accuracy']:.2%}, epoch {result['best_epoch']}), {seconds:.0f} s. "
-        f"Written to {folder}; look at it with: tensorboard --logdir {folder}"
+        f"Written to {runs.path}; look at it with: tensorboard --logdir {runs.path}"
     )
     return result
 
@@ -172,8 +135,8 @@ class Trainer:
     sets: tuple
     machine: devices.Devices
 
-    def fit(self, plan, folder):
-        """Trains by a `common.methods.Plan`; returns the history and the seconds it took."""
+    def fit(self, plan, path):
+        """Trains by a `common.methods.Plan`, from the last backup in a folder; returns the seconds of this process."""
         model, rates, options = plan.model, plan.learning_rates, self.options
         train_set, test_set = self.sets
         steps = len(train_set) // options.batch_size
@@ -185,28 +148,32 @@ class Trainer:
                 jit_compile=self._compiles if options.jit_compile is None else options.jit_compile,
                 steps_per_execution=options.steps_per_execution or self._steps_per_execution(steps, plan.most_steps),
             )
+        backup = ks.BackupAndRestore(path / "backup", delete_checkpoint=False)
+        begin = backup.epoch
         callbacks = [*plan.callbacks, keras.callbacks.LearningRateScheduler(ks.schedules.ByEpoch(rates))]
         if self.machine.leads:
-            folder.mkdir(parents=True, exist_ok=True)
+            path.mkdir(parents=True, exist_ok=True)
+            folder.forget_epochs(path / "history.csv", begin)
             callbacks += [
-                keras.callbacks.CSVLogger(folder / "history.csv"),
-                keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False),
+                keras.callbacks.CSVLogger(path / "history.csv", append=True),
+                keras.callbacks.TensorBoard(path / "tensorboard", write_graph=False),
             ]
         images = len(test_set) // self.machine.replicas * self.machine.replicas
         at_once = evaluation_batch(images, self.machine.replicas)
         tests = test_set.evaluation(images, at_once, self.machine.part)
         started = time.perf_counter()
-        history = model.fit(
-            train_set.batches(options.batch_size, options.seed, part=self.machine.part),
+        model.fit(
+            train_set.batches(options.batch_size, options.seed, begin * steps, part=self.machine.part),
+            initial_epoch=begin,
             epochs=plan.epochs,
             steps_per_epoch=steps,
             validation_data=tests,
             validation_batch_size=at_once // self.machine.part[1] if isinstance(tests, tuple) else None,
-            callbacks=callbacks,
+            callbacks=[*callbacks, backup],  # the last: the others' work at the end of an epoch is in it
             shuffle=False,  # `batches` does
             verbose=int(options.verbose) if self.machine.leads else 0,
-        ).history
-        return history, time.perf_counter() - started
+        )
+        return time.perf_counter() - started
 
     # Under a tf.distribute strategy Keras can do neither: replicas add up their gradients within the step.
 
@@ -228,20 +195,22 @@ def _top_5():
     return keras.metrics.SparseTopKCategoricalAccuracy(5, name="top_5_accuracy")
 
 
-def _trained_dense(build, trainer, options, folder):
+def _trained_dense(build, trainer, options, path):
     """The dense model that pruning starts from: loaded, or trained first, into the run's folder."""
+    trained = path / "dense" / "model.keras"
     if options.dense_model:
-        path = Path(options.dense_model)
-        if not path.exists():
+        trained = Path(options.dense_model)
+        if not trained.exists():
             raise app.UsageError(
-                f"--dense_model={path} does not exist. Name a model.keras that --method dense has left, or leave the "
-                "flag out to train it first."
+                f"--dense_model={trained} does not exist. Name a model.keras that --method dense has left, or leave "
+                "the flag out to train it first."
             )
-        return keras.models.load_model(path)
+    if trained.exists():
+        return keras.models.load_model(trained)
     rates = methods.learning_rates(trainer.training, options)
     plan = methods.Plan(build(), rates, options.epochs)
-    trainer.fit(plan, folder / "dense")
-    trainer.machine.save(plan.model, folder / "dense" / "model.keras")
+    trainer.fit(plan, path / "dense")
+    trainer.machine.save(plan.model, trained)
     return plan.model
 
 
@@ -252,10 +221,6 @@ def _best(history):
     best = max(final, key=lambda i: accuracies[i])
     top_5 = {"test_top_5_accuracy": history["val_top_5_accuracy"][-1]} if "val_top_5_accuracy" in history else {}
     return {"test_accuracy": accuracies[-1], **top_5, "best_test_accuracy": accuracies[best], "best_epoch": best + 1}
-
-
-def _counts(report):
-    return {name: getattr(report, name) for name in ("live_weights", "sparse_weights", "parameters")}
 
 
 def evaluation_batch(images, replicas, most=1000):
@@ -286,49 +251,7 @@ def steps_per_execution(steps, most):
     return max(n for n in range(1, min(most, 100) + 1) if steps % n == 0)
 
 
-def _output_folder(experiment, options):
+def _output_path(experiment, options):
     sparsity = "" if options.method == "dense" else f"_{options.sparsity:g}"
     name = f"{options.dataset}_{options.method}{sparsity}_seed{options.seed}"
-    folder = Path(options.output_dir or Path("runs") / experiment.name / name)
-    if (folder / "config.json").exists() and not options.overwrite:
-        raise app.UsageError(
-            f"{folder} holds an earlier run. Keep it and give another --output_dir, or replace it with --overwrite."
-        )
-    if folder.exists() and options.overwrite:
-        for name in ("config.json", "result.json", "history.csv", "model.keras"):
-            (folder / name).unlink(missing_ok=True)
-        for name in ("tensorboard", "dense"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-    return folder
-
-
-def _write_json(path, content):
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-
-
-def _machine(machine):
-    """What a run was made on, for the record."""
-    backend = keras.backend.backend()
-    names = {_processor(): f"{os.cpu_count()} cores"}
-    if backend == "jax":
-        import jax
-
-        kinds = [d.device_kind for d in jax.devices() if d.platform != "cpu"]
-        names.update({kind: f"{kinds.count(kind)} used" for kind in kinds})
-    elif backend == "tensorflow":
-        import tensorflow as tf
-
-        gpus = [
-            tf.config.experimental.get_device_details(d)["device_name"] for d in tf.config.list_physical_devices("GPU")
-        ]
-        names.update({gpu: f"{gpus.count(gpu)} used" for gpu in gpus})
-    return ", ".join(f"{name}, {count}" for name, count in names.items())
-
-
-def _processor():
-    """The processor's name, for the record."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(x.split(": ")[1] for x in lines if x.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    return Path(options.output_dir or Path("runs") / experiment.name / name)

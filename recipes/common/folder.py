@@ -1,0 +1,125 @@
+"""The folder of a run: how one is begun, gone on with, and finished."""
+
+import csv
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+
+from absl import app
+
+FILES = ("config.json", "result.json", "history.csv", "model.keras")
+FOLDERS = ("tensorboard", "dense", "backup")
+FREE = {"resume", "overwrite", "verbose", "output_dir", "data_dir"}  # flags that do not change what a run computes
+
+
+class RunFolder:
+    """Files of one run.
+
+    `config.json` is written first and holds every flag, `result.json` last: a folder that has it holds a finished run.
+
+    Args:
+        path: of the folder.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+
+    def check(self, config, resume, overwrite):
+        """Raises `app.UsageError` if the folder holds another run, or cannot be written.
+
+        Args:
+            config: dict of all flags.
+            resume: whether a run of the same flags is to be gone on with.
+            overwrite: whether any other is to be deleted.
+        """
+        for parent in (self.path, *self.path.parents):
+            if parent.exists():
+                if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+                    raise app.UsageError(
+                        f"The run cannot be written to {self.path}: {parent} is not a folder that you may write to. "
+                        "Give another --output_dir."
+                    )
+                break
+        if resume and overwrite:
+            raise app.UsageError("--resume keeps what --overwrite would delete: give one of them.")
+        if not (self.path / "config.json").exists():
+            return
+        if resume:
+            self._check_same(config)
+        elif not overwrite:
+            kind = "a finished" if self.result() else "an unfinished"
+            raise app.UsageError(
+                f"{self.path} holds {kind} run. Keep it and give another --output_dir, "
+                f"{'' if self.result() else 'go on with it by --resume, '}or replace it with --overwrite."
+            )
+
+    def _check_same(self, config):
+        before = json.loads((self.path / "config.json").read_text())
+        changed = {name: value for name, value in config.items() if name not in FREE and value != before.get(name)}
+        other = [f"--{name}={value} (there: {before.get(name)})" for name, value in changed.items()]
+        if other:
+            raise app.UsageError(
+                f"--resume goes on with the run in {self.path}, which has other flags. Received: {', '.join(other)}. "
+                "Repeat its command, or give another --output_dir."
+            )
+
+    def begin(self, config, overwrite):
+        """Writes the flags."""
+        if overwrite:
+            for name in FILES:
+                (self.path / name).unlink(missing_ok=True)
+            for name in FOLDERS:
+                shutil.rmtree(self.path / name, ignore_errors=True)
+        self.path.mkdir(parents=True, exist_ok=True)
+        _write(self.path / "config.json", config)
+
+    def finish(self, result):
+        """Writes the result, and deletes the backups, which nobody needs from here on."""
+        _write(self.path / "result.json", result)
+        for backup in (self.path / "backup", self.path / "dense" / "backup"):
+            shutil.rmtree(backup, ignore_errors=True)
+
+    def result(self):
+        """What a finished run has written, a dict, or None."""
+        path = self.path / "result.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+
+def forget_epochs(path, first):
+    """Cuts a CSVLogger's file off before an epoch: those from it on are trained again.
+
+    Args:
+        path: of the file, which may be missing.
+        first: int, the epoch.
+    """
+    if not path.exists():
+        return
+    with path.open(newline="") as file:
+        header, *lines = file.readlines() or [""]
+    kept = [line for line in lines if line.endswith("\n") and int(line.split(",")[0]) < first]
+    _replace(path, "".join([header, *kept]) if kept else "")
+
+
+def history(path):
+    """What a CSVLogger has written: dict of name to list of floats, as `History.history`."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {name: [float(row[name]) for row in rows] for name in rows[0] if name != "epoch"}
+
+
+def is_full(error):
+    """Whether an OSError says that the disk is full; HDF5's say so in words only."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error) or "errno = 28" in str(error)
+
+
+def _write(path, content):
+    _replace(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def _replace(path, text):
+    """Writes a file at once or not at all."""
+    new = path.with_name(path.name + ".new")
+    new.write_text(text)
+    new.replace(path)

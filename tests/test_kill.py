@@ -1,0 +1,115 @@
+"""Recipes killed by SIGKILL at random moments, and gone on with, end with the bits of a run that nobody killed.
+
+`pytest tests/test_kill.py --kills 4` kills each method's run four times, each time a run of its own.
+"""
+
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+METHODS = {
+    "dynamic_sparse": ["--prune_count=300"],
+    "set": ["--prune_count=300"],
+    "deepr": [],
+    "rigl": [],
+    "compressed": ["--epochs=5", "--train_split=train[:500]"],
+    "static": ["--settings=ours"],
+}
+pytestmark = pytest.mark.skipif(keras.backend.backend() == "torch", reason="Promised on TensorFlow and JAX.")
+
+
+class Run:
+    """A recipe in a process of its own, with --resume."""
+
+    def __init__(self, method, folder):
+        self.folder = folder
+        flags = [f"--method={method}", "--sparsity=0.9", "--train_split=train[:1000]", "--epochs=10", *METHODS[method]]
+        self.command = [sys.executable, ROOT / "recipes/lenet_mnist.py", "--dataset=mnist_5k", "--resume", *flags]
+
+    def start(self):
+        begun = self._begun()
+        process = subprocess.Popen(
+            [*self.command, f"--output_dir={self.folder}", "--period=3"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        )
+        while process.poll() is None and self._begun() == begun:
+            time.sleep(0.02)
+        return process
+
+    def _begun(self):
+        path = self.folder / "config.json"
+        return path.stat().st_mtime_ns if path.exists() else None
+
+    def finish(self):
+        """Runs to the end; returns the seconds that the training took."""
+        process = self.start()
+        started = time.perf_counter()
+        output = process.communicate(timeout=300)[0]
+        assert process.returncode == 0, output[-3000:]
+        return time.perf_counter() - started
+
+    def kill(self, delay):
+        """Runs and kills; returns whether it was still running then."""
+        process = self.start()
+        try:
+            process.communicate(timeout=delay)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            return True
+        assert process.returncode == 0
+        return False
+
+    def bits(self):
+        """All that it leaves, but for times."""
+        result = json.loads((self.folder / "result.json").read_text())
+        result.pop("seconds")
+        arrays = {}
+        with zipfile.ZipFile(self.folder / "model.keras") as archive:
+            file = h5py.File(io.BytesIO(archive.read("model.weights.h5")))
+            file.visititems(lambda name, x: arrays.update({name: x[()]}) if isinstance(x, h5py.Dataset) else None)
+        return result, (self.folder / "history.csv").read_text(), arrays
+
+
+@pytest.fixture
+def kills(request):
+    return request.config.getoption("--kills")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_killed_run_ends_with_the_same_bits(method, kills, tmp_path):
+    whole = Run(method, tmp_path / "whole")
+    seconds = whole.finish()
+    result, history, arrays = whole.bits()
+    assert any("optimizer" in name for name in arrays)
+    done, delays = 0, []
+    while done < kills:
+        delays.append(random.uniform(0, 0.95 * seconds))
+        run = Run(method, tmp_path / f"killed{len(delays)}")
+        if not run.kill(delays[-1]):
+            assert len(delays) < 5 * kills + 5, "It ends before it can be killed."
+            continue
+        done += 1
+        run.finish()
+        after, lines, others = run.bits()
+        assert after == result, delays
+        assert lines == history, delays
+        assert arrays.keys() == others.keys()
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(array, others[name], err_msg=f"{name} after a kill at {delays[-1]} s")
+        assert not (run.folder / "backup").exists()
