@@ -97,8 +97,9 @@ class BackupAndRestore(keras.callbacks.Callback):
 
     Keras writes weights and epoch into two files, in place; a process that dies meanwhile leaves half a file, or
     weights that do not belong to the epoch. Here a backup is one file, named after the epochs it has behind it, and
-    the one before is deleted when it is complete. It holds weights, masks, optimizer state and what the sparse training method
-    remembers: with data that depend on the epoch only, a run killed and started again ends with the same bits.
+    the one before is deleted when it is complete. It holds weights, masks, optimizer state and what the sparse
+    training method remembers: with data that depend on the epoch only, a run killed and started again ends with the
+    same bits.
 
     Put it last in the list of callbacks, so that their work at the end of an epoch is in the backup.
 

@@ -69,7 +69,7 @@ class MaskedKernel:
         )
 
     def add_weight(self, *args, **kwargs):
-        """As in Keras, but the kernel starts with its dead weights at 0."""
+        """As in Keras, but the kernel starts with its dead weights at 0, and only live ones are regularized."""
         if kwargs.get("name") == "kernel":
             dense = keras.initializers.get(kwargs["initializer"])
 
@@ -81,7 +81,17 @@ class MaskedKernel:
                 return ops.where(live, kernel, ops.zeros_like(kernel))
 
             kwargs["initializer"] = masked
+            if kwargs.get("regularizer") is not None:
+                kwargs["regularizer"] = self._of_live(keras.regularizers.get(kwargs["regularizer"]))
         return super().add_weight(*args, **kwargs)
+
+    def _of_live(self, regularizer):
+        # The slope of |w| at 0 is 1 on JAX, and others couple weights: a dead one would get a gradient.
+        return lambda weights: regularizer(self._masked(weights))
+
+    def _masked(self, weights):
+        weights = ops.convert_to_tensor(weights)
+        return ops.where(ops.convert_to_tensor(self.kernel_mask.value), weights, ops.zeros_like(weights))
 
     def _draw(self, shape):
         seeds = [self.seed, zlib.crc32(self.path.encode())] if isinstance(self.seed, int) else self.seed
@@ -95,8 +105,7 @@ class MaskedKernel:
     @property
     def kernel(self):
         """The kernel the layer computes with, dead weights 0. `kernel_variable` is what the optimizer moves."""
-        kernel = ops.convert_to_tensor(self.kernel_variable)
-        return ops.where(ops.convert_to_tensor(self.kernel_mask.value), kernel, ops.zeros_like(kernel))
+        return self._masked(self.kernel_variable)
 
     @kernel.setter
     def kernel(self, variable):

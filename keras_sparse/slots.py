@@ -54,8 +54,16 @@ def keeps_zeros(optimizer):
     inner = [getattr(optimizer, "inner_optimizer", None), *getattr(optimizer, "_inner_optimizers", ())]
     if any(inner):
         return all(keeps_zeros(x) for x in inner)
+    return keras_name(optimizer) not in (None, "Muon", "Adafactor")
+
+
+def keras_name(optimizer):
+    """The name of an optimizer's class if it is one of Keras's own, else None.
+
+    On PyTorch Keras makes objects of subclasses, of the same names.
+    """
     cls = type(optimizer)
-    return getattr(keras.optimizers, cls.__name__, None) is cls and cls.__name__ not in ("Muon", "Adafactor")
+    return cls.__name__ if cls.__module__.startswith("keras.") and hasattr(keras.optimizers, cls.__name__) else None
 
 
 def iterations(optimizer):

@@ -198,3 +198,30 @@ def test_usable_on_their_own():
     layer = ks.layers.MaskedDense(300, sparsity=0.98)
     layer(ops.ones((1, 784)))
     assert layer.kernel_mask.numpy().sum() == 4704
+
+
+@keras.saving.register_keras_serializable()
+class Pull(keras.regularizers.Regularizer):
+    def __call__(self, w):
+        return ops.sum((w - 1.0) ** 2)
+
+    def get_config(self):
+        return {}
+
+
+@pytest.mark.parametrize("regularizer", ["l1", keras.regularizers.L1L2(0.1, 0.1), "orthogonal_regularizer", Pull()])
+def test_regularizers_move_live_weights_only(regularizer):
+    """On JAX the slope of |w| at 0 is 1."""
+    model = keras.Sequential([keras.Input((7,)), MaskedDense(5, sparsity=0.6, kernel_regularizer=regularizer)])
+    layer = model.layers[0]
+    before = numpy(layer.kernel_variable).copy()
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+    model.fit(np.ones((8, 7)), np.ones((8, 5)), epochs=2, verbose=0)
+    after, live = numpy(layer.kernel_variable), layer.kernel_mask.numpy()
+    assert not after[~live].any()
+    assert not numpy(model.optimizer.momentums[0])[~live].any()
+    assert (after != before)[live].all()
+    loss = {"l1": 0.01 * np.abs(after).sum()}.get(regularizer)
+    assert loss is None or float(numpy(model.losses[0])) == pytest.approx(loss)
+    again = MaskedDense.from_config(layer.get_config())
+    assert type(again.kernel_regularizer) is type(layer.kernel_regularizer)

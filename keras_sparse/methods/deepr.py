@@ -6,7 +6,6 @@ Bellec et al., "Deep Rewiring: Training very sparse deep networks", ICLR 2018.
 import dataclasses
 import math
 
-import keras
 import numpy as np
 from keras import ops
 
@@ -16,7 +15,7 @@ from keras_sparse.methods.arguments import check_choice, check_not_negative, che
 from keras_sparse.methods.random_growth import RandomGrowth
 from keras_sparse.methods.tensor import tensors_of
 from keras_sparse.schedules import by_epoch
-from keras_sparse.slots import slots
+from keras_sparse.slots import keras_name, slots
 
 READINGS = ("bellec", "table_4")
 
@@ -154,7 +153,7 @@ def _through(optimizer, layer, positions, step):
     SGD is linear in the gradient, so that part can be added after the fact: to the momentum as well.
     """
     sgd = getattr(optimizer, "inner_optimizer", optimizer)
-    if type(sgd) is not keras.optimizers.SGD or not sgd.momentum:
+    if keras_name(sgd) != "SGD" or not sgd.momentum:
         return step
     momenta = {id(m) for m in sgd.momentums}
     (slot,) = (slot for slot, _ in slots(sgd, layer.kernel_variable) if id(slot) in momenta)

@@ -1,6 +1,5 @@
 """Dead weights stay 0 and their optimizer state fresh, whatever trains the others."""
 
-import keras
 import numpy as np
 
 from keras_sparse import elements
@@ -10,10 +9,7 @@ from keras_sparse.slots import keeps_zeros, slots
 def keep_zeros(layers, optimizer):
     """Whether training cannot have moved a dead weight or its slots."""
     kernels = [x.kernel_variable for x in layers]
-    elementwise = (None, keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
-    return keeps_zeros(optimizer) and all(
-        (v.regularizer is None or type(v.regularizer) in elementwise) and v.constraint is None for v in kernels
-    )
+    return keeps_zeros(optimizer) and all(v.constraint is None for v in kernels)
 
 
 def finite(layers):

@@ -1,0 +1,129 @@
+"""A fit that was cut off and begun again with a backup ends with the bits of one that was not."""
+
+import keras
+import numpy as np
+import pytest
+from nets import compiled, mlp, needs_steps_per_execution, numpy, state
+from test_contract import METHODS
+
+import keras_sparse as ks
+
+EPOCHS = 4
+METHODS = {
+    **METHODS,
+    "SET by epoch": lambda: ks.SET(fraction=0.3),
+    "DynamicSparse by schedule": lambda: ks.DynamicSparse({0: 30, 2: 10}, {0: 4, 2: 3}, threshold=0.02),
+    "DeepR as of Table 4": lambda: ks.DeepR(1e-2, {0: 0.5, 2: 0.05}, reading="table_4"),
+    "dense DeepR": lambda: ks.DeepR(0.05, 0.5, seed=1),  # More weights cross zero than can wake.
+}
+BACKUPS = {"keras's": keras.callbacks.BackupAndRestore, "ours": ks.BackupAndRestore}
+
+
+MOMENTS = [("on_epoch_end", 1, None), ("on_train_batch_end", 2, 5), ("on_train_batch_begin", 1, 0)]
+
+
+class CutError(Exception):
+    pass
+
+
+class Cut(keras.callbacks.Callback):
+    """Raises in a hook: at the end of an epoch, or at a batch of one."""
+
+    def __init__(self, hook, epoch, batch):
+        super().__init__()
+        self.hook, self.at = hook, (epoch, batch)
+        setattr(self, hook, self._raise)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def _raise(self, number, logs=None):
+        if self.at == ((number, None) if self.hook == "on_epoch_end" else (self.epoch, number)):
+            raise CutError
+
+
+def prepared(blobs, build, name, first, backup=None, cut=None, per_execution=1):
+    """A model, and a function that fits it with a backup before or after the method."""
+    keras.utils.set_random_seed(7)
+    model = compiled(build(), steps_per_execution=per_execution)
+    parts = [backup, cut, METHODS[name]()]
+    callbacks = [x for x in (parts if first else reversed(parts)) if x]
+    settings = {"batch_size": 8, "epochs": EPOCHS, "callbacks": callbacks, "shuffle": False, "verbose": 0}
+    return model, lambda: model.fit(*blobs, **settings).history
+
+
+def assert_same_end(blobs, build, name, first, backup, moment, **kwargs):
+    whole, run = prepared(blobs, build, name, first, **kwargs)
+    history = run()
+    _, run = prepared(blobs, build, name, first, backup(), Cut(*moment), **kwargs)
+    with pytest.raises(CutError):
+        run()
+    again, run = prepared(blobs, build, name, first, backup(), **kwargs)
+    rest = run()
+    begun = moment[1] + (moment[0] == "on_epoch_end" and first)
+    assert rest == {key: values[begun:] for key, values in history.items()}
+    for (w, m), (v, n) in zip(state(whole), state(again), strict=True):
+        np.testing.assert_array_equal(m, n)
+        np.testing.assert_array_equal(w, v)
+    for one, other in zip(whole.optimizer.variables, again.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(numpy(one), numpy(other), err_msg=one.path)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("first", [True, False], ids=["backup first", "backup last"])
+@pytest.mark.parametrize("kind", BACKUPS)
+def test_a_fit_cut_off_ends_with_the_same_bits(name, first, kind, blobs, tmp_path):
+    def build():
+        return mlp({"dense DeepR": 0.2, "GradualPruning": 0.0}.get(name, 0.6))
+
+    for i, moment in enumerate(MOMENTS):
+        assert_same_end(blobs, build, name, first, lambda i=i: BACKUPS[kind](tmp_path / str(i)), moment)
+
+
+@needs_steps_per_execution
+@pytest.mark.parametrize("name", [name for name in METHODS if "DeepR" not in name])
+def test_with_steps_per_execution(name, blobs, tmp_path):
+    def backup():
+        return ks.BackupAndRestore(tmp_path / "b")
+
+    assert_same_end(blobs, mlp, name, True, backup, ("on_epoch_end", 1, None), per_execution=3)
+
+
+def test_a_finished_fit_leaves_no_backup_and_the_next_begins_anew(blobs, tmp_path):
+    model = compiled(mlp())
+    for _ in range(2):
+        backup = ks.BackupAndRestore(tmp_path / "b")
+        history = model.fit(*blobs, epochs=3, callbacks=[ks.Static(), backup], verbose=0).history
+        assert len(history["loss"]) == 3
+        assert list((tmp_path / "b").iterdir()) == []
+
+
+def test_a_backup_cut_off_never_costs_the_one_before(blobs, tmp_path, monkeypatch):
+    model = compiled(mlp())
+    backup = ks.BackupAndRestore(tmp_path / "b", delete_checkpoint=False)
+    model.fit(*blobs, epochs=2, callbacks=[backup], verbose=0)
+    before = (tmp_path / "b/2.epochs.weights.h5").read_bytes()
+
+    def half(path, **kwargs):
+        path.write_bytes(before[: len(before) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(model, "save_weights", half)
+    with pytest.raises(OSError, match="No space left"):
+        model.fit(*blobs, epochs=5, callbacks=[backup], verbose=0)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "b").iterdir()} == {"2.epochs.weights.h5": before}
+    # What SIGKILL leaves is deleted at the next start, and read by nobody.
+    (tmp_path / "b/9f.new.weights.h5").write_bytes(before[:99])
+    other = compiled(mlp(seed=3))
+    other.fit(*blobs, epochs=2, callbacks=[backup], verbose=0)
+    assert [p.name for p in (tmp_path / "b").iterdir()] == ["2.epochs.weights.h5"]
+    assert backup.epoch == 2
+
+
+def test_an_unbuilt_model_has_no_backup_to_take(blobs, tmp_path):
+    model = compiled(keras.Sequential([ks.layers.MaskedDense(3, sparsity=0.5)]))
+    model.built = False
+    backup = ks.BackupAndRestore(tmp_path / "b")
+    backup.set_model(model)
+    with pytest.raises(ValueError, match="is not built, so that no backup can be restored. Call it once on a batch"):
+        backup.on_train_begin()
