@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from common import augment
+from common import augment, tfds
 
 # Mean and standard deviation of a training set's pixels, of 255, as the paper's code has them.
 NORMALIZATION = {
@@ -196,11 +196,13 @@ def is_exported(dataset, data_dir):
 
 
 def _tfds(dataset, splits, data_dir):
-    import tensorflow_datasets as tfds
-
-    examples, info = tfds.load(dataset, split=list(splits), data_dir=data_dir, batch_size=-1, with_info=True)
-    arrays = [(e["image"], e["label"]) for e in tfds.as_numpy(examples)]
-    return arrays, info.features["label"].num_classes
+    builder = tfds.builder(dataset, data_dir, splits)
+    arrays = []
+    for flag, split in zip(("train_split", "test_split"), splits, strict=True):
+        with tfds.reading(dataset, data_dir, "Its images have to be of one size.", flag, split):
+            examples = builder.as_dataset(split=split, batch_size=-1)
+            arrays.append((examples["image"].numpy(), examples["label"].numpy()))
+    return arrays, builder.info.features["label"].num_classes
 
 
 def _exported(folder, splits):

@@ -3,7 +3,6 @@
 import csv
 import errno
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -27,25 +26,17 @@ class RunFolder:
         self.path = Path(path)
 
     def check(self, config, resume, overwrite):
-        """Raises `app.UsageError` if the folder holds another run, or cannot be written.
+        """Raises `app.UsageError` if the folder holds a run of at least an epoch that is not to be gone on with.
 
         Args:
             config: dict of all flags.
             resume: whether a run of the same flags is to be gone on with.
             overwrite: whether any other is to be deleted.
         """
-        for parent in (self.path, *self.path.parents):
-            if parent.exists():
-                if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-                    raise app.UsageError(
-                        f"The run cannot be written to {self.path}: {parent} is not a folder that you may write to. "
-                        "Give another --output_dir."
-                    )
-                break
         if resume and overwrite:
             raise app.UsageError("--resume keeps what --overwrite would delete: give one of them.")
-        if not (self.path / "config.json").exists():
-            return
+        if not self.result() and not self._backups():
+            return  # There is nothing to lose.
         if resume:
             self._check_same(config)
         elif not overwrite:
@@ -65,15 +56,25 @@ class RunFolder:
                 "Repeat its command, or give another --output_dir."
             )
 
+    def _backups(self):
+        return [x for x in (self.path / "backup", self.path / "dense" / "backup") if x.exists() and any(x.iterdir())]
+
     def begin(self, config, overwrite):
-        """Writes the flags."""
-        if overwrite:
-            for name in FILES:
-                (self.path / name).unlink(missing_ok=True)
-            for name in FOLDERS:
-                shutil.rmtree(self.path / name, ignore_errors=True)
-        self.path.mkdir(parents=True, exist_ok=True)
-        _write(self.path / "config.json", config)
+        """Makes the folder, deletes another run's files, and writes the flags."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if overwrite or not self._backups():
+                for name in FILES:
+                    (self.path / name).unlink(missing_ok=True)
+                for name in FOLDERS:
+                    shutil.rmtree(self.path / name, ignore_errors=True)
+            _write(self.path / "config.json", config)
+        except OSError as error:
+            if is_full(error):
+                raise
+            raise app.UsageError(
+                f"The run cannot be written to {self.path}: {error}. Give another --output_dir."
+            ) from error
 
     def finish(self, result):
         """Writes the result, and deletes the backups, which nobody needs from here on."""

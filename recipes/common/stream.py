@@ -5,7 +5,7 @@ import functools
 
 import numpy as np
 
-from common import augment, data
+from common import augment, data, tfds
 
 RESIZED = 256 / 224  # shorter side in evaluation, over the crop
 
@@ -156,10 +156,7 @@ def load(dataset, splits, data_dir=None, size=224):
     """
     if data.is_exported(dataset, data_dir):
         return data.load(dataset, splits, data_dir, augment.ResizedCropFlip(), size)
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder(dataset, data_dir=data_dir)
-    builder.download_and_prepare()
+    builder = tfds.builder(dataset, data_dir, splits)
     return [Stream(builder, split, size) for split in splits]
 
 

@@ -5,6 +5,7 @@ import functools
 import shlex
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import keras
@@ -48,12 +49,22 @@ def run(experiment, build, load=data.load, options=flags.FLAGS):
         )
         print(f"\nStopped. The epochs finished so far are in {path}; go on with:\n    python {go_on}", file=sys.stderr)
         raise SystemExit(130) from None
+    except ValueError as error:
+        if not _is_ours(error):
+            raise
+        raise app.UsageError(str(error)) from error
     except OSError as error:
         if not folder.is_full(error):
             raise
         raise SystemExit(
             f"The disk of {path} is full ({error}). The last backup is whole: make room, and go on with --resume."
         ) from error
+
+
+def _is_ours(error):
+    """Whether it was raised here or in the library, whose messages say all there is to say."""
+    file = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    return any(file.is_relative_to(Path(x).parent) for x in (__file__, ks.__file__))
 
 
 def _run(experiment, build, load, options, runs):
