@@ -57,6 +57,15 @@ def keeps_zeros(optimizer):
     return keras_name(optimizer) not in (None, "Muon", "Adafactor")
 
 
+def momentum(optimizer, variable):
+    """Keras's SGD, if one with momentum trains a variable, and that momentum; else None twice."""
+    sgd = getattr(optimizer, "inner_optimizer", optimizer)
+    if sgd is None or not sgd.built or keras_name(sgd) != "SGD" or not sgd.momentum:
+        return None, None
+    pairs = zip(sgd._trainable_variables, sgd.momentums, strict=True)
+    return sgd, next((slot for v, slot in pairs if v is variable), None)
+
+
 def keras_name(optimizer):
     """The name of an optimizer's class if it is one of Keras's own, else None.
 

@@ -4,12 +4,36 @@ import keras
 import numpy as np
 from nets import state
 
+import keras_sparse as ks
+
 
 class _Before(keras.callbacks.Callback):
     """The state that the method finds."""
 
     def on_train_batch_end(self, batch, logs=None):
         self.state = state(self.model)
+
+
+class _Between(keras.callbacks.Callback):
+    """The state that a method finds which acts inside of the training step: after the optimizer. Needs run_eagerly."""
+
+    def on_train_begin(self, logs=None):
+        model, usual = self.model, self.model.train_step
+
+        def train_step(*arguments):
+            results = usual(*arguments)
+            if keras.backend.backend() == "jax":
+                _, (trained, others, *_) = results
+                variables = [*model.trainable_variables, *model.non_trainable_variables]
+                values = {id(v): np.asarray(x) for v, x in zip(variables, [*trained, *others], strict=True)}
+                pairs = [(x.kernel_variable, x.kernel_mask.value) for x in ks.masked_layers(model)]
+                self.state = [(values[id(w)], values[id(m)]) for w, m in pairs]
+            else:
+                self.state = state(model)
+            return results
+
+        model.train_step = train_step
+        model.make_train_function(force=True)
 
 
 class Replay(keras.callbacks.Callback):
@@ -24,13 +48,14 @@ class Replay(keras.callbacks.Callback):
         scale: standard deviation of grown weights.
         until: batches after which nothing is due.
         tolerance: of weights, for references that compute with them in Python's precision.
+        inside: whether the method acts inside of the training step.
     """
 
-    def __init__(self, reference, period, seed=0, scale=0.0, until=np.inf, tolerance=0.0):
+    def __init__(self, reference, period, seed=0, scale=0.0, until=np.inf, tolerance=0.0, inside=False):
         super().__init__()
         self.reference, self.period, self.seed, self.scale, self.until = reference, period, seed, scale, until
         self.tolerance = tolerance
-        self.before = _Before()
+        self.before = _Between() if inside else _Before()
         self.updates = self.step = 0
 
     def around(self, method):

@@ -16,7 +16,6 @@ METHODS = {
     "Static": lambda: ks.Static(),
 }
 PRUNED_TO = {"GradualPruning": 0.9}  # methods that do not keep the budget they start with
-EVERY_STEP = {"DeepR"}  # methods that need steps_per_execution=1
 
 
 def budget_after(name, model):
@@ -106,12 +105,6 @@ def test_save_and_load(name, form, net, tmp_path):
 @pytest.mark.parametrize("name", METHODS)
 def test_steps_per_execution_gives_the_run_of_single_steps(name, net):
     build, x, y = net
-    if name in EVERY_STEP:
-        with pytest.raises(
-            ValueError, match=f"{name} has to act between .* Compile with steps_per_execution of at most 1"
-        ):
-            fit(compiled(build(), steps_per_execution=2), METHODS[name](), x, y)
-        return
     models = []
     for per_execution in (1, 2):
         keras.utils.set_random_seed(3)
@@ -129,7 +122,7 @@ def test_compiled_by_xla_and_in_mixed_precision(name, net):
     build, x, y = net
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        model = compiled(build(), jit_compile=True, steps_per_execution=1 if name in EVERY_STEP else 2)
+        model = compiled(build(), jit_compile=True, steps_per_execution=2)
     finally:
         keras.config.set_dtype_policy("float32")
     budget = budget_after(name, model)

@@ -1,20 +1,20 @@
 """Deep rewiring: by hand, and both readings against plain Python through a real fit."""
 
-import math
+import itertools
 
 import keras
 import numpy as np
 import pytest
-from nets import compiled, live_weights, mlp, numpy, state
+import threefry as plain
+from nets import assert_dead_is_zero, compiled, live_weights, mlp, needs_steps_per_execution, numpy, state
 from replay import Replay
 
 import keras_sparse as ks
 from keras_sparse.layers import MaskedDense
-from keras_sparse.methods.deepr import _through
 
 
 def signs_for_life(seed, layer, size):
-    return np.random.default_rng([seed, layer]).choice(np.array([-1, 1], "int8"), size)
+    return np.array([plain.sign(plain.key_of(seed, layer), i) for i in range(size)])
 
 
 def reference(reading, seed, alpha, temperature, eta, rate, momentum, now):
@@ -24,25 +24,24 @@ def reference(reading, seed, alpha, temperature, eta, rate, momentum, now):
     def step(weights, masks, choose):
         gone, grown = [], []
         for layer, (w, m) in enumerate(zip(weights, masks, strict=True)):
+            key, sign = plain.key_of(seed, layer), signs[layer]
             live = [i for i in range(len(w)) if m[i]]
-            noise = np.random.default_rng([seed, layer, now(), 1]).standard_normal(len(live), "float32")
-            for i, n in zip(live, noise.tolist(), strict=True):
-                n *= math.sqrt(2 * eta * temperature)
+            for i in live:
+                noise = plain.deviation(eta, temperature) * plain.normal(key, i, now())
                 if reading == "bellec":
-                    w[i] += n - eta * alpha * signs[layer][i]
+                    w[i] += noise - eta * alpha * sign[i]
                 else:
-                    w[i] -= rate * (1 + momentum) * (n + alpha * ((w[i] > 0) - (w[i] < 0)))
-            free = [i for i in range(len(w)) if not m[i]]
-            lost = [i for i in live if w[i] * signs[layer][i] < 0]
-            lost = sorted(lost, key=lambda i: abs(w[i]))[: min(len(free), len(live) - 1)]
-            new = list(choose(layer, free, len(lost)))
-            if reading == "table_4":
-                for i in live:
-                    signs[layer][i] = signs[layer][i] or (w[i] > 0) - (w[i] < 0)
-                for i in lost:
-                    signs[layer][i] = 0
+                    w[i] -= rate * (1 + momentum) * (noise + alpha * ((w[i] > 0) - (w[i] < 0)))
+            crossed = [i for i in live if w[i] * sign[i] < 0]
+            found = plain.wake(key, now(), [i for i in range(len(w)) if not m[i]], crossed, len(w))
+            lost = {i: new for i, new in found.items() if new is not None}
+            for i in live:
+                if reading == "table_4":
+                    sign[i] = 0 if i in lost else (w[i] > 0) - (w[i] < 0)
+                elif i in crossed and i not in lost:
+                    w[i] = 0
             gone.append(set(lost))
-            grown.append(set(new))
+            grown.append(set(lost.values()))
         return gone, grown
 
     step.signs = signs
@@ -69,9 +68,9 @@ class NoteSigns(keras.callbacks.Callback):
 @pytest.mark.parametrize(("sparsity", "seed"), [(0.8, 0), (0.3, 1)])
 def test_a_real_fit_replayed_in_plain_python(blobs, reading, sparsity, seed):
     alpha, temperature, eta = (1e-2, 1e-3, 0.02) if reading == "bellec" else (0.05, 0.5, 0.01)
-    model = compiled(mlp(sparsity, seed=seed))  # SGD(0.05), Nesterov momentum 0.9
+    model = compiled(mlp(sparsity, seed=seed), run_eagerly=True)  # SGD(0.05), Nesterov momentum 0.9
     step = reference(reading, seed, alpha, temperature, eta, 0.05, 0.9, lambda: replay.step)
-    replay = Replay(step, period=1, seed=seed, tolerance=1e-6)
+    replay = Replay(step, period=1, seed=seed, tolerance=1e-6, inside=True)
     method = ks.DeepR(alpha, temperature, eta, reading=reading, seed=seed)
     callbacks = [*replay.around(method), NoteSigns(step.signs, seed, reading)]
     history = model.fit(*blobs, batch_size=8, epochs=3, callbacks=callbacks, verbose=0).history
@@ -106,34 +105,34 @@ def test_what_crosses_zero_dies_and_as_many_wake_at_zero():
     assert live_weights(model) == 4
 
 
-def test_part_of_a_gradient_added_after_the_step_is_as_if_before():
-    """SGD is linear in the gradient, momentum and all."""
-    for momentum, nesterov in [(0.0, False), (0.9, False), (0.9, True)]:
-        rng = np.random.default_rng(0)
-        results = []
-        gradients, extra = rng.normal(size=(2, 4, 2, 3)).astype("float32")
-        for after in (False, True):
-            model, layer = one_layer([1.0] * 6)
-            model.optimizer = sgd = keras.optimizers.SGD(0.1, momentum, nesterov)
-            sgd.build([layer.kernel_variable])
-            positions = np.arange(6)
-            for g, e in zip(gradients, extra, strict=True):
-                sgd.apply([keras.ops.convert_to_tensor(g if after else g + e)])
-                if after:
-                    move = _through(sgd, layer, positions, -0.1 * e.ravel())
-                    layer.kernel_variable.assign_add(move.reshape(2, 3))
-            results.append(numpy(layer.kernel_variable))
-        np.testing.assert_allclose(*results, rtol=1e-5)
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
+def test_part_of_a_gradient_added_after_the_step_is_as_if_before(momentum, nesterov):
+    """SGD is linear in the gradient, momentum and all. L1 is the part of it that needs no random numbers."""
+    gradients, alpha = np.random.default_rng(0).normal(size=(4, 2, 3)).astype("float32"), 0.3
+    results = []
+    for after in (False, True):
+        model, layer = one_layer([5.0] * 6)  # never negative
+        model.optimizer = sgd = keras.optimizers.SGD(0.1, momentum, nesterov)
+        sgd.build([layer.kernel_variable])
+        method = ks.DeepR(alpha=alpha, temperature=0.0, reading="table_4")
+        for step, g in enumerate(gradients, start=1):
+            sgd.apply([keras.ops.convert_to_tensor(g if after else g + alpha)])
+            if after:
+                method.update(model, step)
+        results.append(numpy(layer.kernel_variable))
+    np.testing.assert_allclose(*results, rtol=1e-5)
 
 
 def test_fixed_signs_reflect_a_fresh_network_and_leave_a_trained_one(blobs, tmp_path):
     model = compiled(mlp(0.8))
     fresh = [w for w, _ in state(model)]
     model.fit(*blobs, batch_size=96, epochs=1, callbacks=[ks.DeepR(1e-4, 1e-6, seed=3)], verbose=0)
+    reflected = 0
     for i, (before, (w, m)) in enumerate(zip(fresh, state(model), strict=True)):
         signs = signs_for_life(3, i, w.size).reshape(w.shape)
         assert (w[m] * signs[m] >= 0).all()
-        assert (before[m] * signs[m] < 0).any()
+        reflected += np.count_nonzero(before[m] * signs[m] < 0)
+    assert 20 < reflected < 51  # of 71
     trained = state(model)
     model.fit(
         *blobs, epochs=1, steps_per_epoch=1, callbacks=[Unchanged(trained, ks.DeepR(1e-4, 1e-6, seed=3))], verbose=0
@@ -160,6 +159,90 @@ def test_temperature_and_alpha_by_epoch(blobs):
     method = ks.DeepR(alpha={0: 1e-3, 1: 0.0}, temperature={0: 1e-2, 1: 0.0}, eta=0.1)
     history = model.fit(*blobs, batch_size=8, epochs=3, callbacks=[method], verbose=0).history
     assert history["dropped"][0] > 3 * history["dropped"][2]
+
+
+@pytest.mark.parametrize("optimizer", ["Adam", "Muon", "Adagrad", "accumulating", "scaled"])
+def test_any_optimizer(blobs, optimizer):
+    """Steps that an optimizer does not make, the walk does not make either."""
+    made = {
+        "accumulating": lambda: keras.optimizers.SGD(0.05, 0.9, gradient_accumulation_steps=3),
+        "scaled": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.05, 0.9)),
+    }
+    model = compiled(mlp(0.8), made.get(optimizer, lambda: getattr(keras.optimizers, optimizer)(0.01))())
+    method, masks = ks.DeepR(0.05, 5.0, 0.05, reading="table_4"), []
+
+    class Look(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            masks.append([m for _, m in state(self.model)])
+
+    history = model.fit(*blobs, batch_size=8, epochs=2, callbacks=[method, Look()], verbose=0).history
+    assert live_weights(model) == 71
+    assert sum(history["dropped"]) > 0
+    assert_dead_is_zero(model)
+    if optimizer == "accumulating":
+        same = [all(map(np.array_equal, a, b)) for a, b in itertools.pairwise(masks)]
+        assert all(kept for batch, kept in enumerate(same, start=2) if batch % 3)
+
+
+@needs_steps_per_execution
+def test_many_steps_at_once_are_those_of_one_by_one(blobs):
+    runs = []
+    for steps in (1, 5):
+        keras.utils.set_random_seed(2)
+        runs.append(compiled(mlp(0.8), steps_per_execution=steps))
+        history = (
+            runs[-1]
+            .fit(*blobs, batch_size=8, epochs=2, callbacks=[ks.DeepR(1e-2, 1e-3, 0.02)], shuffle=False, verbose=0)
+            .history
+        )
+        assert sum(history["dropped"]) > 5
+    for (w, m), (v, n) in zip(*map(state, runs), strict=True):
+        np.testing.assert_array_equal(m, n)
+        np.testing.assert_allclose(w, v, atol=1e-6)
+
+
+def test_a_fit_that_was_cut_off_leaves_no_walk_behind(blobs):
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+    model = compiled(mlp(0.8))
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(*blobs, batch_size=8, callbacks=[ks.DeepR(0.1, 0.1, 0.05), Stop()], verbose=0)
+    before = [m for _, m in state(model)]
+    model.fit(*blobs, batch_size=8, epochs=2, verbose=0)
+    for (_, m), n in zip(state(model), before, strict=True):
+        np.testing.assert_array_equal(m, n)
+    assert_dead_is_zero(model)
+
+
+def test_a_mask_changed_behind_its_back_is_noticed(blobs):
+    model = compiled(mlp(0.8))
+
+    class Meddle(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            mask = ks.masked_layers(self.model)[1].kernel_mask.value
+            mask.assign(np.ones(mask.shape, bool))
+
+    with pytest.raises(
+        RuntimeError, match="DeepR broke an invariant: 38 weights of 'second' must be live after step 6"
+    ):
+        model.fit(*blobs, batch_size=16, callbacks=[Meddle(), ks.DeepR(1e-3, 1e-4)], verbose=0)
+
+
+def test_until_masks_stay_from_then_on(blobs):
+    model = compiled(mlp(0.8))
+    history = model.fit(
+        *blobs, batch_size=8, epochs=4, callbacks=[ks.DeepR(0.1, 0.1, 0.05, until=2)], verbose=0
+    ).history
+    assert history["dropped"][1] > 0
+    assert history["dropped"][2:] == [0, 0]
+
+
+def test_a_loop_of_ones_own_needs_the_learning_rate(blobs):
+    model = mlp(0.8)
+    with pytest.raises(ValueError, match="goes by the optimizer's learning rate.*Pass optimizer=... of the loop"):
+        ks.DeepR(1e-3, 1e-4).update(model, 1)
 
 
 def test_masks_over_slices_are_refused():

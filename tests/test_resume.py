@@ -81,7 +81,7 @@ def test_a_fit_cut_off_ends_with_the_same_bits(name, first, kind, blobs, tmp_pat
 
 
 @needs_steps_per_execution
-@pytest.mark.parametrize("name", [name for name in METHODS if "DeepR" not in name])
+@pytest.mark.parametrize("name", METHODS)
 def test_with_steps_per_execution(name, blobs, tmp_path):
     def backup():
         return ks.BackupAndRestore(tmp_path / "b")

@@ -40,14 +40,12 @@ class Change:
     Attributes:
         elements: int array, the mask elements that died and grew.
         alive: boolean array like it, True for those that grew.
-        fresh: int array, the weights of those elements, whose slots start anew.
-        weights: int array, all weights that change.
+        weights: int array, the weights of those elements, whose slots start anew.
         values: float array like it.
     """
 
     elements: np.ndarray
     alive: np.ndarray
-    fresh: np.ndarray
     weights: np.ndarray
     values: np.ndarray
 
@@ -56,25 +54,17 @@ class Change:
         """From a `Tensor`, which of its live elements die, which positions grow, and the weights these start with."""
         elements = np.concatenate([tensor.live[dropped], grown])
         alive = np.repeat([False, True], [len(elements) - len(grown), len(grown)])
-        fresh = tensor.positions(elements)
-        values = np.zeros(fresh.shape)
+        weights = tensor.positions(elements)
+        values = np.zeros(weights.shape)
         values[:, alive] = start
-        fresh, values = fresh.ravel(), values.ravel()
-        if tensor.unit == 1:
-            fresh = elements
-        weights = fresh
-        if tensor.moved is not None:
-            weights = np.concatenate([weights, tensor.positions(tensor.live[~dropped]).ravel()])
-            values = np.concatenate([values, tensor.moved[:, ~dropped].ravel()])
-        return cls(elements, alive, fresh, weights, values)
+        return cls(elements, alive, elements if tensor.unit == 1 else weights.ravel(), values.ravel())
 
     def write(self, layer, optimizer):
         """Writes it into a masked layer's variables and the optimizer's."""
         mask, kernel = (layer.kernel_mask.value, self.alive), (layer.kernel_variable, self.values)
         others = slots(optimizer, layer.kernel_variable)
-        if self.weights is self.elements:
+        if self.weights is self.elements:  # One index serves all.
             write(self.elements, mask, kernel, *others)
         else:
             write(self.elements, mask)
-            write(self.weights, kernel)
-            write(self.fresh, *others)
+            write(self.weights, kernel, *others)

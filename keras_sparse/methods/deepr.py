@@ -3,29 +3,26 @@
 Bellec et al., "Deep Rewiring: Training very sparse deep networks", ICLR 2018.
 """
 
-import dataclasses
-import math
-
 import numpy as np
 from keras import ops
 
-from keras_sparse import criteria, elements
-from keras_sparse.conversion import masked_layers, trainable_masked_layers
+from keras_sparse import elements
+from keras_sparse.conversion import trainable_masked_layers
+from keras_sparse.methods import draws
 from keras_sparse.methods.arguments import check_choice, check_not_negative, check_number
-from keras_sparse.methods.random_growth import RandomGrowth
-from keras_sparse.methods.tensor import tensors_of
+from keras_sparse.methods.in_step import InStep, places
 from keras_sparse.schedules import by_epoch
-from keras_sparse.slots import keras_name, slots
 
 READINGS = ("bellec", "table_4")
 
 
-class DeepR(RandomGrowth):
+class DeepR(InStep):
     """Trains masked layers by deep rewiring: a noisy walk in which a weight that crosses zero dies.
 
     After every optimizer step each live weight is pulled towards 0 and pushed at random. Those that crossed 0 die,
     and as many random dead ones of the same layer wake, at 0. So each layer has the number of live weights it starts
-    with, at every step. What just died does not wake at once.
+    with, at every step. What just died does not wake at once. In a layer that is nearly dense a weight stays where it
+    does not find a dead one to wake in 63 draws.
 
     Two readings are offered. "bellec", as first published: each weight, live or dead, has a sign for life, and starts
     on its side (a weight that does not is reflected); the walk is w <- w - eta * alpha * sign + sqrt(2 * eta *
@@ -33,7 +30,7 @@ class DeepR(RandomGrowth):
     temperature) is added to the gradient (for Keras's SGD its momentum included; for other optimizers as a plain step
     of the learning rate), and a woken weight takes the sign of its first move.
 
-    It acts after every step, so compile with steps_per_execution=1, Keras's default.
+    The walk is part of the compiled training step, and works on the live weights only.
 
     Args:
         alpha: multiplier of |w| in the loss, a float of at least 0: number, dict `{first epoch: number}` or function
@@ -47,7 +44,7 @@ class DeepR(RandomGrowth):
 
     Raises:
         ValueError: if an argument is out of its range; in `fit`, if the model has no trainable masked layer or one
-            whose mask elements are not single weights, or if `steps_per_execution` is more than 1.
+            whose mask elements are not single weights.
 
     Example:
 
@@ -62,100 +59,120 @@ class DeepR(RandomGrowth):
     """
 
     def __init__(self, alpha, temperature, eta=None, reading="bellec", until=None, seed=0):
-        super().__init__(growth="anywhere", regrow_scale=0.0, period=1, until=until, seed=seed)
+        super().__init__(until=until, seed=seed)
         self.alpha = by_epoch(alpha, "alpha", check_not_negative)
         self.temperature = by_epoch(temperature, "temperature", check_not_negative)
         if eta is not None:
             check_number(eta, "eta", "above 0", lambda x: 0 < x < np.inf)
         check_choice(reading, "reading", READINGS)
-        self.eta = eta
+        self.eta = 0.01 if eta is None and reading == "table_4" else eta
         self.reading = reading
-
-    _signs = None  # For each layer the sign of each weight: for life, or of its first move, 0 before that.
 
     def on_train_begin(self, logs=None):
         """Checks that masks are over single weights."""
         super().on_train_begin(logs)
-        _check_single_weights(tensors_of(trainable_masked_layers(self.model)))
+        _check_single_weights(trainable_masked_layers(self.model))
 
     def start(self, model):
-        """Notes the signs that the weights start with."""
-        self._signs = self._first_signs(trainable_masked_layers(model))
-        self._recalled = masked_layers(model)[0].kernel_mask
+        """Reflects fresh weights whose sign is not the one they have for life; those trained so have it already."""
+        _check_single_weights(trainable_masked_layers(model))
+        if self.reading == "bellec":
+            for place, layer in places(model):
+                live, signs, _ = self.begin(place, layer)
+                weights = elements.view(layer.kernel_variable).ravel()[live]
+                against = weights * signs < 0
+                elements.write(live[against], (layer.kernel_variable, -weights[against]))
 
-    def recall(self, memory):
-        """Forgets another model's signs; those of this one are in its weights."""
-        self._signs = None
+    def begin(self, place, layer):
+        """Live positions, their signs (for life, or of their first move, 0 before that), how many died."""
+        live = np.flatnonzero(elements.view(layer.kernel_mask.value)).astype("int32")
+        if self.reading == "bellec":
+            signs = ops.convert_to_numpy(draws.signs(self._key(place), ops.convert_to_tensor(live)))
+        else:
+            signs = np.sign(elements.view(layer.kernel_variable).ravel()[live]).astype("float32")
+        return [live, signs, np.zeros((), "int32")]
 
-    def observe(self, model, layers):
-        """The tensors after the walk of their live weights."""
-        self._signs = self._signs or self._first_signs(layers)
-        alpha, temperature = self.alpha(self._epoch), self.temperature(self._epoch)
-        tensors = tensors_of(layers)
-        if not alpha and not temperature and self.reading == "table_4":
-            return tensors
-        rate = float(ops.convert_to_numpy(model.optimizer.learning_rate))
-        eta = self.eta or (rate if self.reading == "bellec" else 0.01)
-        moved = []
-        for i, (layer, tensor) in enumerate(zip(layers, tensors, strict=True)):
-            weights, live = tensor.values[0], tensor.live
-            noise = np.random.default_rng([self.seed, i, self._step, 1]).standard_normal(len(live), "float32")
-            noise *= math.sqrt(2 * eta * temperature)
-            if self.reading == "bellec":
-                weights = weights - eta * alpha * self._signs[i][live] + noise
-            else:
-                weights = weights + _through(model.optimizer, layer, live, -rate * (alpha * np.sign(weights) + noise))
-            moved.append(dataclasses.replace(tensor, moved=weights[None]))
-        return moved
+    def settings(self):
+        """Alpha and temperature."""
+        return np.array([self.alpha(self._epoch), self.temperature(self._epoch)], "float32")
 
-    def drop(self, tensors):
-        """What crossed zero, but no more than can wake instead, and never all of a layer."""
-        dropped = []
-        for signs, tensor in zip(self._signs, tensors, strict=True):
-            weights, live = tensor.values[0], tensor.live
-            crossed = weights * signs[live] < 0
-            limit = max(0, min(tensor.free, len(live) - 1))
-            (gone,) = criteria.keep_strongest([crossed], [tensor.scores], limit)
-            # So that the signs can be read off the weights, which is what a resumed run does:
-            if self.reading == "table_4":
-                signs[live] = np.where(gone, 0, np.sign(weights))
-            else:
-                weights[crossed & ~gone] = 0
-            dropped.append(gone)
-        return dropped
+    def act(self, site, step, rate, settings, weights, mask, slots, own):
+        """Walks, drops what crossed zero, and wakes as many."""
+        live, signs, died = own
+        (alpha, temperature), key = (settings[0], settings[1]), self._key(site.place)
+        eta = rate if self.eta is None else self.eta
+        noise = ops.sqrt(2 * eta * temperature) * draws.normal(key, live, step)
+        before = ops.cast(ops.take(weights, live), "float32")
+        held = [ops.take(slot, live) for slot in slots]
+        if self.reading == "bellec":
+            moved = before - eta * alpha * signs + noise
+        else:
+            move = -rate * (alpha * ops.sign(before) + noise)
+            moved = before + move
+            if site.momentum is not None:
+                # SGD is linear in the gradient, so that a part can be added after the fact: to the momentum, too.
+                held[site.momentum] += ops.cast(move, held[site.momentum].dtype)
+                moved = before + move * (1 + site.factor) if site.nesterov else moved
+        crossed = moved * signs < 0
+        mask, woken, staying = wake(key, step, site.size, mask, live, crossed)
+        gone = ops.logical_and(crossed, ops.logical_not(staying))
+        if self.reading == "bellec":  # On the wrong side it cannot stay.
+            moved = ops.where(staying, 0.0, moved)
+            signs = ops.where(gone, draws.signs(key, woken), signs)
+        else:
+            signs = ops.where(gone, 0.0, ops.sign(moved))
+        weights = _put(weights, live, ops.cast(ops.where(gone, 0.0, moved), weights.dtype))
+        held = [ops.where(gone, ops.full_like(x, fresh), x) for x, fresh in zip(held, site.fresh, strict=True)]
+        slots = [_put(slot, live, x) for slot, x in zip(slots, held, strict=True)]
+        return weights, mask, slots, [woken, signs, died + ops.sum(ops.cast(gone, "int32"))]
 
-    def _first_signs(self, layers):
-        tensors = tensors_of(layers)
-        _check_single_weights(tensors)
-        if self.reading == "table_4":
-            return [np.sign(t.kernel).astype("int8").ravel() for t in tensors]
-        signs = []
-        for i, (layer, tensor) in enumerate(zip(layers, tensors, strict=True)):
-            rng = np.random.default_rng([self.seed, i])
-            signs.append(rng.choice(np.array([-1, 1], "int8"), tensor.size))
-            # A fresh weight whose sign is the other one is reflected; one that was trained so has its sign already.
-            against = tensor.live[tensor.values[0] * signs[i][tensor.live] < 0]
-            elements.write(against, (layer.kernel_variable, -tensor.kernel.ravel()[against]))
-        return signs
+    def _key(self, place):
+        return draws.key_of(self.seed, place)
 
 
-def _check_single_weights(tensors):
-    if any(t.unit > 1 for t in tensors):
+def wake(key, step, size, mask, live, crossed):
+    """Finds for each weight that crossed zero a dead one to wake instead.
+
+    Each draws a position until it has one that was dead and that no other has, so all sets of dead positions are
+    equally likely. Of several that draw the same the one with the highest position gets it.
+
+    Args:
+        key: of `draws.key_of`.
+        step: int32 scalar.
+        size: int, number of positions.
+        mask: boolean array, the mask before.
+        live: int32 array, the live positions, in any order.
+        crossed: boolean array like it.
+
+    Returns:
+        `(mask, live, staying)`: the mask and the live positions after, each woken one in the place of the one that
+        died for it, and a boolean array, True for what crossed but found nothing.
+    """
+
+    def searching(draw, searching, found, busy):
+        return ops.logical_and(draw < draws.ROUNDS, ops.any(searching))
+
+    def search(draw, searching, found, busy):
+        drawn, counts = draws.integers(key, live, step, draw, size)
+        wanted = searching & counts & ops.logical_not(ops.take(busy, drawn))
+        owner = ops.segment_max(ops.where(wanted, live, -1), drawn, num_segments=size)
+        gets = wanted & ops.equal(ops.take(owner, drawn), live)
+        found = ops.where(gets, drawn, found)
+        return draw + 1, searching & ops.logical_not(gets), found, _put(busy, found, ops.ones(live.shape, "bool"))
+
+    first = ops.cast(1, "int32")
+    _, staying, found, busy = ops.while_loop(searching, search, (first, crossed, live, mask))
+    dead = ops.logical_and(crossed, ops.logical_not(staying))
+    return _put(busy, live, ops.logical_not(dead)), found, staying
+
+
+def _put(array, positions, values):
+    return ops.scatter_update(array, positions[:, None], values)
+
+
+def _check_single_weights(layers):
+    if any(x.kernel_mask.value.shape != x.kernel_variable.shape for x in layers):
         raise ValueError(
             "DeepR rewires single weights, and the model has masks over whole slices. Make them with "
             'granularity="weight".'
         )
-
-
-def _through(optimizer, layer, positions, step):
-    """What `step`, the learning rate times a part of the gradient, makes of weights in the end.
-
-    SGD is linear in the gradient, so that part can be added after the fact: to the momentum as well.
-    """
-    sgd = getattr(optimizer, "inner_optimizer", optimizer)
-    if keras_name(sgd) != "SGD" or not sgd.momentum:
-        return step
-    momenta = {id(m) for m in sgd.momentums}
-    (slot,) = (slot for slot, _ in slots(sgd, layer.kernel_variable) if id(slot) in momenta)
-    elements.write(positions, (slot, elements.view(slot).ravel()[positions] + step))
-    return step * (1 + sgd.momentum) if sgd.nesterov else step

@@ -19,14 +19,12 @@ class Tensor:
         kernel: the kernel, an array for reading.
         mask_shape: shape of the mask, which broadcasts to the kernel's.
         live: sorted int array, positions of the live elements of the mask.
-        moved: array of shape `(unit, live)`, weights that the live elements shall have instead; None where they stay.
         gradient: array of the kernel's shape, the dense gradient; None for methods that do not look at it.
     """
 
     kernel: np.ndarray
     mask_shape: tuple
     live: np.ndarray
-    moved: np.ndarray | None = None
     gradient: np.ndarray | None = None
 
     @classmethod
@@ -41,8 +39,8 @@ class Tensor:
 
     @functools.cached_property
     def values(self):
-        """Array of shape `(unit, live)`, the weights of the live elements, moved where they shall move."""
-        return self.weights.take(self.live, axis=1) if self.moved is None else self.moved
+        """Array of shape `(unit, live)`, the weights of the live elements."""
+        return self.weights.take(self.live, axis=1)
 
     @functools.cached_property
     def scores(self):

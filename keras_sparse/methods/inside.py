@@ -1,0 +1,202 @@
+"""The place in Keras's compiled training step right after the optimizer, on each backend."""
+
+import contextlib
+import functools
+
+import keras
+from keras import ops
+
+from keras_sparse import elements
+
+
+class Inside:
+    """Lets functions change variables after each step of the optimizer, while it stands in a model's training function.
+
+    Args:
+        model: compiled `keras.Model`, in `fit`.
+        acts: list of pure functions `(step, rate, settings, values, own) -> (values, own)`.
+        variables: for each the list of the `keras.Variable`s whose values it gets and changes.
+        own: for each a list of arrays that it gets and changes; they belong to nothing else, and go into no file.
+        settings: array that all get.
+
+    Attributes:
+        expected: bool, whether a training step has been announced. One that has not belongs to a later `fit`, when this
+            one was cut off and nobody called `release`: it is made as Keras makes it.
+    """
+
+    expected = False
+
+    def __init__(self, model, acts, variables, own, settings):
+        self._model, self._acts, self._variables = model, acts, variables
+        with scope(model):
+            self._own = [[_variable(x) for x in arrays] for arrays in own]
+            self._settings = _variable(settings)
+        self._values = None
+        self._usual = model.train_function
+        make = {"tensorflow": self._tensorflow, "jax": self._jax, "torch": self._torch}
+        self._function = make[keras.backend.backend()](model)
+        model.train_function = self._train
+
+    def renew(self, own, settings):
+        """Sets `own` and `settings` anew; returns whether it could: whether the arrays have the shapes of before."""
+        old, new = ([[tuple(x.shape) for x in arrays] for arrays in both] for both in (self._own, own))
+        if old == new:
+            self._values = None
+            for variables, arrays in zip([*self._own, [self._settings]], [*own, [settings]], strict=True):
+                for variable, array in zip(variables, arrays, strict=True):
+                    elements.assign(variable, array)
+        return old == new
+
+    def own(self):
+        """What `own` has become: lists of NumPy arrays."""
+        return [[ops.convert_to_numpy(x) for x in values] for values in self._values or self._own]
+
+    def release(self):
+        """Gives the model its training function back."""
+        if self._model.train_function == self._train:
+            self._model.train_function = self._usual
+
+    def _train(self, *arguments):
+        if not self.expected:
+            self.release()
+            return self._usual(*arguments)
+        self.expected = False
+        return self._function(*arguments)
+
+    def _tensorflow(self, model):
+        import tensorflow as tf
+
+        def on_replica(act, step, rate, go, count, *variables):
+            settings, *values = [ops.convert_to_tensor(v) for v in variables]
+            new, own = _guarded(act, go, step, rate, settings, values[:count], values[count:])
+            for variable, value in zip(variables[1:], [*new, *own], strict=True):
+                variable.assign(value)
+
+        def on_all(strategy, before):
+            before = before if before is None else strategy.experimental_local_results(before)[0]
+            step, rate = _clock(model.optimizer)
+            go = _go(before, step)
+            for act, variables, own in zip(self._acts, self._variables, self._own, strict=True):
+                write = functools.partial(on_replica, act, step, rate, go, len(variables))
+                first, *others = (v.value for v in [self._settings, *variables, *own])
+                strategy.extended.update(first, write, args=tuple(others), group=False)
+
+        def train_step(data):
+            before = _before(model.optimizer)
+            logs = model.train_step(data)
+            tf.distribute.get_replica_context().merge_call(on_all, args=(before,))
+            return logs
+
+        return model._make_function(train_step)
+
+    def _jax(self, model):
+        import jax
+
+        self._acts = [
+            jax.jit(act) for act in self._acts
+        ]  # where the model is not, its loops would be compiled each time
+
+        def train_step(state, own, settings, data):
+            optimizer = model.optimizer
+            with keras.StatelessScope(list(zip(optimizer.variables, state[2], strict=True))):
+                before = _before(optimizer)
+            logs, state = model.train_step(state, data)
+            kinds = (
+                model.trainable_variables,
+                model.non_trainable_variables,
+                optimizer.variables,
+                model.metrics_variables,
+            )
+            values = [pair for kind in zip(kinds, state, strict=True) for pair in zip(*kind, strict=True)]
+            with keras.StatelessScope(values) as scope:
+                own = self._assign(before, settings, own)
+            return logs, tuple([scope.get_current_value(v) for v in kind] for kind in kinds), own
+
+        if model.jit_compile and not model.run_eagerly:
+            sharding = None
+            if keras.distribution.distribution() is not None:
+                sharding = (None, model._get_state_sharding_spec(), None)
+            train_step = jax.jit(train_step, donate_argnums=(0, 1), out_shardings=sharding)
+
+        def step(state, data):
+            # What a compiled function closes over stays what it was, so it gets all that it changes.
+            own = self._values or [[v.value + 0 for v in variables] for variables in self._own]
+            logs, state, self._values = train_step(state, own, self._settings.value, data)
+            return logs, state
+
+        return model._make_function(step)
+
+    def _torch(self, model):
+        import torch
+
+        def train_function(data):
+            before = _before(model.optimizer)
+            logs = model.train_step(data[0])
+            with torch.no_grad():
+                own = self._values or [[ops.convert_to_tensor(v) for v in variables] for variables in self._own]
+                self._values = self._assign(before, ops.convert_to_tensor(self._settings), own)
+            return logs
+
+        return train_function
+
+    def _assign(self, before, settings, own):
+        """Lets all act; returns what `own` becomes."""
+        step, rate = _clock(self._model.optimizer)
+        go, result = _go(before, step), []
+        for act, variables, mine in zip(self._acts, self._variables, own, strict=True):
+            values = [ops.convert_to_tensor(v) for v in variables]
+            values, mine = _guarded(act, go, step, rate, settings, values, mine)
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(value)
+            result.append(mine)
+        return result
+
+
+def compiled(act):
+    """One of the functions that act, compiled on its own."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(act)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(act)
+    return lambda *arguments: act(*keras.tree.map_structure(ops.convert_to_tensor, arguments))
+
+
+# The optimizer makes no step where it accumulates gradients, nor where loss scaling finds infinities.
+
+
+def _before(optimizer):
+    """The step before a batch, if it is not sure that the batch makes one."""
+    scaled = hasattr(optimizer, "inner_optimizer")
+    return _clock(optimizer)[0] if scaled or optimizer.gradient_accumulation_steps else None
+
+
+def _clock(optimizer):
+    """The optimizer's step and learning rate."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    batches = ops.cast(ops.convert_to_tensor(inner._iterations), "int32")
+    return batches // (inner.gradient_accumulation_steps or 1), ops.cast(optimizer.learning_rate, "float32")
+
+
+def _go(before, step):
+    return None if before is None else step > before
+
+
+def _guarded(act, go, step, rate, settings, values, own):
+    own = list(own)
+    if go is None:
+        return act(step, rate, settings, values, own)
+    return ops.cond(go, lambda: act(step, rate, settings, values, own), lambda: (values, own))
+
+
+def scope(model):
+    """The scope of the strategy that a model is distributed by, if it is."""
+    strategy = getattr(model, "distribute_strategy", None)
+    return strategy.scope() if strategy else contextlib.nullcontext()
+
+
+def _variable(array):
+    return keras.Variable(array, dtype=array.dtype.name, trainable=False)

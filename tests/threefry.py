@@ -1,0 +1,61 @@
+"""Threefry-2x32 in plain Python, written from Salmon et al. (2011), and what DeepR draws with it."""
+
+import math
+import statistics
+
+import numpy as np
+
+WORD = 1 << 32
+ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
+
+
+def threefry(key, counter):
+    """Two words for two words of key and two of counter."""
+    schedule = (*key, key[0] ^ key[1] ^ 0x1BD11BDA)
+    x = [(c + k) % WORD for c, k in zip(counter, schedule, strict=False)]
+    for turn in range(20):
+        x[0] = (x[0] + x[1]) % WORD
+        x[1] = (x[1] << ROTATIONS[turn % 8] | x[1] >> (32 - ROTATIONS[turn % 8])) % WORD ^ x[0]
+        if turn % 4 == 3:
+            block = turn // 4 + 1
+            x[0] = (x[0] + schedule[block % 3]) % WORD
+            x[1] = (x[1] + schedule[(block + 1) % 3] + block) % WORD
+    return x
+
+
+def key_of(*numbers):
+    return [int(n) for n in np.random.SeedSequence(numbers).generate_state(2)]
+
+
+def bits(key, position, step, draw):
+    return threefry(key, (position, (step * 64 + draw) % WORD))[0]
+
+
+def normal(key, position, step):
+    """Through the inverse of the normal distribution, from 23 bits."""
+    uniform = ((bits(key, position, step, 0) >> 9) + 0.5) / 2**23
+    return statistics.NormalDist().inv_cdf(uniform)
+
+
+def sign(key, position):
+    """For life."""
+    return -1 if threefry(key, (position, WORD - 1))[0] >> 31 else 1
+
+
+def wake(key, step, dead, dying, size):
+    """Rejection by rounds: for each dying position one of `dead`; None for what finds none."""
+    free, found = set(dead), dict.fromkeys(dying)
+    for draw in range(1, 64):
+        wanted = {}
+        for position in sorted(p for p, target in found.items() if target is None):
+            number = bits(key, position, step, draw) % 2**31
+            if number < 2**31 // size * size and number % size in free:
+                wanted[number % size] = position  # the highest of those that want it
+        for target, position in wanted.items():
+            found[position] = target
+            free.remove(target)
+    return found
+
+
+def deviation(eta, temperature):
+    return math.sqrt(2 * eta * temperature)
