@@ -13,8 +13,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_sparse.conversion import masked_layers
-from keras_sparse.layers import check_sparsity
+from keras_sparse.conversion import built_masked_layers
+from keras_sparse.masks import check_sparsity
 
 
 class _FromSparsity:
@@ -28,6 +28,12 @@ class _FromSparsity:
 
     def on_train_begin(self, logs=None):
         """Looks how sparse the network is."""
+        if not built_masked_layers(self.model):
+            raise ValueError(
+                f"The model {self.model.name!r} has no masked layer, so that it never becomes as sparse as "
+                f"from_sparsity={self.from_sparsity}. Make one with keras_sparse.sparsify, or take "
+                f"keras.callbacks.{type(self).__name__}."
+            )
         super().on_train_begin(logs)
         self._reached = is_as_sparse(self.model, self.from_sparsity)
 
@@ -64,7 +70,7 @@ class EarlyStopping(_FromSparsity, keras.callbacks.EarlyStopping):
         **kwargs: of `keras.callbacks.EarlyStopping`.
 
     Raises:
-        ValueError: if `from_sparsity` is not in [0, 1).
+        ValueError: if `from_sparsity` is not in [0, 1); in `fit`, if the model has no masked layer.
     """
 
 
@@ -79,13 +85,13 @@ class ModelCheckpoint(_FromSparsity, keras.callbacks.ModelCheckpoint):
         **kwargs: of `keras.callbacks.ModelCheckpoint`.
 
     Raises:
-        ValueError: if `from_sparsity` is not in [0, 1).
+        ValueError: if `from_sparsity` is not in [0, 1); in `fit`, if the model has no masked layer.
     """
 
 
 def is_as_sparse(model, sparsity):
     """Whether all masked kernels together have a sparsity, as near as whole weights in each layer allow."""
-    layers = masked_layers(model)
+    layers = built_masked_layers(model)
     masks = [(x.kernel_mask.numpy(), math.prod(x.kernel_variable.shape)) for x in layers]
     units = [size // mask.size for mask, size in masks]
     live = sum(np.count_nonzero(mask) * unit for (mask, _), unit in zip(masks, units, strict=True))
@@ -107,6 +113,10 @@ class BackupAndRestore(keras.callbacks.Callback):
         backup_dir: folder of this run's backups only.
         delete_checkpoint: whether the backup is deleted when `fit` has come to its end.
 
+    Raises:
+        ValueError: if `backup_dir` is no path of a folder; in `fit`, if the model is not built, or the backup is
+            damaged or of another model.
+
     Example:
 
     ```python
@@ -117,6 +127,8 @@ class BackupAndRestore(keras.callbacks.Callback):
 
     def __init__(self, backup_dir, delete_checkpoint=True):
         super().__init__()
+        if not isinstance(backup_dir, (str, os.PathLike)) or Path(backup_dir).is_file():
+            raise ValueError(f"`backup_dir` must be a folder, which may be missing. Received: {backup_dir!r}.")
         self.backup_dir = Path(backup_dir)
         self.delete_checkpoint = delete_checkpoint
 
@@ -138,7 +150,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         if self.epoch:
             if not model.optimizer.built:
                 model.optimizer.build(model.trainable_variables)
-            model.load_weights(self._path(self.epoch))
+            self._restore(self._path(self.epoch))
             model._initial_epoch = self.epoch
 
     def on_epoch_end(self, epoch, logs=None):
@@ -163,8 +175,18 @@ class BackupAndRestore(keras.callbacks.Callback):
             for path in self._backups():
                 path.unlink(missing_ok=True)
 
+    def _restore(self, path):
+        try:
+            self.model.load_weights(path)
+        except (OSError, KeyError, ValueError) as error:
+            raise ValueError(
+                f"The backup {path} cannot be restored into the model {self.model.name!r}: it is damaged, or of "
+                f"another model. Build the model as it was, or give another `backup_dir`. Received: {error}"
+            ) from error
+
     def _backups(self):
-        return list(self.backup_dir.glob("[0-9]*.epochs.weights.h5"))
+        paths = self.backup_dir.glob("*.epochs.weights.h5")
+        return [path for path in paths if path.name.removesuffix(".epochs.weights.h5").isdecimal()]
 
     def _path(self, epochs):
         return self.backup_dir / f"{epochs}.epochs.weights.h5"

@@ -1,16 +1,14 @@
 """Between dense and masked models: `sparsify`, `densify`, and the masked layers of a model."""
 
-import math
-from collections import defaultdict
+from collections.abc import Iterable
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_sparse import distributions
-from keras_sparse.criteria import apportion
-from keras_sparse.layers import MASKED, MaskedKernel, check_seed, check_sparsity
-from keras_sparse.masks import live_count, mask_shape
+from keras_sparse.layers import MASKED, MaskedKernel, check_seed
+from keras_sparse.masks import check_sparsity, mask_of, mask_shape
 
 
 def masked_layers(model):
@@ -21,7 +19,15 @@ def masked_layers(model):
 
     Returns:
         List of layers.
+
+    Raises:
+        ValueError: if it is no model.
     """
+    if not isinstance(model, keras.Layer):
+        raise ValueError(
+            "A keras.Model is expected, with masked layers such as keras_sparse.sparsify makes. "
+            f"Received: {model!r} of type {type(model).__name__}."
+        )
     unique = {id(x): x for x in model._flatten_layers() if isinstance(x, MaskedKernel)}
     return list(unique.values())
 
@@ -36,7 +42,9 @@ def sparsify(model, sparsity, distribution="uniform", keep_dense=(), granularity
 
     Args:
         model: a built Sequential or functional `keras.Model`.
-        sparsity: float in [0, 1), the removed fraction of the weights of all layers that are masked.
+        sparsity: float in [0, 1), the removed fraction of the weights of all layers that are masked. None keeps the
+            zeros that the model has, one that was pruned elsewhere: exactly they are dead, and `distribution` and
+            `seed` have no say.
         distribution: how the sparsity is spread over them: "uniform", "erdos_renyi", "erdos_renyi_kernel", or a
             function (see `keras_sparse.distributions`).
         keep_dense: which layers stay dense: a list of layer names, or a function `layer -> bool`.
@@ -48,8 +56,9 @@ def sparsify(model, sparsity, distribution="uniform", keep_dense=(), granularity
         A new model of the same kind.
 
     Raises:
-        ValueError: if `sparsity` is not in [0, 1); the model is subclassed, not built, has no layer to mask, or a
-            masked, quantized or LoRA-enabled one; a name in `keep_dense` is no layer's.
+        ValueError: if `sparsity` is not in [0, 1), or so high that a layer would have no weight; the model is
+            subclassed, not built, has no layer to mask, or a masked, quantized or LoRA-enabled one, or one that cannot
+            be copied; a name in `keep_dense` is no layer's; `distribution` returns no sparsities.
 
     Example:
 
@@ -58,16 +67,22 @@ def sparsify(model, sparsity, distribution="uniform", keep_dense=(), granularity
     >>> [layer.kernel_mask.numpy().sum() for layer in masked_layers(sparse)]
     [23520, 300]
     """
-    check_sparsity(sparsity)
+    keeps_zeros = sparsity is None
+    if not keeps_zeros:
+        check_sparsity(sparsity)
     check_seed(seed)
+    distribution = distributions.get(distribution)
     _check_convertible(model, "sparsify")
     layers = _eligible(model, keep_dense)
-    sparsities = _sparsities(layers, sparsity, distributions.get(distribution), granularity)
+    if keeps_zeros:
+        sparsities = [_sparsity_of_zeros(x, granularity) for x in layers]
+    else:
+        sparsities = distributions.of_layers(layers, sparsity, distribution, granularity)
     place = {id(layer): i for i, layer in enumerate(layers)}
 
     def convert(layer):
         if id(layer) not in place:
-            return layer.__class__.from_config(layer.get_config())
+            return _copy(layer)
         return MASKED[type(layer)].from_config(
             {
                 **layer.get_config(),
@@ -78,7 +93,7 @@ def sparsify(model, sparsity, distribution="uniform", keep_dense=(), granularity
             }
         )
 
-    return _clone(model, convert)
+    return _clone(model, convert, keeps_zeros)
 
 
 def densify(model):
@@ -93,35 +108,28 @@ def densify(model):
         A new model of the same kind.
 
     Raises:
-        ValueError: if the model is subclassed or not built.
+        ValueError: if the model is subclassed or not built, or has a layer that cannot be copied.
     """
     _check_convertible(model, "densify")
     dense = {masked: plain for plain, masked in MASKED.items()}
 
     def convert(layer):
-        config = layer.get_config()
         if type(layer) not in dense:
-            return layer.__class__.from_config(config)
+            return _copy(layer)
         return dense[type(layer)].from_config(
-            {k: v for k, v in config.items() if k not in ("sparsity", "granularity", "seed")}
+            {k: v for k, v in layer.get_config().items() if k not in ("sparsity", "granularity", "seed")}
         )
 
     return _clone(model, convert)
 
 
-def trainable_masked_layers(model):
-    """The masked layers that a method may change: those that are not frozen.
+def built_masked_layers(model):
+    """The masked layers of a model, as `masked_layers`.
 
     Raises:
-        ValueError: if there is none, or one that is not built.
+        ValueError: if one has no weights yet.
     """
-    layers = [x for x in masked_layers(model) if x.trainable]
-    if not layers:
-        raise ValueError(
-            f"The model {model.name!r} has no trainable masked layer, so there is nothing for a sparse training method "
-            "to act on. Make one with keras_sparse.sparsify(model, sparsity=0.9), or build it of layers such as "
-            "keras_sparse.layers.MaskedDense(300, sparsity=0.9)."
-        )
+    layers = masked_layers(model)
     unbuilt = [x.name for x in layers if not x.built]
     if unbuilt:
         raise ValueError(
@@ -131,7 +139,23 @@ def trainable_masked_layers(model):
     return layers
 
 
-def _clone(model, convert):
+def trainable_masked_layers(model):
+    """The masked layers that a method may change: those that are not frozen.
+
+    Raises:
+        ValueError: if there is none, or one that is not built.
+    """
+    layers = [x for x in built_masked_layers(model) if x.trainable]
+    if not layers:
+        raise ValueError(
+            f"The model {model.name!r} has no trainable masked layer, so there is nothing for a sparse training method "
+            "to act on. Make one with keras_sparse.sparsify(model, sparsity=0.9), or build it of layers such as "
+            "keras_sparse.layers.MaskedDense(300, sparsity=0.9)."
+        )
+    return layers
+
+
+def _clone(model, convert, keep_zeros=False):
     """Clones a model with `convert` for each layer and gives the clones the weights of the originals."""
     pairs = []
 
@@ -143,13 +167,28 @@ def _clone(model, convert):
 
     clone = keras.models.clone_model(model, clone_function=convert_and_note, recursive=True)
     for old, new in pairs:
-        _copy_weights(old, new)
+        _copy_weights(old, new, keep_zeros)
     return clone
 
 
-def _copy_weights(old, new):
+def _copy(layer):
+    """The layer anew, without its weights."""
+    # Keras refuses code in a file of someone else's; this is the user's own, in the user's own process.
+    trusted = {"safe_mode": False} if isinstance(layer, keras.layers.Lambda) else {}
+    try:
+        return type(layer).from_config(layer.get_config(), **trusted)
+    except Exception as error:
+        raise ValueError(
+            f"The layer {layer.name!r} of class {type(layer).__name__} cannot be copied, since from_config does not "
+            "take what get_config returns. Give the class a get_config with every argument of its constructor."
+        ) from error
+
+
+def _copy_weights(old, new, keep_zeros):
     if isinstance(new, MaskedKernel):
         kernel = ops.convert_to_numpy(old.kernel)
+        if keep_zeros:
+            new.kernel_mask.value.assign(mask_of(kernel, tuple(new.kernel_mask.value.shape)))
         new.kernel_variable.assign(np.where(new.kernel_mask.numpy(), kernel, np.zeros_like(kernel)))
     elif isinstance(old, MaskedKernel):
         new.kernel.assign(old.kernel)
@@ -182,7 +221,12 @@ def _eligible(model, keep_dense):
     """The layers of a model that are to be masked, each once, in the model's order."""
     layers = list({id(x): x for x in model._flatten_layers()}.values())
     if not callable(keep_dense):
-        names = [keep_dense] if isinstance(keep_dense, str) else list(keep_dense)
+        names = [keep_dense] if isinstance(keep_dense, str) else keep_dense
+        if not isinstance(names, Iterable) or not all(isinstance(x, str) for x in names):
+            raise ValueError(
+                "`keep_dense` must be a list of layer names, or a function `layer -> bool`. "
+                f"Received: keep_dense={keep_dense!r}."
+            )
         unknown = set(names) - {x.name for x in layers}
         if unknown:
             raise ValueError(
@@ -202,6 +246,12 @@ def _eligible(model, keep_dense):
             f"`sparsify` found no layer to mask in {model.name!r}. It masks layers of exactly these classes that "
             f"`keep_dense` does not keep: {[c.__name__ for c in MASKED]}. The model's: "
             f"{sorted({type(x).__name__ for x in layers})}."
+        )
+    changed = [x.name for x in eligible if getattr(x, "lora_enabled", False) or getattr(x, "quantization_mode", None)]
+    if changed:
+        raise ValueError(
+            f"LoRA-enabled and quantized layers cannot be masked: {changed}. Give `sparsify` the model as it was "
+            "before, or keep them as they are by `keep_dense`."
         )
     return eligible
 
@@ -233,45 +283,13 @@ def _is_cloned(model):
     return isinstance(model, keras.Sequential) or hasattr(model, "operations")
 
 
-def _sparsities(layers, sparsity, distribution, granularity):
-    """The sparsity of each layer, whole mask elements, exact for the network to less than one element.
-
-    The distribution speaks of weights. Where mask elements hold several weights each, the layers whose elements are
-    of one size share what it gave them in whole elements.
-    """
-    shapes = [tuple(x.kernel.shape) for x in layers]
-    sizes = [math.prod(s) for s in shapes]
-    elements = [
-        math.prod(mask_shape(granularity, s, getattr(x, "rank", 0))) for x, s in zip(layers, shapes, strict=True)
-    ]
-    given = distribution(shapes, sparsity)
-    weights = [live_count(n, s) for n, s in zip(sizes, given, strict=True)]
-    groups = defaultdict(list)
-    for i, (n, e) in enumerate(zip(sizes, elements, strict=True)):
-        groups[n // e].append(i)
-    live = [0] * len(layers)
-    for unit, members in groups.items():
-        total = round(sum(weights[i] for i in members) / unit)
-        for i, k in zip(
-            members,
-            apportion(total, [weights[i] for i in members], [elements[i] for i in members]),
-            strict=True,
-        ):
-            live[i] = k
-        _feed_the_empty(live, members, layers)
-    return [1 - k / e for k, e in zip(live, elements, strict=True)]
-
-
-def _feed_the_empty(live, members, layers):
-    """Gives each layer without a live element one of the layer that has most, in place."""
-    for i in members:
-        if live[i]:
-            continue
-        richest = max(members, key=lambda j: live[j])
-        if live[richest] < 2:
-            raise ValueError(
-                f"`sparsity` leaves {sum(live[j] for j in members)} live mask elements for {len(members)} layers, and "
-                f"each needs one: {[layers[j].name for j in members]}. Lower it, or keep small layers dense by "
-                "`keep_dense`."
-            )
-        live[richest], live[i] = live[richest] - 1, 1
+def _sparsity_of_zeros(layer, granularity):
+    """Of the mask that keeps the zeros of a dense layer."""
+    kernel = ops.convert_to_numpy(layer.kernel)
+    mask = mask_of(kernel, mask_shape(granularity, kernel.shape, getattr(layer, "rank", 0)))
+    if not mask.any():
+        raise ValueError(
+            f"All weights of {layer.name!r} are 0, and sparsity=None would make them all dead. Train the model first, "
+            "give a `sparsity`, or keep the layer dense by `keep_dense`."
+        )
+    return 1 - np.count_nonzero(mask) / mask.size

@@ -8,16 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sparse.masks import Mask, live_count, mask_shape, random_mask
-
-
-def check_sparsity(sparsity, name="sparsity"):
-    """Raises ValueError unless `sparsity` is a number in [0, 1)."""
-    if isinstance(sparsity, bool) or not isinstance(sparsity, numbers.Real) or not 0 <= sparsity < 1:
-        raise ValueError(
-            f"`{name}` is the removed fraction of the weights and must be a number in [0, 1): 0.9 keeps a tenth. "
-            f"Received: {name}={sparsity!r}."
-        )
+from keras_sparse.masks import Mask, check_sparsity, live_count, mask_shape, random_mask
 
 
 def check_seed(seed):
@@ -54,7 +45,7 @@ class MaskedKernel:
             )
         self.sparsity = float(sparsity)
         # Keras's JSON turns tuples into lists.
-        self.granularity = granularity if isinstance(granularity, str) else tuple(granularity)
+        self.granularity = tuple(granularity) if isinstance(granularity, list) else granularity
         for number in seed if isinstance(seed, (tuple, list)) else [seed]:
             check_seed(number)
         self.seed = tuple(map(int, seed)) if isinstance(seed, (tuple, list)) else int(seed)
@@ -117,6 +108,15 @@ class MaskedKernel:
         if getattr(self, "_kernel", None) is None:
             raise AttributeError(f"Build the layer {self.name!r} before reading its kernel: call it on an input.")
         return self._kernel
+
+    def load_own_variables(self, store):
+        """Keras's; says what a file that does not know this layer may be."""
+        if not len(store.keys()):
+            raise ValueError(
+                f"The file has no masked layer for {self.path!r}: it was written by a dense model, or by one of other "
+                "layers. Load it into the model that wrote it, and give that to keras_sparse.sparsify."
+            )
+        super().load_own_variables(store)
 
     def enable_lora(self, *args, **kwargs):
         """Not supported: LoRA's product would fill the dead weights."""

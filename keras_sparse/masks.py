@@ -1,6 +1,7 @@
 """The mask: which weights of a kernel are live."""
 
 import math
+import numbers
 
 import keras
 import numpy as np
@@ -8,6 +9,15 @@ import numpy as np
 from keras_sparse.criteria import grow_random
 
 GRANULARITIES = ("weight", "kernel_slice")
+
+
+def check_sparsity(sparsity, name="sparsity"):
+    """Raises ValueError unless `sparsity` is a number in [0, 1)."""
+    if isinstance(sparsity, bool) or not isinstance(sparsity, numbers.Real) or not 0 <= sparsity < 1:
+        raise ValueError(
+            f"`{name}` is the removed fraction of the weights and must be a number in [0, 1): 0.9 keeps a tenth. "
+            f"Received: {name}={sparsity!r}."
+        )
 
 
 @keras.saving.register_keras_serializable(package="keras_sparse")
@@ -100,8 +110,17 @@ class Mask(keras.layers.Layer):
         self.method = bytes(np.asarray(name, "uint8")).decode() or None
         self._loaded = True
 
+    def quantize(self, *args, **kwargs):
+        """Not supported; `keras.Model.quantize` asks the layers without sublayers, and makes a warning of it."""
+        raise NotImplementedError(
+            f"The masked layer of {self.path!r} cannot be quantized in place, and was left as it is. Quantize "
+            "`keras_sparse.densify(model)` instead."
+        )
+
     def numpy(self):
         """The mask as a boolean NumPy array."""
+        if not self.built:
+            raise AttributeError(f"Build the layer of {self.name!r} before reading its mask: call it on an input.")
         return keras.ops.convert_to_numpy(self.value)
 
 
@@ -152,6 +171,19 @@ def random_mask(shape, live, rng):
     mask = np.zeros(shape, bool)
     mask.flat[grow_random(np.arange(0), mask.size, live, rng)] = True
     return mask
+
+
+def mask_of(kernel, shape):
+    """The mask that keeps the zeros of a kernel: an element lives if one of its weights is not 0.
+
+    Args:
+        kernel: array.
+        shape: tuple of ints that broadcasts to the kernel's shape.
+
+    Returns:
+        Boolean NumPy array of that shape.
+    """
+    return to_elements(kernel, shape).any(axis=0).reshape(shape)
 
 
 def to_elements(weights, shape):

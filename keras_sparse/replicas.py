@@ -5,7 +5,7 @@ import zlib
 import keras
 import numpy as np
 
-from keras_sparse.conversion import masked_layers
+from keras_sparse.conversion import built_masked_layers
 from keras_sparse.elements import view
 
 
@@ -19,9 +19,10 @@ def check_replicas(model):
         model: `keras.Model` with masked layers.
 
     Raises:
+        ValueError: if it is no model, or not built.
         RuntimeError: if a copy differs from the others, with the variable's path and the checksums.
     """
-    variables = [v for x in masked_layers(model) for v in (x.kernel_mask.value, x.kernel_variable)]
+    variables = [v for x in built_masked_layers(model) for v in (x.kernel_mask.value, x.kernel_variable)]
     checksums = [[zlib.crc32(np.ascontiguousarray(c)) for c in _copies(v)] for v in variables]
     for variable, mine in zip(variables, _of_all_processes(checksums), strict=True):
         if len(set(mine)) > 1:

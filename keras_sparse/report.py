@@ -6,7 +6,7 @@ import math
 import keras
 from keras import ops
 
-from keras_sparse.conversion import masked_layers
+from keras_sparse.conversion import built_masked_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,8 +122,11 @@ def report(model):
 
     Returns:
         `Report`.
+
+    Raises:
+        ValueError: if it is no model, or not built.
     """
-    layers = masked_layers(model)
+    layers = built_masked_layers(model)
     kernels = {id(x.kernel_variable) for x in layers}
     others = [v for v in model.trainable_variables if id(v) not in kernels]
     dense_parameters = sum(math.prod(v.shape) for v in others)

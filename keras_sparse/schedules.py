@@ -4,6 +4,7 @@ Epochs count from 0, as in `keras.callbacks`: epoch 0 is the one Keras's progres
 """
 
 import math
+import numbers
 import os
 import warnings
 from collections.abc import Mapping
@@ -26,8 +27,8 @@ class ByEpoch:
     """
 
     def __init__(self, values):
-        bad = [e for e in values if isinstance(e, bool) or not isinstance(e, int) or e < 0]
-        if bad or 0 not in values:
+        epochs = values if isinstance(values, Mapping) else ()
+        if 0 not in epochs or any(isinstance(e, bool) or not isinstance(e, int) or e < 0 for e in epochs):
             raise ValueError(
                 "A schedule by epoch is a dict of first epoch to value, whose epochs are whole numbers from 0 on and "
                 f"include 0. Received: {values!r}. Write for example {{0: 100, 25: 200}}."
@@ -79,12 +80,20 @@ def cosine_decay(start, epochs, least=1):
     Returns:
         What `prune_count` of `keras_sparse.DynamicSparse` and `count` of `keras_sparse.SET` take.
 
+    Raises:
+        ValueError: if `start` or `epochs` is not a number above 0.
+
     Example:
 
     >>> count = cosine_decay(600, epochs=90)
     >>> count(0), count(45), count(90)
     (600, 300, 1)
     """
+    if not all(_is_number(x) and x > 0 for x in (start, epochs)):
+        raise ValueError(
+            f"A cosine decay needs a `start` and a number of `epochs` above 0. Received: start={start!r}, "
+            f"epochs={epochs!r}."
+        )
 
     def count(epoch):
         return max(least, round(start / 2 * (1 + math.cos(math.pi * min(1, epoch / epochs)))))
@@ -114,7 +123,29 @@ def polynomial_decay(initial_sparsity, final_sparsity, begin_step, end_step, pow
 
     Returns:
         `tfmot.sparsity.keras.PolynomialDecay`, a function `step -> (due, sparsity)`.
+
+    Raises:
+        ValueError: if an argument is out of its range.
     """
+    given = {
+        "initial_sparsity": initial_sparsity,
+        "final_sparsity": final_sparsity,
+        "begin_step": begin_step,
+        "end_step": end_step,
+        "power": power,
+        "frequency": frequency,
+    }
+    if not (
+        all(map(_is_number, given.values()))
+        and 0 <= initial_sparsity <= final_sparsity < 1
+        and 0 <= begin_step < end_step
+        and power > 0
+        and frequency >= 1
+    ):
+        raise ValueError(
+            "A polynomial decay needs 0 <= initial_sparsity <= final_sparsity < 1, 0 <= begin_step < end_step, power > "
+            f"0 and frequency >= 1. Received: {', '.join(f'{k}={v!r}' for k, v in given.items())}."
+        )
     import tensorflow as tf
 
     tf.keras.Model  # noqa: B018 - loads Keras 3, before TF-MOT says which one TensorFlow is to load.
@@ -130,3 +161,7 @@ def polynomial_decay(initial_sparsity, final_sparsity, begin_step, end_step, pow
         if before is not None:
             os.environ[name] = before
     return PolynomialDecay(initial_sparsity, final_sparsity, begin_step, end_step, power, frequency)
+
+
+def _is_number(value):
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)

@@ -11,6 +11,12 @@ def check_positive_int(value, name):
         raise ValueError(f"`{name}` must be an int of at least 1. Received: {name}={value!r}.")
 
 
+def check_step(value, name):
+    """Raises ValueError unless `value` is an int of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+        raise ValueError(f"`{name}` must be an int of at least 0. Received: {name}={value!r}.")
+
+
 def check_number(value, name, expected, accept):
     """Raises ValueError unless `value` is a number that the function `accept` takes; `expected` says which."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not accept(value):

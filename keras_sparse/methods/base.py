@@ -6,11 +6,13 @@ NumPy, between two training steps, which stay one compiled graph.
 
 import warnings
 
+import keras
 import numpy as np
 
 from keras_sparse import elements
 from keras_sparse.conversion import masked_layers, trainable_masked_layers
 from keras_sparse.layers import check_seed
+from keras_sparse.methods.arguments import check_step
 from keras_sparse.methods.change import Change, check_budget
 from keras_sparse.methods.clock import Clock
 from keras_sparse.methods.tensor import live_weights, sparsity, tensors_of
@@ -64,7 +66,7 @@ class SparseMethod(Clock):
 
     def drop(self, tensors):
         """What dies: for each tensor a boolean array like its `live`, True where dropped."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not say what to drop: give it a method `drop`.")
 
     def redistribute(self, tensors, dropped):
         """How many mask elements each tensor grows, a list of ints: as many as it lost, unless overridden."""
@@ -100,8 +102,12 @@ class SparseMethod(Clock):
             optimizer: the one that trains the model, whose state is kept clean; None for `model.optimizer`.
 
         Raises:
+            ValueError: if the model has no trainable masked layer or is not built, or `step` or `epoch` is no int of at
+                least 0.
             RuntimeError: if the method broke one of the invariants above. Nothing is written then.
         """
+        check_step(step, "step")
+        check_step(epoch, "epoch")
         layers, everything = trainable_masked_layers(model), masked_layers(model)
         optimizer = self._optimizer(model, optimizer)
         places = [id(x) for x in everything]  # the frozen ones, too: places and memory stay
@@ -137,6 +143,8 @@ class SparseMethod(Clock):
         self._grown += sum(map(len, grown))
 
     def _optimizer(self, model, optimizer):
+        if optimizer is not None and not isinstance(optimizer, keras.optimizers.Optimizer):
+            raise ValueError(f"`optimizer` must be a keras.optimizers.Optimizer. Received: optimizer={optimizer!r}.")
         optimizer = optimizer or getattr(model, "optimizer", None)
         if optimizer is None:
             warnings.warn(

@@ -72,8 +72,22 @@ class GradientGrowth(SparseMethod):
                 "steps_per_execution above 1 only if `fit` knows the number of steps of an epoch. Give it one of your "
                 "own, probe=(x, y)."
             )
+        if not model.compiled:
+            raise ValueError(
+                f"{type(self).__name__} takes gradients of the loss that the model is compiled with, and "
+                f"{model.name!r} is not. Call model.compile(optimizer, loss) before."
+            )
         self._gradients = self._gradients or dense_gradients(model, layers)
-        gradients = self._gradients(*keras.utils.unpack_x_y_sample_weight(tuple(batch)))
+        try:
+            gradients = self._gradients(*keras.utils.unpack_x_y_sample_weight(tuple(batch)))
+        except Exception as error:
+            if self.probe is None:
+                raise
+            shapes = keras.tree.map_structure(np.shape, tuple(batch))
+            raise ValueError(
+                f"`probe` must be a batch (x, y) that {model.name!r} can be trained on, whose inputs have the shape "
+                f"{model.input_shape}. Received arrays of the shapes {shapes}."
+            ) from error
         tensors = zip(tensors_of(layers), gradients, strict=True)
         return [dataclasses.replace(t, gradient=gradient) for t, gradient in tensors]
 

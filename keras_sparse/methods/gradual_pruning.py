@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 
 from keras_sparse import criteria
+from keras_sparse.masks import check_sparsity
 from keras_sparse.methods.arguments import check_choice
 from keras_sparse.methods.base import SparseMethod
 from keras_sparse.methods.tensor import by_unit
@@ -65,7 +66,7 @@ class GradualPruning(SparseMethod):
         begin, frequency = (getattr(self.schedule, name, None) for name in ("begin_step", "frequency"))
         if frequency:  # TF-MOT's take too long to be asked at every step.
             steps = (begin + s for s in multiples(frequency, before - begin, now - begin))
-        return [s for s in steps if bool(self.schedule(s)[0])]
+        return [s for s in steps if self._ask(s)[0]]
 
     def first(self, step):
         """Before the first step, too, an update may be due."""
@@ -115,12 +116,25 @@ class GradualPruning(SparseMethod):
         given = ", ".join(f"{n}={getattr(schedule, n)}" for n in numbers if hasattr(schedule, n))
         return f"schedule={getattr(schedule, '__name__', type(schedule).__name__)}({given})"
 
+    def _ask(self, step):
+        answer = self.schedule(step)
+        try:
+            due, target = answer
+            return bool(due), float(target)
+        except (TypeError, ValueError):
+            raise ValueError(
+                "`schedule` must be a function step -> (due, sparsity), whether to prune before that step and the "
+                f"sparsity to reach. Received: schedule({step})={answer!r}."
+            ) from None
+
     def _sparsity(self):
-        return float(self.schedule(self._step + 1)[1])
+        return self._ask(self._step + 1)[1]
 
     def _keep(self, tensors):
         """(indices, how many of their mask elements live on) for each group of tensors pruned together."""
-        density = 1 - self._sparsity()
+        target = self._sparsity()
+        check_sparsity(target, f"schedule({self._step + 1})")
+        density = 1 - target
         groups = [[i] for i in range(len(tensors))] if self.scope == "layer" else by_unit(tensors)
         for group in groups:
             size, live = (sum(f(tensors[i]) for i in group) for f in (lambda t: t.size, lambda t: len(t.live)))

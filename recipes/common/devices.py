@@ -76,6 +76,12 @@ def prepare(options):
         `Devices`.
     """
     keras.config.set_dtype_policy(options.precision)
+    alone = options.processes == 1 and not options.process and not options.coordinator
+    if not alone and options.strategy != "data_parallel":
+        raise app.UsageError(
+            f"--processes={options.processes}, --process={options.process} and --coordinator={options.coordinator} "
+            "have no meaning without --strategy=data_parallel, on the JAX backend."
+        )
     if options.strategy == "mirrored":
         if options.jit_compile or (options.steps_per_execution or 1) > 1:
             raise app.UsageError(
@@ -127,6 +133,10 @@ def _mirrored(count):
 
 def _data_parallel(options):
     _need("jax", "data_parallel")
+    if options.process >= options.processes:
+        raise app.UsageError(
+            f"--process={options.process} must be below --processes={options.processes}: they count from 0."
+        )
     import jax
 
     if options.devices:

@@ -1,6 +1,7 @@
 """The flags of every recipe."""
 
 import functools
+import math
 
 from absl import app, flags
 
@@ -44,6 +45,8 @@ def define_flags(experiment, into=flags.FLAGS):
     integer("prune_count", None, "The paper's K, of dynamic_sparse and set; default: Table 4's.", 1)
     integer("period", None, "The paper's P, steps between updates; default: Table 4's schedule by epoch.", 1)
     real("regrow_scale", 1e-4, "Standard deviation of regrown weights; 0 is the paper's word.", 0.0)
+    for name in ("l1", "l2", "regrow_scale"):
+        flags.register_validator(name, math.isfinite, "must be a finite number", into)
     string("dataset", experiment.dataset, "TFDS name of an image set, or mnist_5k.")
     string("data_dir", None, "TFDS data_dir, or of tools/export_arrays.py; default: TFDS_DATA_DIR, or TFDS's own.")
     if experiment.image_size:
@@ -61,7 +64,7 @@ def define_flags(experiment, into=flags.FLAGS):
     boolean("check_replicas", False, "After each update compare masks and weights of all devices.")
     enum("precision", "float32", devices.PRECISIONS, "Keras's dtype policy.")
     boolean("jit_compile", None, "Compile the training step with XLA; default: yes, if backend and strategy can.")
-    integer("steps_per_execution", None, "Steps a call of the training function; default: as suits.")
+    integer("steps_per_execution", None, "Steps a call of the training function; default: as suits.", 1)
     enum("verbose", "1", ("0", "1", "2"), "As in fit: 0 silent, 1 a progress bar, 2 a line an epoch.")
 
 

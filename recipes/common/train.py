@@ -83,6 +83,11 @@ def _run(experiment, build, load, options, runs):
             f"--train_split={options.train_split} has {len(sets[0])} images, less than a batch of "
             f"{options.batch_size}. Take a larger split."
         )
+    if len(sets[1]) < machine.replicas:
+        raise app.UsageError(
+            f"--test_split={options.test_split} has {len(sets[1])} images, and each of {machine.replicas} devices "
+            "needs one. Take a larger split."
+        )
     if machine.leads:
         runs.begin(given(options), options.overwrite)
     with machine.scope():
@@ -217,7 +222,13 @@ def _trained_dense(build, trainer, options, path):
                 "the flag out to train it first."
             )
     if trained.exists():
-        return keras.models.load_model(trained)
+        try:
+            return keras.models.load_model(trained)
+        except (OSError, ValueError, TypeError) as error:
+            raise app.UsageError(
+                f"{trained} is not a whole Keras model: {error} Name by --dense_model a model.keras that --method "
+                "dense has left, or leave the flag out to train it first."
+            ) from error
     rates = methods.learning_rates(trainer.training, options)
     plan = methods.Plan(build(), rates, options.epochs)
     trainer.fit(plan, path / "dense")
