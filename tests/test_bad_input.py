@@ -608,7 +608,7 @@ def test_files(name, tmp_path):
 
 
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras runs steps_per_execution=1 only on PyTorch")
-@pytest.mark.parametrize(("method", "period"), [(lambda: dynamic(period=4), 4), (lambda: ks.DeepR(1e-5, 1e-5), 1)])
+@pytest.mark.parametrize(("method", "period"), [(lambda: dynamic(period=4), 4), (lambda: ks.RigL(period=1), 1)])
 def test_executions_over_the_period(method, period):
     with pytest.raises(ValueError, match="has to act between training steps") as caught:
         fit(mlp(), method(), steps_per_execution=6, run_eagerly=False)
