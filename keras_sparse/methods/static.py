@@ -1,5 +1,7 @@
 """Static sparse: the random mask of the start, never changed; the paper's baseline."""
 
+import numpy as np
+
 from keras_sparse.methods.base import SparseMethod
 
 
@@ -28,3 +30,11 @@ class Static(SparseMethod):
 
     def __init__(self):
         super().__init__()
+
+    def drop(self, tensors):
+        """Nothing, so that a training loop may call `update` of this method as of any other."""
+        return [np.zeros(len(t.live), bool) for t in tensors]
+
+    def grow(self, tensor, count, rng):
+        """Nothing."""
+        return np.zeros(0, "int64")
