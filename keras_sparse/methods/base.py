@@ -15,7 +15,7 @@ from keras_sparse.layers import check_seed
 from keras_sparse.methods.arguments import check_step
 from keras_sparse.methods.change import Change, check_budget
 from keras_sparse.methods.clock import Clock
-from keras_sparse.methods.tensor import live_weights, sparsity, tensors_of
+from keras_sparse.methods.tensor import live_weights, places, sparsity, tensors_of
 from keras_sparse.methods.zeros import clear, finite, keep_zeros
 from keras_sparse.replicas import check_replicas
 
@@ -108,10 +108,10 @@ class SparseMethod(Clock):
         """
         check_step(step, "step")
         check_step(epoch, "epoch")
-        layers, everything = trainable_masked_layers(model), masked_layers(model)
+        placed = places(model)
+        layers = [layer for _, layer in placed]
         optimizer = self._optimizer(model, optimizer)
-        places = [id(x) for x in everything]  # the frozen ones, too: places and memory stay
-        memory = everything[0].kernel_mask
+        memory = masked_layers(model)[0].kernel_mask  # of a frozen one, too: it stays where it is
         self._epoch, self._step = epoch, step
         if memory is not self._recalled:
             self.recall(memory)
@@ -122,7 +122,7 @@ class SparseMethod(Clock):
             return
         dropped = self.drop(tensors)
         counts = self.redistribute(tensors, dropped)
-        rngs = [np.random.default_rng([self.seed, places.index(id(x)), step]) for x in layers]
+        rngs = [np.random.default_rng([self.seed, place, step]) for place, _ in placed]
         grown = [self.grow(t, n, rng) for t, n, rng in zip(tensors, counts, rngs, strict=True)]
         check_budget(type(self).__name__, tensors, dropped, grown, self.budget(tensors))
         changes = [

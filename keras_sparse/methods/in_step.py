@@ -11,6 +11,7 @@ from keras_sparse import elements
 from keras_sparse.conversion import masked_layers, trainable_masked_layers
 from keras_sparse.methods.base import SparseMethod
 from keras_sparse.methods.inside import Inside, compiled, scope
+from keras_sparse.methods.tensor import places
 from keras_sparse.methods.zeros import finite, keep_zeros
 from keras_sparse.replicas import check_replicas
 from keras_sparse.slots import iterations, momentum, slots
@@ -25,8 +26,8 @@ class Site:
         size: int, of the kernel.
         fresh: tuple of floats, what each of the optimizer's slots holds for a new weight.
         momentum: index of the slot that is SGD's momentum; None if there is none.
-        nesterov: bool, whether it is Nesterov's.
         factor: float, the momentum's.
+        nesterov: bool, whether it is Nesterov's.
         zeros: bool, whether training leaves dead weights 0 and their slots fresh.
     """
 
@@ -219,12 +220,6 @@ class InStep(SparseMethod):
         elements.assign(masked_layers(model)[0].kernel_mask.last_update, self._step)
         if self.check_replicas:
             check_replicas(model)
-
-
-def places(model):
-    """`(place, layer)` of each masked layer that is trained; frozen ones count among the places."""
-    trained = {id(x) for x in trainable_masked_layers(model)}
-    return [(i, x) for i, x in enumerate(masked_layers(model)) if id(x) in trained]
 
 
 def _variables(layer, optimizer):

@@ -92,9 +92,8 @@ class Inside:
     def _jax(self, model):
         import jax
 
-        self._acts = [
-            jax.jit(act) for act in self._acts
-        ]  # where the model is not, its loops would be compiled each time
+        # Where the model is not compiled, the loops of these would be, at each call.
+        self._acts = [compiled(act) for act in self._acts]
 
         def train_step(state, own, settings, data):
             optimizer = model.optimizer
@@ -108,9 +107,9 @@ class Inside:
                 model.metrics_variables,
             )
             values = [pair for kind in zip(kinds, state, strict=True) for pair in zip(*kind, strict=True)]
-            with keras.StatelessScope(values) as scope:
+            with keras.StatelessScope(values) as after:
                 own = self._assign(before, settings, own)
-            return logs, tuple([scope.get_current_value(v) for v in kind] for kind in kinds), own
+            return logs, tuple([after.get_current_value(v) for v in kind] for kind in kinds), own
 
         if model.jit_compile and not model.run_eagerly:
             sharding = None

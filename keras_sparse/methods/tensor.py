@@ -7,6 +7,7 @@ from collections import defaultdict
 
 import numpy as np
 
+from keras_sparse.conversion import masked_layers, trainable_masked_layers
 from keras_sparse.elements import view
 from keras_sparse.masks import to_elements
 
@@ -78,6 +79,12 @@ class Tensor:
         if self.unit == 1:
             return elements[None]
         return to_elements(np.arange(self.kernel.size).reshape(self.kernel.shape), self.mask_shape)[:, elements]
+
+
+def places(model):
+    """`(place, layer)` of each of the `trainable_masked_layers`: frozen ones count, so that a place stays a layer's."""
+    trained = {id(x) for x in trainable_masked_layers(model)}
+    return [(i, x) for i, x in enumerate(masked_layers(model)) if id(x) in trained]
 
 
 def tensors_of(layers):
