@@ -10,7 +10,7 @@ from keras import ops
 from nets import numpy
 
 from keras_sparse.methods import draws
-from keras_sparse.methods.deepr import wake
+from keras_sparse.methods.deepr import before, wake
 from keras_sparse.methods.inside import compiled
 
 POSITIONS = np.arange(20_000, dtype="int32")
@@ -97,27 +97,34 @@ def test_as_many_wake_as_die_and_none_that_just_died(density):
         assert not after[live[gone]].any()
         assert not mask[found[gone]].any()
         np.testing.assert_array_equal(found[~gone], live[~gone])
-        reference = plain.wake(
-            plain.key_of(0, 0), step, np.flatnonzero(~mask).tolist(), live[crossed].tolist(), len(mask)
-        )
-        assert {int(p): int(t) for p, t in zip(live[gone], found[gone], strict=True)} == {
-            p: t for p, t in reference.items() if t is not None
-        }
+        dead, dying = np.flatnonzero(~mask).tolist(), live[crossed].tolist()
+        reference = plain.wake(plain.key_of(0, 0), step, dead, dying, len(mask))
+        assert (found[gone].tolist(), set(live[gone].tolist())) == reference
         if density < 0.9:
             assert not staying.any()
 
 
-def test_it_does_not_matter_in_which_order_live_positions_are_held():
-    mask = np.arange(50) % 3 == 0
-    live, crossed = np.flatnonzero(mask).astype("int32"), np.arange(17) % 2 == 0
-    order = np.random.default_rng(0).permutation(17)
+@pytest.mark.parametrize("live", [17, 45])  # of 50: many to wake, or fewer than cross
+def test_it_does_not_matter_in_which_order_live_positions_are_held(live):
+    rng = np.random.default_rng(0)
+    mask = rng.permutation(50) < live
+    positions, crossed = np.flatnonzero(mask).astype("int32"), np.arange(live) % 2 == 0
+    order = rng.permutation(live)
     key = draws.key_of(0, 0)
     one, other = (
         [numpy(x) for x in wake(key, ops.cast(9, "int32"), 50, *map(ops.convert_to_tensor, (mask, *lists)))]
-        for lists in ((live, crossed), (live[order], crossed[order]))
+        for lists in ((positions, crossed), (positions[order], crossed[order]))
     )
     np.testing.assert_array_equal(one[0], other[0])
-    np.testing.assert_array_equal(one[1][order], other[1])
+    np.testing.assert_array_equal(one[2][order], other[2])
+    np.testing.assert_array_equal(np.sort(one[1]), np.sort(other[1]))
+
+
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 1024, 2500])
+def test_how_many_are_true_before_each(count):
+    flags = np.random.default_rng(count).random(count) < 0.5
+    found = numpy(before(ops.convert_to_tensor(flags)))
+    np.testing.assert_array_equal(found, [np.count_nonzero(flags[:i]) for i in range(count)])
 
 
 def test_each_dead_position_is_as_likely_as_any_other():

@@ -43,18 +43,17 @@ def sign(key, position):
 
 
 def wake(key, step, dead, dying, size):
-    """Rejection by rounds: for each dying position one of `dead`; None for what finds none."""
-    free, found = set(dead), dict.fromkeys(dying)
+    """Draws positions until as many of `dead` have come as are dying: a list of them, and the set of what dies."""
+    free, found = set(dead), []
     for draw in range(1, 64):
-        wanted = {}
-        for position in sorted(p for p, target in found.items() if target is None):
-            number = bits(key, position, step, draw) % 2**31
-            if number < 2**31 // size * size and number % size in free:
-                wanted[number % size] = position  # the highest of those that want it
-        for target, position in wanted.items():
-            found[position] = target
-            free.remove(target)
-    return found
+        for candidate in range(128):
+            number = bits(key, candidate, step, draw) % 2**31
+            if len(found) < len(dying) and number < 2**31 // size * size and number % size in free:
+                found.append(number % size)
+                free.remove(number % size)
+        if len(found) == len(dying):
+            break
+    return found, set(sorted(dying)[: len(found)])
 
 
 def deviation(eta, temperature):

@@ -15,6 +15,7 @@ from keras_sparse.methods.tensor import places
 from keras_sparse.schedules import by_epoch
 
 READINGS = ("bellec", "table_4")
+CANDIDATES = 128  # positions drawn at once
 
 
 class DeepR(InStep):
@@ -22,8 +23,8 @@ class DeepR(InStep):
 
     After every optimizer step each live weight is pulled towards 0 and pushed at random. Those that crossed 0 die,
     and as many random dead ones of the same layer wake, at 0. So each layer has the number of live weights it starts
-    with, at every step. What just died does not wake at once. In a layer that is nearly dense a weight stays where it
-    does not find a dead one to wake in 63 draws.
+    with, at every step. What just died does not wake at once. In a layer that is nearly dense a weight stays for which
+    no dead one to wake is found.
 
     Two readings are offered. "bellec", as first published: each weight, live or dead, has a sign for life, and starts
     on its side (a weight that does not is reflected); the walk is w <- w - eta * alpha * sign + sqrt(2 * eta *
@@ -132,10 +133,10 @@ class DeepR(InStep):
 
 
 def wake(key, step, size, mask, live, crossed):
-    """Finds for each weight that crossed zero a dead one to wake instead.
+    """Drops the weights that crossed zero, and wakes as many that were dead.
 
-    Each draws a position until it has one that was dead and that no other has, so all sets of dead positions are
-    equally likely. Of several that draw the same the one with the highest position gets it.
+    Positions are drawn until as many dead ones have come as crossed zero, so all sets of dead positions are equally
+    likely. If they run out, the crossed ones of the highest positions stay.
 
     Args:
         key: of `draws.key_of`.
@@ -146,25 +147,54 @@ def wake(key, step, size, mask, live, crossed):
         crossed: boolean array like it.
 
     Returns:
-        `(mask, live, staying)`: the mask and the live positions after, each woken one in the place of the one that
-        died for it, and a boolean array, True for what crossed but found nothing.
+        `(mask, live, staying)`: the mask and the live positions after, each woken one in the place of one that died,
+        and a boolean array, True for what crossed but stays.
     """
+    needed = ops.sum(ops.cast(crossed, "int32"))
+    one = ops.cast(1, "int32")
+    earlier = ops.convert_to_tensor(np.tri(CANDIDATES, k=-1, dtype=bool))
 
-    def searching(draw, searching, found, busy):
-        return ops.logical_and(draw < draws.ROUNDS, ops.any(searching))
+    def missing(draw, found, woken, busy):
+        return ops.logical_and(draw < draws.ROUNDS, found < needed)
 
-    def search(draw, searching, found, busy):
-        drawn, counts = draws.integers(key, live, step, draw, size)
-        wanted = searching & counts & ops.logical_not(ops.take(busy, drawn))
-        owner = ops.segment_max(ops.where(wanted, live, -1), drawn, num_segments=size)
-        gets = wanted & ops.equal(ops.take(owner, drawn), live)
-        found = ops.where(gets, drawn, found)
-        return draw + 1, searching & ops.logical_not(gets), found, _put(busy, found, ops.ones(live.shape, "bool"))
+    def search(draw, found, woken, busy):
+        drawn, counts = draws.integers(key, ops.arange(CANDIDATES, dtype="int32"), step, draw, size)
+        was_busy = ops.take(busy, drawn)
+        same = ops.equal(drawn[:, None], drawn)
+        again = ops.any(same & counts & earlier, axis=1)
+        dead = counts & ops.logical_not(was_busy) & ops.logical_not(again)
+        place = found + before(dead)
+        wakes = dead & (place < needed)
+        # What does not wake goes behind the end.
+        woken = _put(woken, ops.where(wakes, place, live.shape[0]), drawn)
+        busy = _put(busy, drawn, was_busy | ops.any(same & wakes, axis=1))
+        return draw + one, found + ops.sum(ops.cast(wakes, "int32")), woken, busy
 
-    first = ops.cast(1, "int32")
-    _, staying, found, busy = ops.while_loop(searching, search, (first, crossed, live, mask))
-    dead = ops.logical_and(crossed, ops.logical_not(staying))
-    return _put(busy, live, ops.logical_not(dead)), found, staying
+    none = ops.zeros((live.shape[0] + 1,), "int32")
+    _, found, woken, busy = ops.while_loop(missing, search, (one, one * 0, none, mask))
+
+    def highest():
+        positions = ops.sort(ops.where(crossed, live, -1))
+        return crossed & (live >= ops.take(positions, found - needed + live.shape[0]))
+
+    staying = ops.cond(found < needed, highest, lambda: ops.zeros_like(crossed))
+    gone = crossed & ops.logical_not(staying)
+    return _put(busy, live, ops.logical_not(gone)), ops.where(gone, ops.take(woken, before(gone)), live), staying
+
+
+def before(flags, levels=2):
+    """How many are True before each: int32 array like `flags`, a boolean array of one dimension.
+
+    A running sum of many numbers is the slowest part of a step, so it is made of sums of 32, by a matrix. Its factors
+    are at most 32, which all precisions hold exactly that devices multiply matrices in.
+    """
+    if levels == 0:
+        counts = ops.cast(flags, "int32")
+        return ops.cumsum(counts) - counts
+    rows = -(-flags.shape[0] // 32)
+    table = ops.reshape(ops.pad(ops.cast(flags, "float32"), (0, 32 * rows - flags.shape[0])), (rows, 32))
+    within = ops.cast(ops.matmul(table, np.tri(32, k=-1, dtype="float32").T), "int32")
+    return ops.reshape(within + before(ops.sum(table, axis=1), levels - 1)[:, None], (-1,))[: flags.shape[0]]
 
 
 def _put(array, positions, values):
