@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_sparse.conversion import built_masked_layers
 from keras_sparse.masks import check_sparsity
+from keras_sparse.methods.zeros import clear
 
 
 class _FromSparsity:
@@ -72,6 +73,12 @@ class EarlyStopping(_FromSparsity, keras.callbacks.EarlyStopping):
     Raises:
         ValueError: if `from_sparsity` is not in [0, 1); in `fit`, if the model has no masked layer.
     """
+
+    def on_train_end(self, logs=None):
+        """Keras's; what the optimizer keeps of weights that died when others were restored goes, too."""
+        super().on_train_end(logs)
+        if self.restore_best_weights:
+            clear(built_masked_layers(self.model), self.model.optimizer)
 
 
 class ModelCheckpoint(_FromSparsity, keras.callbacks.ModelCheckpoint):

@@ -109,6 +109,14 @@ class MaskedKernel:
             raise AttributeError(f"Build the layer {self.name!r} before reading its kernel: call it on an input.")
         return self._kernel
 
+    def save_own_variables(self, store):
+        """Keras's, with dead weights as 0, even between two steps of an optimizer that moves them."""
+        variables = {}
+        super().save_own_variables(variables)
+        variables["0"] = ops.convert_to_numpy(self.kernel)  # In Keras's layers the kernel comes first.
+        for name, value in variables.items():
+            store[name] = value
+
     def load_own_variables(self, store):
         """Keras's; says what a file that does not know this layer may be."""
         if not len(store.keys()):

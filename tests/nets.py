@@ -28,7 +28,9 @@ def mlp(sparsity=0.6, seed=0, **kwargs):
 
 
 def compiled(model, optimizer=None, **kwargs):
-    """The model, compiled for `blobs`."""
+    """The model, compiled for `blobs`; by XLA on TensorFlow if asked, since that takes seconds for each."""
+    if keras.backend.backend() == "tensorflow":
+        kwargs.setdefault("jit_compile", False)
     model.compile(
         optimizer=optimizer or keras.optimizers.SGD(0.05, momentum=0.9, nesterov=True),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),

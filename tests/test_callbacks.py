@@ -2,7 +2,7 @@
 
 import keras
 import pytest
-from nets import compiled, live_weights, mlp
+from nets import assert_dead_is_zero, compiled, live_weights, mlp, numpy
 
 import keras_sparse as ks
 from keras_sparse.callbacks import is_as_sparse
@@ -48,6 +48,48 @@ def test_early_stopping_waits(model, blobs):
     assert len(history["score"]) == 4  # reached in the second epoch, then two without a better score
     assert stop.best == 1.0
     assert live_weights(model) == 36
+
+
+class FirstWeights(keras.callbacks.Callback):
+    """Brings back the weights and masks of the first epoch, as a user's own callback may."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 0:
+            self.weights = [numpy(v) for v in self.model.weights]
+        if epoch == 2:
+            self.model.set_weights(self.weights)
+
+
+class Look(keras.callbacks.Callback):
+    """At what is dead before each step."""
+
+    def on_train_batch_begin(self, batch, logs=None):
+        assert_dead_is_zero(self.model)
+
+
+def moving():
+    return ks.DynamicSparse(prune_count=30, period=4, threshold=0.02)
+
+
+def test_restored_masks_leave_no_momentum_of_weights_that_die_by_it(blobs):
+    model = compiled(mlp())
+    score = {"monitor": "score", "mode": "min", "restore_best_weights": True}
+    stop = ks.EarlyStopping(**score, patience=3, from_sparsity=0.5)
+    model.fit(*blobs, batch_size=8, epochs=6, callbacks=[moving(), Score(), stop], verbose=0)
+    assert stop.stopped_epoch == 3
+    assert_dead_is_zero(model)
+    # Keras's does not know of momentum: the next fit sees to it.
+    stop = keras.callbacks.EarlyStopping(**score, patience=3)
+    model.fit(*blobs, batch_size=8, epochs=6, callbacks=[moving(), Score(), stop], verbose=0)
+    with pytest.raises(AssertionError):
+        assert_dead_is_zero(model)
+    model.fit(*blobs, batch_size=8, epochs=1, callbacks=[moving(), Look()], verbose=0)
+
+
+def test_weights_set_between_two_epochs_leave_no_momentum_either(blobs):
+    model = compiled(mlp())
+    model.fit(*blobs, batch_size=8, epochs=5, callbacks=[moving(), FirstWeights(), Look()], verbose=0)
+    assert_dead_is_zero(model)
 
 
 def test_saving_by_batch_waits(model, blobs, tmp_path):

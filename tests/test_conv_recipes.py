@@ -1,10 +1,7 @@
 """The recipes of WRN and ResNet, small, on images that a test makes."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -18,6 +15,7 @@ from common.models import resnet, wide_resnet
 from common.options import define_flags
 from image_sets import data_dir  # noqa: F401
 from nets import numpy
+from processes import Script
 
 import keras_sparse as ks
 
@@ -133,22 +131,10 @@ def test_devices_share_every_test_batch(images, replicas, expected):
 # Processes of their own: devices can only be set before the backend starts.
 
 
-def start(folder, data_dir, *arguments, backend=None):  # noqa: F811
+def start(folder, data_dir, *arguments):  # noqa: F811
     small = ["--dataset=squares", f"--data_dir={data_dir}", "--depth=10", "--widen_factor=0.25", "--batch_size=16"]
     small += ["--epochs=2", "--prune_count=100", "--period=3", "--verbose=0", "--sparsity=0.7", "--nojit_compile"]
-    return subprocess.Popen(
-        [sys.executable, ROOT / "recipes/wrn_cifar10.py", *small, f"--output_dir={folder}", *arguments],
-        env={**os.environ, "KERAS_BACKEND": backend or keras.backend.backend()},
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    )
-
-
-def finish(*processes):
-    for process in processes:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors[-3000:]
+    return Script(ROOT / "recipes/wrn_cifar10.py", *small, f"--output_dir={folder}", *arguments)
 
 
 def assert_same_run(one, other):
@@ -163,19 +149,20 @@ def assert_same_run(one, other):
 
 @pytest.mark.tensorflow
 def test_two_mirrored_devices_give_the_run_of_one(data_dir, tmp_path):  # noqa: F811
-    finish(start(tmp_path / "one", data_dir))
-    finish(start(tmp_path / "two", data_dir, "--strategy=mirrored", "--devices=2", "--check_replicas"))
+    start(tmp_path / "one", data_dir).finish()
+    start(tmp_path / "two", data_dir, "--strategy=mirrored", "--devices=2", "--check_replicas").finish()
     assert_same_run(tmp_path / "one", tmp_path / "two")
 
 
 @pytest.mark.jax
 def test_two_jax_devices_and_two_processes_give_the_run_of_one(data_dir, tmp_path):  # noqa: F811
-    finish(start(tmp_path / "one", data_dir))
-    finish(start(tmp_path / "devices", data_dir, "--strategy=data_parallel", "--devices=2", "--check_replicas"))
+    start(tmp_path / "one", data_dir).finish()
+    start(tmp_path / "devices", data_dir, "--strategy=data_parallel", "--devices=2", "--check_replicas").finish()
     assert_same_run(tmp_path / "one", tmp_path / "devices")
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"--coordinator=localhost:{free.getsockname()[1]}"
     cluster = ["--strategy=data_parallel", address, "--processes=2", "--check_replicas"]
-    finish(*(start(tmp_path / "processes", data_dir, *cluster, f"--process={i}") for i in range(2)))
+    for process in [start(tmp_path / "processes", data_dir, *cluster, f"--process={i}") for i in range(2)]:
+        process.finish()
     assert_same_run(tmp_path / "one", tmp_path / "processes")

@@ -5,10 +5,7 @@
 
 import io
 import json
-import os
 import random
-import subprocess
-import sys
 import time
 import zipfile
 from pathlib import Path
@@ -17,6 +14,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from processes import Script
 
 ROOT = Path(__file__).parents[1]
 METHODS = {
@@ -36,20 +34,16 @@ class Run:
     def __init__(self, method, folder):
         self.folder = folder
         flags = [f"--method={method}", "--sparsity=0.9", "--train_split=train[:1000]", "--epochs=10", *METHODS[method]]
-        self.command = [sys.executable, ROOT / "recipes/lenet_mnist.py", "--dataset=mnist_5k", "--resume", *flags]
+        small = ["--dataset=mnist_5k", "--period=3", "--verbose=0", "--nojit_compile"]
+        self.flags = [*small, "--resume", *flags, f"--output_dir={folder}"]
 
     def start(self):
+        """Begins it; returns when it has written what it is going to do."""
         begun = self._begun()
-        process = subprocess.Popen(
-            [*self.command, f"--output_dir={self.folder}", "--period=3"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        )
-        while process.poll() is None and self._begun() == begun:
-            time.sleep(0.02)
-        return process
+        script = Script(ROOT / "recipes/lenet_mnist.py", *self.flags)
+        while self._begun() == begun and script.running(0.02):
+            pass
+        return script
 
     def _begun(self):
         path = self.folder / "config.json"
@@ -57,22 +51,17 @@ class Run:
 
     def finish(self):
         """Runs to the end; returns the seconds that the training took."""
-        process = self.start()
-        started = time.perf_counter()
-        output = process.communicate(timeout=300)[0]
-        assert process.returncode == 0, output[-3000:]
+        script, started = self.start(), time.perf_counter()
+        script.finish()
         return time.perf_counter() - started
 
     def kill(self, delay):
         """Runs and kills; returns whether it was still running then."""
-        process = self.start()
-        try:
-            process.communicate(timeout=delay)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
+        script = self.start()
+        if script.running(delay):
+            script.kill()
             return True
-        assert process.returncode == 0
+        script.finish()
         return False
 
     def bits(self):

@@ -20,7 +20,7 @@ from nets import numpy
 import keras_sparse as ks
 
 ROOT = Path(__file__).parents[1]
-SMALL = ["--dataset=mnist_5k", "--train_split=train[:1000]", "--verbose=0"]
+SMALL = ["--dataset=mnist_5k", "--train_split=train[:1000]", "--verbose=0", "--nojit_compile"]
 
 
 def run(folder, *arguments):

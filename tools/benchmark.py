@@ -38,6 +38,9 @@ flags.DEFINE_enum("network", "lenet", tuple(NETWORKS), "Which one.")
 flags.DEFINE_integer("rounds", 15, "How often dense and masked take turns.", 1)
 flags.DEFINE_integer("steps", 600, "Of an epoch, and so of a turn.", 1)
 flags.DEFINE_integer("batch_size", 100, "Images a step.", 1)
+flags.DEFINE_bool(
+    "jit_compile", keras.backend.backend() != "torch", "Whether XLA compiles the step, as in the recipes."
+)
 flags.DEFINE_integer("depth", 28, "Of the WRN.")
 flags.DEFINE_float("widen_factor", None, "Of the network; default: the paper's.")
 
@@ -83,7 +86,7 @@ class Bench:
             optimizer=keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
-            jit_compile=keras.backend.backend() != "torch",
+            jit_compile=FLAGS.jit_compile,
             steps_per_execution=steps_per_execution(self.steps, most=100),
         )
         self.fit()  # compiles

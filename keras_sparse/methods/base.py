@@ -194,8 +194,9 @@ class SparseMethod(Clock):
         self._updates = self._skipped = 0
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Counts from 0."""
+        """Counts from 0, and makes sure that weights and masks which somebody has set since are clean to begin with."""
         self._dropped = self._grown = 0
+        clear(trainable_masked_layers(self.model), self.model.optimizer)  # Weights of before with momentum of now.
         super().on_epoch_begin(epoch, logs)
 
     def _catch_up(self, model, epoch):
