@@ -1,0 +1,141 @@
+"""Training that is not the usual: every method keeps its budget and its zeros, or says what it does not do."""
+
+import keras
+import numpy as np
+import pytest
+from nets import assert_dead_is_zero, compiled, live_weights, mlp, needs_steps_per_execution, numpy, state
+from test_contract import METHODS, PRUNED_TO, budget_after
+
+import keras_sparse as ks
+
+pytestmark = pytest.mark.parametrize("name", METHODS)
+
+
+def fit(model, blobs, *callbacks, epochs=2, **kwargs):
+    settings = {"batch_size": 8, "verbose": 0, **kwargs}
+    return model.fit(*blobs, epochs=epochs, callbacks=list(callbacks), **settings).history
+
+
+def masks(model):
+    return [m for _, m in state(model)]
+
+
+def assert_masks_equal(one, other):
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nan_and_infinity_leave_the_masks_alone_and_are_said_once(blobs, name, bad):
+    model = compiled(mlp(), keras.optimizers.SGD(0.05, momentum=0.9, global_clipnorm=1.0))
+    before, x = [], blobs[0].copy()
+    x[:, 3] = bad  # in each batch, so that no update can be made once a step is
+    look = keras.callbacks.LambdaCallback(on_train_batch_begin=lambda batch, logs: before.append(masks(model)))
+    if name == "Static":  # which has no update to skip
+        fit(model, (x, blobs[1]), METHODS[name](), look)
+    else:
+        with pytest.warns(
+            UserWarning, match=f"{name} skipped its update at step .*NaN or infinite.*TerminateOnNaN"
+        ) as w:
+            fit(model, (x, blobs[1]), METHODS[name](), look)
+        assert [x.category for x in w].count(UserWarning) == 1
+    assert_masks_equal(before[0], masks(model))
+    assert_dead_is_zero(model)
+
+
+def test_a_layer_used_twice(blobs, name):
+    inputs = keras.Input((8,))
+    shared = keras.layers.Dense(8, activation="relu", name="shared")
+    x = shared(shared(inputs))
+    model = compiled(ks.sparsify(keras.Model(inputs, keras.layers.Dense(3)(x)), 0.5))
+    assert len(ks.masked_layers(model)) == 2
+    budget = budget_after(name, model)
+    fit(model, blobs, METHODS[name]())
+    assert live_weights(model) == budget
+    assert_dead_is_zero(model)
+
+
+def test_fit_twice_with_one_callback(blobs, name):
+    model = compiled(mlp())
+    method, budget = METHODS[name](), budget_after(name, model)
+    moved = sum(sum(fit(model, blobs, method)["dropped"]) for _ in range(2))
+    assert live_weights(model) == budget
+    assert (moved > 0) == (name != "Static")
+    assert_dead_is_zero(model)
+
+
+def test_one_callback_on_two_models(blobs, name):
+    """The second is trained as it would be by a callback of its own."""
+    method, ends = METHODS[name](), []
+    fit(compiled(mlp(seed=5)), blobs, method)
+    for callback in (method, METHODS[name]()):
+        keras.utils.set_random_seed(2)
+        model = compiled(mlp(seed=1))
+        fit(model, blobs, callback, shuffle=False)
+        ends.append(state(model))
+    for (w, m), (v, n) in zip(*ends, strict=True):
+        np.testing.assert_array_equal(m, n)
+        np.testing.assert_array_equal(w, v)
+
+
+def test_train_on_batch(blobs, name):
+    model = compiled(mlp(0.0 if name == "GradualPruning" else 0.6))
+    probe = (blobs[0][:8], blobs[1][:8])  # Outside of `fit` nobody tells RigL what training has seen.
+    method = ks.RigL(period=4, until=3, probe=probe) if name == "RigL" else METHODS[name]()
+    budget, start = budget_after(name, model), masks(model)
+    for step in range(1, 25):
+        batch = slice(8 * (step % 12), 8 * (step % 12) + 8)
+        model.train_on_batch(blobs[0][batch], blobs[1][batch])
+        if step % 4 == 1:
+            method.update(model, step)
+            assert_dead_is_zero(model)
+    assert live_weights(model) == budget
+    assert all(map(np.array_equal, masks(model), start)) == (name == "Static")
+
+
+def test_weights_of_classes_and_samples(blobs, name):
+    for weighting in ({"class_weight": {0: 1.0, 1: 0.0, 2: 3.0}}, {"sample_weight": np.linspace(0, 2, 96)}):
+        model = compiled(mlp())
+        budget = budget_after(name, model)
+        history = fit(model, blobs, METHODS[name](), **weighting)
+        assert np.isfinite(history["loss"]).all()
+        assert live_weights(model) == budget
+        assert_dead_is_zero(model)
+
+
+@needs_steps_per_execution
+def test_a_batch_count_that_steps_per_execution_does_not_divide(blobs, name):
+    runs = []
+    for per_execution in (1, 4):
+        keras.utils.set_random_seed(3)
+        model = compiled(mlp(), steps_per_execution=per_execution)
+        fit(model, (blobs[0][:72], blobs[1][:72]), METHODS[name](), epochs=1, shuffle=False)  # nine batches
+        assert int(numpy(model.optimizer.iterations)) == 9
+        assert_dead_is_zero(model)
+        runs.append(live_weights(model))
+    assert runs[0] == runs[1] or name in PRUNED_TO  # whose steps 1 and 5 are seen at 4 and 8
+
+
+def test_an_already_sparse_start(blobs, name):
+    dense = ks.densify(mlp(0.7))
+    model = compiled(ks.sparsify(dense, sparsity=None))
+    assert live_weights(model) == live_weights(mlp(0.7))
+    budget = budget_after(name, model)
+    fit(model, blobs, METHODS[name]())
+    assert live_weights(model) == budget
+    assert_dead_is_zero(model)
+
+
+@pytest.mark.filterwarnings("ignore:.*can move nothing:UserWarning")
+@pytest.mark.parametrize("sparsity", [0.0, 0.02, 0.97])
+def test_nearly_dense_and_nearly_empty(blobs, name, sparsity):
+    """Fewer free positions than weights to move; layers of a single weight, which must not be emptied."""
+    model = compiled(mlp(sparsity))
+    budget = budget_after(name, model)
+    method = ks.DynamicSparse(3, 4, threshold=10.0) if name == "DynamicSparse" else METHODS[name]()
+    if name == "GradualPruning" and sparsity == 0.97:  # sparser than its end already
+        budget = live_weights(model)
+    fit(model, blobs, method)
+    assert live_weights(model) == budget
+    assert all(m.any() for m in masks(model))
+    assert_dead_is_zero(model)
