@@ -1,6 +1,8 @@
 """Shared helpers: small nets, small data, and the state of a model at a moment."""
 
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -18,6 +20,24 @@ def pytest_addoption(parser):
     """How long the tests that draw at random go on."""
     parser.addoption("--kills", type=int, default=1, help="Runs that tests/test_kill.py kills for each method.")
     parser.addoption("--examples", type=int, default=100, help="Random runs of tests/test_properties.py.")
+
+
+def pytest_configure(config):
+    """Lets the processes of a run share what JAX compiles; scripts that tests start, and kill, do not."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        if not hasattr(config, "workerinput"):
+            os.environ["KERAS_SPARSE_COMPILED"] = tempfile.mkdtemp(prefix="compiled")
+        jax.config.update("jax_compilation_cache_dir", os.environ["KERAS_SPARSE_COMPILED"])
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def pytest_unconfigure(config):
+    """Deletes it."""
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.pop("KERAS_SPARSE_COMPILED", ""), ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items):
