@@ -1,6 +1,8 @@
 """The tools read what runs write."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -106,3 +108,12 @@ def test_the_benchmark_runs(network, more):
     printed = Script(ROOT / "tools/benchmark.py", "step", *flags).finish()
     assert printed.count("masked/dense") == printed.count("deepr/dense") == 1
     assert printed.count("at Table 4's periods") == 4
+
+
+@pytest.mark.tensorflow
+def test_the_benchmark_of_the_input(tmp_path):
+    if not list(Path(os.environ.get("TFDS_DATA_DIR", tmp_path)).glob("mnist/*/dataset_info.json")):
+        pytest.skip("TFDS_DATA_DIR holds no MNIST")
+    flags = ["--rounds=1", "--steps=5", "--nojit_compile"]
+    printed = Script(ROOT / "tools/benchmark.py", "input", *flags).finish()
+    assert re.search(r"lenet: a batch of 100 takes [0-9.]+ ms to load, a masked step [0-9.]+ ms", printed)

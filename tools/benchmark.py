@@ -6,8 +6,13 @@
 
 prints the time of a training step, masked over dense, alternating in one process; then, for each method, the time of an
 update and of a step with its part of the updates at the periods of Table 4. Run it on an idle machine.
+
+    python tools/benchmark.py input --network wrn --rounds 5 --steps 3
+
+prints how long the recipe's own data take to load and augment, nobody training, beside a step of the masked network.
 """
 
+import functools
 import statistics
 import sys
 import time
@@ -18,7 +23,8 @@ sys.path.append(str(Path(__file__).parents[1] / "recipes"))
 import keras
 import numpy as np
 from absl import app, flags
-from common import methods
+from common import data, methods, stream
+from common.augment import PadCropFlip
 from common.data import Images
 from common.experiment import LENET_MNIST, RESNET50_IMAGENET, WRN_CIFAR10
 from common.models import lenet_300_100, resnet, wide_resnet
@@ -33,7 +39,14 @@ NETWORKS = {  # with its experiment and the number of training images
     "resnet50": (resnet, RESNET50_IMAGENET, 1_281_167),
 }
 
+LOAD = {
+    "lenet": data.load,
+    "wrn": functools.partial(data.load, augmentation=PadCropFlip(4)),
+    "resnet50": stream.load,
+}
+
 FLAGS = flags.FLAGS
+flags.DEFINE_string("data_dir", None, "For `input`: as of the recipes.")
 flags.DEFINE_enum("network", "lenet", tuple(NETWORKS), "Which one.")
 flags.DEFINE_integer("rounds", 15, "How often dense and masked take turns.", 1)
 flags.DEFINE_integer("steps", 600, "Of an epoch, and so of a turn.", 1)
@@ -185,13 +198,34 @@ def step(build, experiment, images):
     print(f"  deepr: {m:.2f} ms a step, dense {d:.2f} ms, deepr/dense {m / d:.3f}")
 
 
+def loading(build, experiment, images):
+    """Prints what one network's data cost."""
+    model = Bench(ks.sparsify(build(), experiment.sparsity, keep_dense=experiment.keep_dense))
+    step = statistics.median(model.fit()[0] for _ in range(FLAGS.rounds))
+    train, _ = LOAD[FLAGS.network](experiment.dataset, ("train", experiment.test_split), FLAGS.data_dir)
+    batches = iter(train.batches(FLAGS.batch_size, seed=0))
+    count = max(30, FLAGS.steps)
+    for _ in range(10):  # more than are prefetched
+        next(batches)
+    started = time.perf_counter()
+    for _ in range(count):
+        next(batches)
+    load = (time.perf_counter() - started) / count
+    print(
+        f"{FLAGS.network}: a batch of {FLAGS.batch_size} takes {1e3 * load:.2f} ms to load, a masked step "
+        f"{1e3 * step:.2f} ms: the input is {step / load:.1f} times as fast"
+    )
+
+
 def main(argv):
     """Runs the benchmark named on the command line."""
-    if argv[1:] != ["step"]:
-        raise app.UsageError(f"Name a benchmark: step. Received: {argv[1:]}.")
+    benchmarks = {"step": step, "input": loading}
+    if len(argv) != 2 or argv[1] not in benchmarks:
+        raise app.UsageError(f"Name a benchmark: step or input. Received: {argv[1:]}.")
     build, experiment, images = NETWORKS[FLAGS.network]
     given = {"depth": FLAGS.depth} if experiment.depth and FLAGS.network == "wrn" else {}
-    step(lambda: build(widen_factor=FLAGS.widen_factor or experiment.widen_factor, **given), experiment, images)
+    widen_factor = FLAGS.widen_factor or experiment.widen_factor
+    benchmarks[argv[1]](lambda: build(widen_factor=widen_factor, **given), experiment, images)
 
 
 if __name__ == "__main__":
