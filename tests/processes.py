@@ -17,13 +17,12 @@ class Script:
     Args:
         path: of the script.
         *arguments: of its command line.
-        **environment: variables to change.
     """
 
-    def __init__(self, path, *arguments, **environment):
+    def __init__(self, path, *arguments):
         self._output = tempfile.NamedTemporaryFile(prefix="script", suffix=".log")  # noqa: SIM115
         command = [str(path), *map(str, arguments)]
-        self._process = _context.Process(target=_run, args=(command, environment, self._output.name), daemon=True)
+        self._process = _context.Process(target=_run, args=(command, self._output.name), daemon=True)
         self._process.start()
 
     def running(self, seconds=0.0):
@@ -45,8 +44,7 @@ class Script:
         return output
 
 
-def _run(command, environment, output):
-    os.environ.update(environment)
+def _run(command, output):
     file = os.open(output, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(file, stream)
