@@ -66,7 +66,7 @@ class NoteSigns(keras.callbacks.Callback):
 @pytest.mark.parametrize("reading", ["bellec", "table_4"])
 @pytest.mark.parametrize(("sparsity", "seed"), [(0.8, 0), (0.3, 1)])
 def test_a_real_fit_replayed_in_plain_python(blobs, reading, sparsity, seed):
-    alpha, temperature, eta = (1e-2, 1e-3, 0.02) if reading == "bellec" else (0.05, 0.5, 0.01)
+    alpha, temperature, eta = (1e-2, 3e-3, 0.02) if reading == "bellec" else (0.05, 0.5, 0.01)
     model = compiled(mlp(sparsity, seed=seed), run_eagerly=True)  # SGD(0.05), Nesterov momentum 0.9
     step = reference(reading, seed, alpha, temperature, eta, 0.05, 0.9, lambda: replay.step)
     replay = Replay(step, period=1, seed=seed, tolerance=1e-6, inside=True)
@@ -74,7 +74,7 @@ def test_a_real_fit_replayed_in_plain_python(blobs, reading, sparsity, seed):
     callbacks = [*replay.around(method), NoteSigns(step.signs, seed, reading)]
     history = model.fit(*blobs, batch_size=8, epochs=3, callbacks=callbacks, verbose=0).history
     assert replay.updates == 36
-    assert sum(history["dropped"]) > 10
+    assert sum(history["dropped"]) > 15
 
 
 def one_layer(weights):
