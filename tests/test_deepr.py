@@ -13,27 +13,29 @@ import keras_sparse as ks
 from keras_sparse.layers import MaskedDense
 
 
-def signs_for_life(seed, layer, size):
-    return np.array([plain.sign(plain.key_of(seed, layer), i) for i in range(size)])
+def signs_for_life(seed, first, size):
+    return np.array([plain.sign(plain.key_of(seed), first + i) for i in range(size)])
 
 
 def reference(reading, seed, alpha, temperature, eta, rate, momentum, now):
     """DeepR in plain Python, written from the paper, in the form that `Replay` takes."""
-    signs = {}
+    signs, key = {}, plain.key_of(seed)
 
     def step(weights, masks, choose):
-        gone, grown = [], []
+        gone, grown, first = [], [], 0
         for layer, (w, m) in enumerate(zip(weights, masks, strict=True)):
-            key, sign = plain.key_of(seed, layer), signs[layer]
+            sign = signs[layer]
             live = [i for i in range(len(w)) if m[i]]
             for i in live:
-                noise = plain.deviation(eta, temperature) * plain.normal(key, i, now())
+                noise = plain.deviation(eta, temperature) * plain.normal(key, first + i, now())
                 if reading == "bellec":
                     w[i] += noise - eta * alpha * sign[i]
                 else:
                     w[i] -= rate * (1 + momentum) * (noise + alpha * ((w[i] > 0) - (w[i] < 0)))
             crossed = [i for i in live if w[i] * sign[i] < 0]
-            woken, lost = plain.wake(key, now(), [i for i in range(len(w)) if not m[i]], crossed, len(w))
+            dead = [i for i in range(len(w)) if not m[i]]
+            woken, lost = plain.wake(key, now(), layer, dead, crossed, len(w))
+            first += len(w)
             for i in live:
                 if reading == "table_4":
                     sign[i] = 0 if i in lost else (w[i] > 0) - (w[i] < 0)
@@ -55,9 +57,11 @@ class NoteSigns(keras.callbacks.Callback):
         self.signs, self.seed, self.reading = signs, seed, reading
 
     def on_epoch_begin(self, epoch, logs=None):
+        first = 0
         for i, (w, _) in enumerate(state(self.model) if epoch == 0 else ()):
             if self.reading == "bellec":
-                self.signs[i] = signs_for_life(self.seed, i, w.size).tolist()
+                self.signs[i] = signs_for_life(self.seed, first, w.size).tolist()
+                first += w.size
                 assert (w.ravel() * self.signs[i] >= 0).all()
             else:
                 self.signs[i] = np.sign(w.ravel()).astype(int).tolist()
@@ -126,9 +130,10 @@ def test_fixed_signs_reflect_a_fresh_network_and_leave_a_trained_one(blobs, tmp_
     model = compiled(mlp(0.8))
     fresh = [w for w, _ in state(model)]
     model.fit(*blobs, batch_size=96, epochs=1, callbacks=[ks.DeepR(1e-4, 1e-6, seed=3)], verbose=0)
-    reflected = 0
-    for i, (before, (w, m)) in enumerate(zip(fresh, state(model), strict=True)):
-        signs = signs_for_life(3, i, w.size).reshape(w.shape)
+    reflected = first = 0
+    for before, (w, m) in zip(fresh, state(model), strict=True):
+        signs = signs_for_life(3, first, w.size).reshape(w.shape)
+        first += w.size
         assert (w[m] * signs[m] >= 0).all()
         reflected += np.count_nonzero(before[m] * signs[m] < 0)
     assert 20 < reflected < 51  # of 71

@@ -42,15 +42,27 @@ def sign(key, position):
     return -1 if threefry(key, (position, WORD - 1))[0] >> 31 else 1
 
 
-def wake(key, step, dead, dying, size):
-    """Draws positions until as many of `dead` have come as are dying: a list of them, and the set of what dies."""
+def row(key, step, draw, place, below):
+    """What a row of ints holds: those that count, in order."""
+    words = [threefry(key, (place * 512 + i, (step * 64 + draw) % WORD)) for i in range(512)]
+    numbers, odd, seen, counting = [w[0] % 2**31 for w in words], words[0][1] | 1, set(), []
+    for number in numbers:
+        drawn = number % below
+        slot = drawn * odd % WORD >> 20
+        if number < 2**31 // below * below and slot not in seen:
+            counting.append(drawn)
+        seen.add(slot)
+    return counting
+
+
+def wake(key, step, place, dead, dying, size):
+    """Draws positions in a layer until as many of `dead` have come as are dying: a list, and the set of what dies."""
     free, found = set(dead), []
     for draw in range(1, 64):
-        for candidate in range(128):
-            number = bits(key, candidate, step, draw) % 2**31
-            if len(found) < len(dying) and number < 2**31 // size * size and number % size in free:
-                found.append(number % size)
-                free.remove(number % size)
+        for drawn in row(key, step, draw, place, size):
+            if len(found) < len(dying) and drawn in free:
+                found.append(drawn)
+                free.remove(drawn)
         if len(found) == len(dying):
             break
     return found, set(sorted(dying)[: len(found)])

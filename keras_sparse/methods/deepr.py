@@ -3,6 +3,8 @@
 Bellec et al., "Deep Rewiring: Training very sparse deep networks", ICLR 2018.
 """
 
+import itertools
+
 import numpy as np
 from keras import ops
 
@@ -10,12 +12,10 @@ from keras_sparse import elements
 from keras_sparse.conversion import trainable_masked_layers
 from keras_sparse.methods import draws
 from keras_sparse.methods.arguments import check_choice, check_not_negative, check_number
-from keras_sparse.methods.in_step import InStep
-from keras_sparse.methods.tensor import places
+from keras_sparse.methods.in_step import InStep, placed
 from keras_sparse.schedules import by_epoch
 
 READINGS = ("bellec", "table_4")
-CANDIDATES = 128  # positions drawn at once
 
 
 class DeepR(InStep):
@@ -77,63 +77,82 @@ class DeepR(InStep):
 
     def start(self, model):
         """Reflects fresh weights whose sign is not the one they have for life; those trained so have it already."""
-        _check_single_weights(trainable_masked_layers(model))
+        layers = trainable_masked_layers(model)
+        _check_single_weights(layers)
         if self.reading == "bellec":
-            for place, layer in places(model):
-                live, signs, _ = self.begin(place, layer)
+            for first, layer in placed(model):
+                live = _live(layer)
                 weights = elements.view(layer.kernel_variable).ravel()[live]
-                against = weights * signs < 0
+                against = weights * self._signs(live + first) < 0
                 elements.write(live[against], (layer.kernel_variable, -weights[against]))
 
-    def begin(self, place, layer):
-        """Live positions, their signs (for life, or of their first move, 0 before that), how many died."""
-        live = np.flatnonzero(elements.view(layer.kernel_mask.value)).astype("int32")
+    def begin(self, sites, layers):
+        """Live positions, their signs (for life, or of their first move, 0 before that), the masks, how many died.
+
+        The masks lie one after another, with True wherever nothing can wake: where a layer is frozen, and once behind
+        the end, which is where a position points that stands for none.
+        """
+        lives = [_live(layer) for layer in layers]
+        live = np.concatenate([x + site.first for x, site in zip(lives, sites, strict=True)])
         if self.reading == "bellec":
-            signs = ops.convert_to_numpy(draws.signs(self._key(place), ops.convert_to_tensor(live)))
+            signs = self._signs(live)
         else:
-            signs = np.sign(elements.view(layer.kernel_variable).ravel()[live]).astype("float32")
-        return [live, signs, np.zeros((), "int32")]
+            weights = [elements.view(layer.kernel_variable).ravel()[x] for x, layer in zip(lives, layers, strict=True)]
+            signs = np.sign(np.concatenate(weights)).astype("float32")
+        mask = np.ones(sites[-1].first + sites[-1].size + 1, bool)
+        for site, layer in zip(sites, layers, strict=True):
+            mask[site.weights] = elements.view(layer.kernel_mask.value).ravel()
+        return [live, signs, mask, np.zeros((), "int32")]
 
     def settings(self):
         """Alpha and temperature."""
         return np.array([self.alpha(self._epoch), self.temperature(self._epoch)], "float32")
 
-    def act(self, site, step, rate, settings, weights, mask, slots, own):
-        """Walks, drops what crossed zero, and wakes as many."""
-        live, signs, died = own
-        (alpha, temperature), key = (settings[0], settings[1]), self._key(site.place)
+    def act(self, sites, step, rate, settings, weights, slots, own):
+        """Walks, drops what crossed zero, and wakes as many, in all layers at once: few long arrays are fast."""
+        live, signs, mask, died = own
+        key, (alpha, temperature) = self._key(), (settings[0], settings[1])
+        ends = [0, *itertools.accumulate(site.live for site in sites)]
+        parts = [slice(*x) for x in itertools.pairwise(ends)]
+        lives = [live[part] - site.first for part, site in zip(parts, sites, strict=True)]
+        before = ops.concatenate([ops.cast(ops.take(w, x), "float32") for w, x in zip(weights, lives, strict=True)])
         eta = rate if self.eta is None else self.eta
         noise = ops.sqrt(2 * eta * temperature) * draws.normal(key, live, step)
-        before = ops.cast(ops.take(weights, live), "float32")
-        held = [ops.take(slot, live) for slot in slots]
-        if self.reading == "bellec":
-            moved = before - eta * alpha * signs + noise
-        else:
-            move = -rate * (alpha * ops.sign(before) + noise)
-            moved = before + move
-            if site.momentum is not None:
-                # SGD is linear in the gradient, so that a part can be added after the fact: to the momentum, too.
-                held[site.momentum] += ops.cast(move, held[site.momentum].dtype)
-                moved = before + move * (1 + site.factor) if site.nesterov else moved
+        bellec = self.reading == "bellec"
+        move = noise - eta * alpha * signs if bellec else -rate * (alpha * ops.sign(before) + noise)
+        # SGD is linear in the gradient, so that a part can be added after the fact: to the momentum, too.
+        linear = not bellec and sites[0].momentum is not None
+        moved = before + (move * (1 + sites[0].factor) if linear and sites[0].nesterov else move)
+
         crossed = moved * signs < 0
-        mask, woken, staying = wake(key, step, site.size, mask, live, crossed)
-        gone = ops.logical_and(crossed, ops.logical_not(staying))
-        if self.reading == "bellec":  # On the wrong side it cannot stay.
-            moved = ops.where(staying, 0.0, moved)
+        mask, woken, gone = wake(key, step, sites, mask, live, crossed)
+        if bellec:  # On the wrong side it cannot stay.
+            moved = ops.where(crossed, 0.0, moved)
             signs = ops.where(gone, draws.signs(key, woken), signs)
         else:
+            moved = ops.where(gone, 0.0, moved)
             signs = ops.where(gone, 0.0, ops.sign(moved))
-        weights = _put(weights, live, ops.cast(ops.where(gone, 0.0, moved), weights.dtype))
-        held = [ops.where(gone, ops.full_like(x, fresh), x) for x, fresh in zip(held, site.fresh, strict=True)]
-        slots = [_put(slot, live, x) for slot, x in zip(slots, held, strict=True)]
-        return weights, mask, slots, [woken, signs, died + ops.sum(ops.cast(gone, "int32"))]
 
-    def _key(self, place):
-        return draws.key_of(self.seed, place)
+        weights, slots = list(weights), list(slots)
+        for i, (site, part, live) in enumerate(zip(sites, parts, lives, strict=True)):
+            weights[i] = _put(weights[i], live, ops.cast(moved[part], weights[i].dtype))
+            held = [ops.take(slot, live) for slot in slots[i]]
+            if linear:
+                held[site.momentum] += ops.cast(move[part], held[site.momentum].dtype)
+            held = [ops.where(gone[part], ops.full_like(x, f), x) for x, f in zip(held, site.fresh, strict=True)]
+            slots[i] = [_put(slot, live, x) for slot, x in zip(slots[i], held, strict=True)]
+        died = died + ops.sum(ops.cast(gone, "int32"))
+        return weights, [mask[site.weights] for site in sites], slots, [woken, signs, mask, died]
+
+    def _signs(self, positions):
+        return ops.convert_to_numpy(draws.signs(self._key(), ops.convert_to_tensor(positions)))
+
+    def _key(self):
+        return draws.key_of(self.seed)
 
 
-def wake(key, step, size, mask, live, crossed):
-    """Drops the weights that crossed zero, and wakes as many that were dead.
+def wake(key, step, sites, mask, live, crossed):
+    """Drops the weights that crossed zero, and wakes as many of the same layer that were dead.
 
     Positions are drawn until as many dead ones have come as crossed zero, so all sets of dead positions are equally
     likely. If they run out, the crossed ones of the highest positions stay.
@@ -141,45 +160,52 @@ def wake(key, step, size, mask, live, crossed):
     Args:
         key: of `draws.key_of`.
         step: int32 scalar.
-        size: int, number of positions.
-        mask: boolean array, the mask before.
-        live: int32 array, the live positions, in any order.
+        sites: for each layer an object with `first`, `size` and `live`, ints.
+        mask: boolean array, the masks before, as `DeepR.begin` makes it.
+        live: int32 array, the live positions in it, layer by layer, those of one in any order.
         crossed: boolean array like it.
 
     Returns:
-        `(mask, live, staying)`: the mask and the live positions after, each woken one in the place of one that died,
-        and a boolean array, True for what crossed but stays.
+        `(mask, live, gone)`: the mask and the live positions after, each woken one in the place of one that died, and
+        a boolean array, True for what died.
     """
-    needed = ops.sum(ops.cast(crossed, "int32"))
+    end, count = mask.shape[0] - 1, live.shape[0]
+    firsts = ops.convert_to_tensor(np.array([site.first for site in sites], "int32"))
     one = ops.cast(1, "int32")
-    earlier = ops.convert_to_tensor(np.tri(CANDIDATES, k=-1, dtype=bool))
+    # Each layer has a part of `woken`, as long as it needs.
+    rank = before(ops.pad(crossed, (0, 1)))
+    begins = ops.take(rank, np.cumsum([0, *(site.live for site in sites)]))
+    begins, needed = begins[:-1], begins[1:] - begins[:-1]
 
     def missing(draw, found, woken, busy):
-        return ops.logical_and(draw < draws.ROUNDS, found < needed)
+        return ops.logical_and(draw < draws.ROUNDS, ops.any(found < needed))
 
     def search(draw, found, woken, busy):
-        drawn, counts = draws.integers(key, ops.arange(CANDIDATES, dtype="int32"), step, draw, size)
-        was_busy = ops.take(busy, drawn)
-        same = ops.equal(drawn[:, None], drawn)
-        again = ops.any(same & counts & earlier, axis=1)
-        dead = counts & ops.logical_not(was_busy) & ops.logical_not(again)
-        place = found + before(dead)
-        wakes = dead & (place < needed)
+        drawn, counts = draws.distinct(key, step, draw, [site.size for site in sites])
+        drawn = drawn + firsts[:, None]
+        dead = ops.logical_and(counts, ops.logical_not(ops.take(busy, drawn)))
+        place = ops.reshape(before(ops.reshape(dead, (-1,))), drawn.shape)
+        place = place - place[:, :1] + found[:, None]
+        wakes = ops.logical_and(dead, place < needed[:, None])
+        found = found + ops.sum(ops.cast(wakes, "int32"), axis=1)
         # What does not wake goes behind the end.
-        woken = _put(woken, ops.where(wakes, place, live.shape[0]), drawn)
-        busy = _put(busy, drawn, was_busy | ops.any(same & wakes, axis=1))
-        return draw + one, found + ops.sum(ops.cast(wakes, "int32")), woken, busy
+        place, drawn = ops.where(wakes, place + begins[:, None], count), ops.where(wakes, drawn, end)
+        place, drawn = ops.reshape(place, (-1,)), ops.reshape(drawn, (-1,))
+        return draw + one, found, _put(woken, place, drawn), _put(busy, drawn, ops.ones(drawn.shape, "bool"))
 
-    none = ops.zeros((live.shape[0] + 1,), "int32")
-    _, found, woken, busy = ops.while_loop(missing, search, (one, one * 0, none, mask))
+    none = ops.zeros((count + 1,), "int32")
+    _, found, woken, busy = ops.while_loop(missing, search, (one, needed * 0, none, mask))
 
-    def highest():
-        positions = ops.sort(ops.where(crossed, live, -1))
-        return crossed & (live >= ops.take(positions, found - needed + live.shape[0]))
+    def some_stay():
+        lowest = ops.pad(ops.sort(ops.where(crossed, live, end)), (0, 1), constant_values=end)
+        limits = ops.where(found < needed, ops.take(lowest, begins + found), end)
+        unused = ops.cumsum(needed - found) - (needed - found)
+        layer = ops.searchsorted(firsts, live, side="right") - 1
+        gone = ops.logical_and(crossed, live < ops.take(limits, layer))
+        return gone, before(gone) + ops.take(unused, layer)
 
-    staying = ops.cond(found < needed, highest, lambda: ops.zeros_like(crossed))
-    gone = crossed & ops.logical_not(staying)
-    return _put(busy, live, ops.logical_not(gone)), ops.where(gone, ops.take(woken, before(gone)), live), staying
+    gone, place = ops.cond(ops.any(found < needed), some_stay, lambda: (crossed, rank[:-1]))
+    return _put(busy, live, ops.logical_not(gone)), ops.where(gone, ops.take(woken, place), live), gone
 
 
 def before(flags, levels=2):
@@ -195,6 +221,10 @@ def before(flags, levels=2):
     table = ops.reshape(ops.pad(ops.cast(flags, "float32"), (0, 32 * rows - flags.shape[0])), (rows, 32))
     within = ops.cast(ops.matmul(table, np.tri(32, k=-1, dtype="float32").T), "int32")
     return ops.reshape(within + before(ops.sum(table, axis=1), levels - 1)[:, None], (-1,))[: flags.shape[0]]
+
+
+def _live(layer):
+    return np.flatnonzero(elements.view(layer.kernel_mask.value)).astype("int32")
 
 
 def _put(array, positions, values):

@@ -12,6 +12,8 @@ import numpy as np
 from keras import ops
 
 ROUNDS = 64  # how many draws a position has at a step
+ROW = 512  # ints that are drawn at once
+_BITS = 12  # of their hashes
 _SIGN = -1  # the counter of what is drawn once for all steps; those of steps are not negative
 
 
@@ -22,28 +24,42 @@ def key_of(*numbers):
 
 def normal(key, positions, step):
     """A standard normal number for each position: float32 array of the shape of `positions`, int32."""
-    bits = ops.bitwise_and(ops.right_shift(_bits(key, positions, step, 0), 9), (1 << 23) - 1)
+    bits = ops.bitwise_and(ops.right_shift(threefry(key, positions, _counter(positions, step, 0))[0], 9), (1 << 23) - 1)
     uniform = (ops.cast(bits, "float32") + 0.5) * 2.0**-22 - 1.0  # in (-1, 1), its ends left out
     return math.sqrt(2) * ops.erfinv(uniform)
 
 
-def integers(key, positions, step, draw, below):
-    """For each position an int from 0 on, below `below`, and whether it counts.
+def distinct(key, step, draw, below):
+    """Rows of random ints, those that count distinct.
+
+    An int that comes twice in a row counts the first time. To find that out by a table that is smaller than the range
+    of the ints, their hashes are compared, so that now and then one of two unlike ints does not count either. The hash
+    is a random one, new for each row and draw: so this happens to all alike.
 
     Args:
         key: of `key_of`.
-        positions: int32 array.
         step: int32 scalar.
         draw: int32 scalar in [1, ROUNDS), which of the draws of the step.
-        below: int of at least 1.
+        below: for each row an int of at least 1.
 
     Returns:
-        `(int32 array, boolean array)`. All ints are equally likely among those that count; few do not.
+        `(int32 array, boolean array)`, both of shape `(len(below), ROW)`: ints of at least 0, below the row's `below`,
+        and which of them count.
     """
-    bits = ops.bitwise_and(_bits(key, positions, step, draw), (1 << 31) - 1)
-    whole = (1 << 31) // below * below
-    counts = bits < whole if whole < 1 << 31 else ops.ones(positions.shape, "bool")
-    return ops.mod(bits, below), counts
+    shape = (len(below), ROW)
+    below = np.array(below)[:, None]
+    place = ops.arange(math.prod(shape), dtype="int32")
+    bits, others = (ops.reshape(x, shape) for x in threefry(key, place, _counter(place, step, draw)))
+    bits = ops.bitwise_and(bits, (1 << 31) - 1)
+    drawn = ops.mod(bits, below.astype("int32"))
+    # Multiply-shift (Dietzfelbinger et al., 1997).
+    hashes = ops.bitwise_and(ops.right_shift(drawn * ops.bitwise_or(others[:, :1], 1), 32 - _BITS), (1 << _BITS) - 1)
+    tables = ops.arange(shape[0], dtype="int32")[:, None] * (1 << _BITS)
+    slots = ops.reshape(hashes + tables, (-1,))
+    first = ops.equal(ops.take(ops.segment_max(-place, slots, shape[0] << _BITS), slots), -place)
+    # So that all ints are equally likely.
+    fair = ops.less_equal(bits, ((1 << 31) // below * below - 1).astype("int32"))
+    return drawn, ops.logical_and(fair, ops.reshape(first, shape))
 
 
 def signs(key, positions):
@@ -64,8 +80,8 @@ def threefry(key, first, second):
     return first, second
 
 
-def _bits(key, positions, step, draw):
-    return threefry(key, positions, ops.broadcast_to(step * ROUNDS + draw, positions.shape))[0]
+def _counter(positions, step, draw):
+    return ops.broadcast_to(step * ROUNDS + draw, positions.shape)
 
 
 def _rotated(x, left):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ from keras import ops
 from keras_sparse import elements
 from keras_sparse.conversion import masked_layers, trainable_masked_layers
 from keras_sparse.methods.base import SparseMethod
-from keras_sparse.methods.inside import Inside, compiled, scope
+from keras_sparse.methods.inside import Inside, compiled, scope, tensors, write
 from keras_sparse.methods.tensor import places
 from keras_sparse.methods.zeros import finite, keep_zeros
 from keras_sparse.replicas import check_replicas
@@ -22,8 +23,10 @@ class Site:
     """A masked layer, as `InStep.act` is told of it.
 
     Attributes:
-        place: int, which of the model's masked layers.
+        first: int, the position of its first weight, where the kernels of all the model's masked layers, frozen ones
+            too, lie one after another.
         size: int, of the kernel.
+        live: int, how many of its weights live, at every step.
         fresh: tuple of floats, what each of the optimizer's slots holds for a new weight.
         momentum: index of the slot that is SGD's momentum; None if there is none.
         factor: float, the momentum's.
@@ -31,24 +34,31 @@ class Site:
         zeros: bool, whether training leaves dead weights 0 and their slots fresh.
     """
 
-    place: int
+    first: int
     size: int
+    live: int
     fresh: tuple
     momentum: int | None
     factor: float
     nesterov: bool
     zeros: bool
 
+    @property
+    def weights(self):
+        """Where its weights lie: a slice."""
+        return slice(self.first, self.first + self.size)
+
     @classmethod
-    def of(cls, place, layer, optimizer):
+    def of(cls, first, layer, optimizer):
         """Of a masked layer."""
         kernel = layer.kernel_variable
         found = slots(optimizer, kernel)
         sgd, slot = momentum(optimizer, kernel)
         index = next((i for i, (v, _) in enumerate(found) if v is slot), None)
         return cls(
-            place=place,
+            first=first,
             size=math.prod(kernel.shape),
+            live=int(np.count_nonzero(elements.view(layer.kernel_mask.value))),
             fresh=tuple(fresh for _, fresh in found),
             momentum=index,
             factor=sgd.momentum if slot is not None else 0.0,
@@ -58,11 +68,11 @@ class Site:
 
 
 class InStep(SparseMethod):
-    """Base of methods that act on each layer after every optimizer step, and keep its number of live weights.
+    """Base of methods that act on the layers after every optimizer step, and keep the number of live weights of each.
 
     A subclass has `begin`, `settings` and `act`. `act` is compiled with the training step, so nothing goes to the host
-    and back, and `steps_per_execution` may be any. What it remembers of a layer, such as the positions of the live
-    weights, is made anew from mask and weights at each epoch, so that no checkpoint lacks it.
+    and back, and `steps_per_execution` may be any. What it remembers, such as the positions of the live weights, is
+    made anew from masks and weights at each epoch, so that no checkpoint lacks it.
 
     That the live weights are as many as they must be is checked at the end of each epoch, and so are the replicas.
 
@@ -70,11 +80,16 @@ class InStep(SparseMethod):
         **kwargs: of `SparseMethod`, but for `period`.
     """
 
-    def begin(self, place, layer):
-        """What `act` remembers of a masked layer.
+    def begin(self, sites, layers):
+        """What `act` remembers.
+
+        Args:
+            sites: tuple of `Site`, one for each trainable masked layer.
+            layers: list of these layers.
 
         Returns:
-            List of arrays. The first holds the live positions, int32 and 1-D; the last how many died, an int32 scalar.
+            List of arrays. The first holds the live positions, layer by layer, int32 and 1-D; the last how many
+            weights died, an int32 scalar.
         """
         raise NotImplementedError
 
@@ -82,21 +97,20 @@ class InStep(SparseMethod):
         """What `act` needs of the epoch's schedules: float32 array of one dimension."""
         raise NotImplementedError
 
-    def act(self, site, step, rate, settings, weights, mask, slots, own):
-        """What a step makes of a layer, in `keras.ops`: a pure function of flat arrays.
+    def act(self, sites, step, rate, settings, weights, slots, own):
+        """What a step makes of the layers, in `keras.ops`: a pure function of flat arrays.
 
         Args:
-            site: `Site`.
+            sites: tuple of `Site`, one for each trainable masked layer, as are the lists that follow.
             step: int32 scalar, the optimizer's step.
             rate: float32 scalar, its learning rate.
             settings: as `settings` makes it.
-            weights: array, the kernel.
-            mask: boolean array.
-            slots: list of arrays, the optimizer's.
+            weights: list of arrays, the kernels.
+            slots: list of lists of arrays, the optimizer's.
             own: list of arrays, as `begin` makes them.
 
         Returns:
-            `(weights, mask, slots, own)`.
+            `(weights, masks, slots, own)`; `masks` is a list of boolean arrays.
         """
         raise NotImplementedError
 
@@ -114,13 +128,14 @@ class InStep(SparseMethod):
         if not model.optimizer.built:  # TensorFlow builds it within the first step, when its slots come too late.
             with scope(model):
                 model.optimizer.build(model.trainable_variables)
-        layers = places(model)
-        own = [self.begin(place, layer) for place, layer in layers]
-        if not (self._inside and self._inside.renew(own, self.settings())):
+        sites, layers = _sites(model, model.optimizer), trainable_masked_layers(model)
+        own = self.begin(sites, layers)
+        if self._inside and self._sites == sites:
+            self._inside.renew(own, self.settings())
+        else:
             self._leave()
-            acts = [self._act(place, layer, model.optimizer) for place, layer in layers]
-            variables = [_variables(layer, model.optimizer) for _, layer in layers]
-            self._inside = Inside(model, acts, variables, own, self.settings())
+            act, variables = functools.partial(self._on_kernels, sites), _variables(layers, model.optimizer)
+            self._inside, self._sites = Inside(model, act, variables, own, self.settings()), sites
 
     def on_train_batch_begin(self, batch, logs=None):
         """A step follows."""
@@ -133,7 +148,7 @@ class InStep(SparseMethod):
         batches, per_step = iterations(model.optimizer)
         self._step = batches // per_step
         if self._inside:
-            self._close(model, self._inside.own())
+            self._close(model, self._sites, self._inside.own())
             layers = trainable_masked_layers(model)
             if not finite(layers):
                 self._skip(layers, model.optimizer, masked_layers(model)[0].kernel_mask)
@@ -151,7 +166,7 @@ class InStep(SparseMethod):
 
     # In a loop of one's own.
 
-    _kept = None  # for each layer what `act` remembers from one call to the next
+    _kept = None  # what `act` remembers from one call to the next
 
     def recall(self, memory):
         """Begins anew with another model."""
@@ -165,56 +180,56 @@ class InStep(SparseMethod):
                 f"{type(self).__name__} goes by the optimizer's learning rate, and {model.name!r} is not compiled with "
                 "one. Pass optimizer=... of the loop."
             )
-        layers, memory = places(model), masked_layers(model)[0].kernel_mask
+        layers, memory = trainable_masked_layers(model), masked_layers(model)[0].kernel_mask
         self._epoch, self._step = epoch, step
         if memory is not self._recalled:
             self.recall(memory)
             self._recalled = memory
             self.start(model)
-        if not finite([layer for _, layer in layers]):
-            self._skip([layer for _, layer in layers], optimizer, memory)
+        if not finite(layers):
+            self._skip(layers, optimizer, memory)
             return
-        own = [self.begin(place, layer) for place, layer in layers]
-        if self._kept and all(map(_same_live, self._kept, own)):
-            own = [[*kept[:-1], new[-1]] for kept, new in zip(self._kept, own, strict=True)]
+        sites = _sites(model, optimizer)
+        own = self.begin(sites, layers)
+        if self._kept and np.array_equal(np.sort(self._kept[0]), own[0]):
+            own = [*self._kept[:-1], own[-1]]
         rate = np.float32(ops.convert_to_numpy(optimizer.learning_rate))
-        clock = (np.int32(step), rate, self.settings())
-        self._kept = []
-        for (place, layer), mine in zip(layers, own, strict=True):
-            act, variables = self._act(place, layer, optimizer), _variables(layer, optimizer)
-            act = self._compiled.setdefault(act.args, compiled(act))
-            values, mine = act(*clock, [ops.convert_to_tensor(v) for v in variables], mine)
-            for variable, value in zip(variables, values, strict=True):
-                variable.assign(value)
-            self._kept.append([np.array(ops.convert_to_numpy(x)) for x in mine])
-        self._close(model, self._kept)
+        variables = _variables(layers, optimizer)
+        act = self._compiled.setdefault(sites, compiled(functools.partial(self._on_kernels, sites)))
+        values, own = act(np.int32(step), rate, self.settings(), tensors(variables), own)
+        write(variables, values)
+        self._kept = [np.array(ops.convert_to_numpy(x)) for x in own]
+        self._close(model, sites, self._kept)
         self._updates += 1
 
     # In both.
 
-    def _act(self, place, layer, optimizer):
-        return functools.partial(self._on_kernel, Site.of(place, layer, optimizer))
+    def _on_kernels(self, sites, step, rate, settings, values, own):
+        """`act` on arrays of the kernels' shapes."""
+        flat = [[ops.reshape(x, (-1,)) for x in [kernel, *others]] for kernel, _, *others in values]
+        weights, others = [x[0] for x in flat], [x[1:] for x in flat]
+        weights, masks, others, own = self.act(sites, step, rate, settings, weights, others, own)
+        new = []
+        for site, w, mask, held, old in zip(sites, weights, masks, others, values, strict=True):
+            if not site.zeros:
+                w = ops.where(mask, w, ops.zeros_like(w))
+                held = [ops.where(mask, x, ops.full_like(x, f)) for x, f in zip(held, site.fresh, strict=True)]
+            new.append([ops.reshape(x, v.shape) for x, v in zip((w, mask, *held), old, strict=True)])
+        return new, own
 
-    def _on_kernel(self, site, step, rate, settings, values, own):
-        """`act` on arrays of the kernel's shape."""
-        weights, mask, *others = (ops.reshape(x, (-1,)) for x in values)
-        weights, mask, others, own = self.act(site, step, rate, settings, weights, mask, others, own)
-        if not site.zeros:
-            weights = ops.where(mask, weights, ops.zeros_like(weights))
-            others = [ops.where(mask, x, ops.full_like(x, f)) for x, f in zip(others, site.fresh, strict=True)]
-        return [ops.reshape(x, v.shape) for x, v in zip((weights, mask, *others), values, strict=True)], own
-
-    def _close(self, model, own):
+    def _close(self, model, sites, own):
         """Checks what steps have left, and counts."""
-        for (_, layer), (live, *_) in zip(places(model), own, strict=True):
+        ends = itertools.accumulate(site.live for site in sites)
+        for site, layer, end in zip(sites, trainable_masked_layers(model), ends, strict=True):
+            live = np.sort(own[0][end - site.live : end]) - site.first
             found = np.flatnonzero(elements.view(layer.kernel_mask.value))
-            if not np.array_equal(np.sort(live), found):
+            if not np.array_equal(live, found):
                 raise RuntimeError(
                     f"{type(self).__name__} broke an invariant: {len(live)} weights of {layer.name!r} must be live "
                     f"after step {self._step} (received {len(found)}), and the mask must say which. Start again from "
                     "the last checkpoint; if nothing else has written to the mask, please report it."
                 )
-        died = sum(int(x[-1]) for x in own)
+        died = int(own[-1])
         self._dropped += died
         self._grown += died
         elements.assign(masked_layers(model)[0].kernel_mask.last_update, self._step)
@@ -222,10 +237,17 @@ class InStep(SparseMethod):
             check_replicas(model)
 
 
-def _variables(layer, optimizer):
-    kernel = layer.kernel_variable
-    return [kernel, layer.kernel_mask.value, *(slot for slot, _ in slots(optimizer, kernel))]
+def placed(model):
+    """`(first, layer)` of each of the `trainable_masked_layers`; `first` is as of `Site`."""
+    firsts = [0, *itertools.accumulate(math.prod(x.kernel_variable.shape) for x in masked_layers(model))]
+    return [(firsts[place], layer) for place, layer in places(model)]
 
 
-def _same_live(one, other):
-    return np.array_equal(np.sort(one[0]), np.sort(other[0]))
+def _sites(model, optimizer):
+    return tuple(Site.of(first, layer, optimizer) for first, layer in placed(model))
+
+
+def _variables(layers, optimizer):
+    """For each layer the list of what is changed: the kernel, the mask, the optimizer's slots."""
+    kernels = [(x.kernel_variable, x.kernel_mask.value) for x in layers]
+    return [[kernel, mask, *(slot for slot, _ in slots(optimizer, kernel))] for kernel, mask in kernels]

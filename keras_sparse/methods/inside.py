@@ -1,7 +1,6 @@
 """The place in Keras's compiled training step right after the optimizer, on each backend."""
 
 import contextlib
-import functools
 
 import keras
 from keras import ops
@@ -10,14 +9,14 @@ from keras_sparse import elements
 
 
 class Inside:
-    """Lets functions change variables after each step of the optimizer, while it stands in a model's training function.
+    """Lets a function change variables after each optimizer step, while it stands in a model's training function.
 
     Args:
         model: compiled `keras.Model`, in `fit`.
-        acts: list of pure functions `(step, rate, settings, values, own) -> (values, own)`.
-        variables: for each the list of the `keras.Variable`s whose values it gets and changes.
-        own: for each a list of arrays that it gets and changes; they belong to nothing else, and go into no file.
-        settings: array that all get.
+        act: pure function `(step, rate, settings, values, own) -> (values, own)`.
+        variables: list of lists of the `keras.Variable`s whose values it gets and changes.
+        own: list of arrays that it gets and changes; they belong to nothing else, and go into no file.
+        settings: array that it gets.
 
     Attributes:
         expected: bool, whether a training step has been announced. One that has not belongs to a later `fit`, when this
@@ -26,10 +25,10 @@ class Inside:
 
     expected = False
 
-    def __init__(self, model, acts, variables, own, settings):
-        self._model, self._acts, self._variables = model, acts, variables
+    def __init__(self, model, act, variables, own, settings):
+        self._model, self._act, self._variables = model, act, variables
         with scope(model):
-            self._own = [[_variable(x) for x in arrays] for arrays in own]
+            self._own = [_variable(x) for x in own]
             self._settings = _variable(settings)
         self._values = None
         self._usual = model.train_function
@@ -38,18 +37,14 @@ class Inside:
         model.train_function = self._train
 
     def renew(self, own, settings):
-        """Sets `own` and `settings` anew; returns whether it could: whether the arrays have the shapes of before."""
-        old, new = ([[tuple(x.shape) for x in arrays] for arrays in both] for both in (self._own, own))
-        if old == new:
-            self._values = None
-            for variables, arrays in zip([*self._own, [self._settings]], [*own, [settings]], strict=True):
-                for variable, array in zip(variables, arrays, strict=True):
-                    elements.assign(variable, array)
-        return old == new
+        """Sets `own` and `settings` anew, to arrays of the same shapes."""
+        self._values = None
+        for variable, array in zip([*self._own, self._settings], [*own, settings], strict=True):
+            elements.assign(variable, array)
 
     def own(self):
-        """What `own` has become: lists of NumPy arrays."""
-        return [[ops.convert_to_numpy(x) for x in values] for values in self._values or self._own]
+        """What `own` has become: list of NumPy arrays."""
+        return [ops.convert_to_numpy(x) for x in self._values or self._own]
 
     def release(self):
         """Gives the model its training function back."""
@@ -66,20 +61,16 @@ class Inside:
     def _tensorflow(self, model):
         import tensorflow as tf
 
-        def on_replica(act, step, rate, go, count, *variables):
-            settings, *values = [ops.convert_to_tensor(v) for v in variables]
-            new, own = _guarded(act, go, step, rate, settings, values[:count], values[count:])
-            for variable, value in zip(variables[1:], [*new, *own], strict=True):
-                variable.assign(value)
+        def on_replica(settings, step, rate, go, variables, own):
+            values = tensors((settings, variables, own))
+            write((variables, own), _guarded(self._act, go, step, rate, *values))
 
         def on_all(strategy, before):
             before = before if before is None else strategy.experimental_local_results(before)[0]
             step, rate = _clock(model.optimizer)
-            go = _go(before, step)
-            for act, variables, own in zip(self._acts, self._variables, self._own, strict=True):
-                write = functools.partial(on_replica, act, step, rate, go, len(variables))
-                first, *others = (v.value for v in [self._settings, *variables, *own])
-                strategy.extended.update(first, write, args=tuple(others), group=False)
+            variables = keras.tree.map_structure(lambda v: v.value, (self._variables, self._own))
+            arguments = (step, rate, _go(before, step), *variables)
+            strategy.extended.update(self._settings.value, on_replica, args=arguments, group=False)
 
         def train_step(data):
             before = _before(model.optimizer)
@@ -92,8 +83,7 @@ class Inside:
     def _jax(self, model):
         import jax
 
-        # Where the model is not compiled, the loops of these would be, at each call.
-        self._acts = [compiled(act) for act in self._acts]
+        self._act = compiled(self._act)  # Where the model is not compiled, its loops would be, at each call.
 
         def train_step(state, own, settings, data):
             optimizer = model.optimizer
@@ -119,7 +109,7 @@ class Inside:
 
         def step(state, data):
             # What a compiled function closes over stays what it was, so it gets all that it changes.
-            own = self._values or [[v.value + 0 for v in variables] for variables in self._own]
+            own = self._values or [ops.copy(v) for v in self._own]
             logs, state, self._values = train_step(state, own, self._settings.value, data)
             return logs, state
 
@@ -132,27 +122,23 @@ class Inside:
             before = _before(model.optimizer)
             logs = model.train_step(data[0])
             with torch.no_grad():
-                own = self._values or [[ops.convert_to_tensor(v) for v in variables] for variables in self._own]
+                own = self._values or tensors(self._own)
                 self._values = self._assign(before, ops.convert_to_tensor(self._settings), own)
             return logs
 
         return train_function
 
     def _assign(self, before, settings, own):
-        """Lets all act; returns what `own` becomes."""
+        """Lets it act; returns what `own` becomes."""
         step, rate = _clock(self._model.optimizer)
-        go, result = _go(before, step), []
-        for act, variables, mine in zip(self._acts, self._variables, own, strict=True):
-            values = [ops.convert_to_tensor(v) for v in variables]
-            values, mine = _guarded(act, go, step, rate, settings, values, mine)
-            for variable, value in zip(variables, values, strict=True):
-                variable.assign(value)
-            result.append(mine)
-        return result
+        values = tensors(self._variables)
+        values, own = _guarded(self._act, _go(before, step), step, rate, settings, values, own)
+        write(self._variables, values)
+        return own
 
 
 def compiled(act):
-    """One of the functions that act, compiled on its own."""
+    """The function that acts, compiled on its own."""
     if keras.backend.backend() == "jax":
         import jax
 
@@ -160,8 +146,8 @@ def compiled(act):
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(act)
-    return lambda *arguments: act(*keras.tree.map_structure(ops.convert_to_tensor, arguments))
+        return tf.function(act, autograph=False)
+    return lambda *arguments: act(*tensors(arguments))
 
 
 # The optimizer makes no step where it accumulates gradients, nor where loss scaling finds infinities.
@@ -185,7 +171,6 @@ def _go(before, step):
 
 
 def _guarded(act, go, step, rate, settings, values, own):
-    own = list(own)
     if go is None:
         return act(step, rate, settings, values, own)
     return ops.cond(go, lambda: act(step, rate, settings, values, own), lambda: (values, own))
@@ -195,6 +180,16 @@ def scope(model):
     """The scope of the strategy that a model is distributed by, if it is."""
     strategy = getattr(model, "distribute_strategy", None)
     return strategy.scope() if strategy else contextlib.nullcontext()
+
+
+def tensors(values):
+    """The values of nested lists of variables or arrays."""
+    return keras.tree.map_structure(ops.convert_to_tensor, values)
+
+
+def write(variables, values):
+    """Assigns to nested lists of variables."""
+    keras.tree.map_structure(lambda variable, value: variable.assign(value), variables, values)
 
 
 def _variable(array):
