@@ -1,5 +1,7 @@
 """Small nets, and how to look into them."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -36,6 +38,27 @@ def compiled(model, optimizer=None, **kwargs):
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         **kwargs,
     )
+    return model
+
+
+@functools.cache
+def _made(build, arguments, optimizer, settings):
+    keras.utils.set_random_seed(1)
+    model = compiled(build(*arguments), optimizer and optimizer(), **dict(settings))
+    model.optimizer.build(model.trainable_variables)
+    variables = [*model.weights, *model.optimizer.variables]
+    return model, variables, [numpy(v).copy() for v in variables]
+
+
+def ready(build=mlp, *arguments, optimizer=None, **settings):
+    """`compiled(build(*arguments), optimizer(), **settings)`, as it is at first: made once, since to trace it is slow.
+
+    So each call takes the model away from who called before with the same arguments.
+    """
+    model, variables, first = _made(build, arguments, optimizer, tuple(settings.items()))
+    for variable, value in zip(variables, first, strict=True):
+        variable.assign(value)
+    model._initial_epoch = None  # Keras's backups leave it behind.
     return model
 
 

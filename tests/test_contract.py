@@ -5,7 +5,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from nets import assert_dead_is_zero, compiled, live_weights, mlp, needs_steps_per_execution, numpy, state
+from nets import assert_dead_is_zero, live_weights, mlp, needs_steps_per_execution, numpy, ready, state
 from processes import Script
 
 import keras_sparse as ks
@@ -52,7 +52,7 @@ def fit(model, method, x, y, epochs=2, **kwargs):
 
 
 def assert_equal_states(one, other):
-    for (a, m), (b, n) in zip(state(one), state(other), strict=True):
+    for (a, m), (b, n) in zip(one, other, strict=True):
         np.testing.assert_array_equal(m, n)
         np.testing.assert_array_equal(a, b)
 
@@ -65,7 +65,7 @@ def test_every_exported_method_is_in_the_contract():
 @pytest.mark.parametrize("name", METHODS)
 def test_budget_zeros_and_logs(name, net):
     build, x, y = net
-    model = compiled(build())
+    model = ready(build)
     before, budget = live_weights(model), budget_after(name, model)
     history = fit(model, METHODS[name](), x, y)
     assert live_weights(model) == budget
@@ -81,9 +81,9 @@ def test_the_same_run_twice_gives_the_same_bits(name, net):
     build, x, y = net
     runs = []
     for _ in range(2):
-        keras.utils.set_random_seed(3)
-        runs.append(compiled(build()))
-        fit(runs[-1], METHODS[name](), x, y)
+        model = ready(build)
+        fit(model, METHODS[name](), x, y)
+        runs.append(state(model))
     assert_equal_states(*runs)
 
 
@@ -91,7 +91,7 @@ def test_the_same_run_twice_gives_the_same_bits(name, net):
 @pytest.mark.parametrize("form", ["m.keras", "m.weights.h5"])
 def test_save_and_load(name, form, net, tmp_path):
     build, x, y = net
-    model = compiled(build())
+    model = ready(build)
     fit(model, METHODS[name](), x, y)
     if form == "m.keras":
         model.save(tmp_path / form)
@@ -100,7 +100,7 @@ def test_save_and_load(name, form, net, tmp_path):
         model.save_weights(tmp_path / form)
         other = build()
         other.load_weights(tmp_path / form)
-    assert_equal_states(model, other)
+    assert_equal_states(state(model), state(other))
     np.testing.assert_array_equal(numpy(model(x[:4])), numpy(other(x[:4])))
 
 
@@ -108,12 +108,12 @@ def test_save_and_load(name, form, net, tmp_path):
 @pytest.mark.parametrize("name", METHODS)
 def test_steps_per_execution_gives_the_run_of_single_steps(name, net):
     build, x, y = net
-    models = []
+    runs = []
     for per_execution in (1, 2):
-        keras.utils.set_random_seed(3)
-        models.append(compiled(build(), steps_per_execution=per_execution))
-        fit(models[-1], METHODS[name](), x, y)
-    for (a, m), (b, n) in zip(*map(state, models), strict=True):
+        model = ready(build, steps_per_execution=per_execution)
+        fit(model, METHODS[name](), x, y)
+        runs.append(state(model))
+    for (a, m), (b, n) in zip(*runs, strict=True):
         np.testing.assert_array_equal(m, n)
         np.testing.assert_allclose(a, b, atol=1e-5)
 
@@ -125,7 +125,7 @@ def test_compiled_by_xla_and_in_mixed_precision(name, net):
     build, x, y = net
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        model = compiled(build(), jit_compile=True, steps_per_execution=2)
+        model = ready(build, jit_compile=True, steps_per_execution=2)
     finally:
         keras.config.set_dtype_policy("float32")
     budget = budget_after(name, model)
@@ -139,7 +139,7 @@ def test_compiled_by_xla_and_in_mixed_precision(name, net):
 def test_nothing_regrows_after_the_last_update(name, net):
     """Defect 1: pruned weights regrow between a callback's calls and after its last step."""
     build, x, y = net
-    model = compiled(build())
+    model = ready(build)
     fit(model, METHODS[name](), x, y)
     masks = [m for _, m in state(model)]
     model.fit(x, y, batch_size=8, verbose=0)  # without the callback

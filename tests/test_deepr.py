@@ -205,16 +205,17 @@ def test_many_steps_at_once_are_those_of_one_by_one(blobs):
         np.testing.assert_allclose(w, v, atol=1e-6)
 
 
-def test_a_fit_that_was_cut_off_leaves_no_walk_behind(blobs):
-    class Stop(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            raise KeyboardInterrupt
+@pytest.mark.parametrize(("hook", "callbacks"), [("end", []), ("begin", [ks.Static()])], ids=["end", "begin"])
+def test_a_fit_that_was_cut_off_leaves_no_walk_behind(blobs, hook, callbacks):
+    def stop(batch, logs=None):
+        raise KeyboardInterrupt
 
+    cut = keras.callbacks.LambdaCallback(**{f"on_train_batch_{hook}": stop})
     model = compiled(mlp(0.8))
     with pytest.raises(KeyboardInterrupt):
-        model.fit(*blobs, batch_size=8, callbacks=[ks.DeepR(0.1, 0.1, 0.05), Stop()], verbose=0)
+        model.fit(*blobs, batch_size=8, callbacks=[ks.DeepR(0.1, 0.1, 0.05), cut], verbose=0)
     before = [m for _, m in state(model)]
-    model.fit(*blobs, batch_size=8, epochs=2, verbose=0)
+    model.fit(*blobs, batch_size=8, epochs=2, callbacks=callbacks, verbose=0)
     for (_, m), n in zip(state(model), before, strict=True):
         np.testing.assert_array_equal(m, n)
     assert_dead_is_zero(model)

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from nets import assert_dead_is_zero, compiled, live_weights, mlp, needs_steps_per_execution, numpy, state
+from nets import assert_dead_is_zero, live_weights, mlp, needs_steps_per_execution, numpy, ready, state
 from test_contract import METHODS, PRUNED_TO, budget_after
 
 import keras_sparse as ks
@@ -35,9 +35,13 @@ class Look(keras.callbacks.Callback):
         self.before = self.before or masks(self.model)
 
 
+def clipped():
+    return keras.optimizers.SGD(0.05, momentum=0.9, global_clipnorm=1.0)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_nan_and_infinity_leave_the_masks_alone_and_are_said_once(blobs, name, bad):
-    model = compiled(mlp(), keras.optimizers.SGD(0.05, momentum=0.9, global_clipnorm=1.0))
+    model = ready(optimizer=clipped)
     x, look = blobs[0].copy(), Look()
     x[:, 3] = bad  # in each batch, so that no update can be made once a step is
     if name == "Static":  # which has no update to skip
@@ -52,11 +56,15 @@ def test_nan_and_infinity_leave_the_masks_alone_and_are_said_once(blobs, name, b
     assert_dead_is_zero(model)
 
 
-def test_a_layer_used_twice(blobs, name):
+def layer_used_twice():
     inputs = keras.Input((8,))
     shared = keras.layers.Dense(8, activation="relu", name="shared")
     x = shared(shared(inputs))
-    model = compiled(ks.sparsify(keras.Model(inputs, keras.layers.Dense(3)(x)), 0.5))
+    return ks.sparsify(keras.Model(inputs, keras.layers.Dense(3)(x)), 0.5)
+
+
+def test_a_layer_used_twice(blobs, name):
+    model = ready(layer_used_twice)
     assert len(ks.masked_layers(model)) == 2
     budget = budget_after(name, model)
     fit(model, blobs, METHODS[name]())
@@ -65,7 +73,7 @@ def test_a_layer_used_twice(blobs, name):
 
 
 def test_fit_twice_with_one_callback(blobs, name):
-    model = compiled(mlp())
+    model = ready()
     method, budget = METHODS[name](), budget_after(name, model)
     moved = sum(sum(fit(model, blobs, method)["dropped"]) for _ in range(2))
     assert live_weights(model) == budget
@@ -76,10 +84,9 @@ def test_fit_twice_with_one_callback(blobs, name):
 def test_one_callback_on_two_models(blobs, name):
     """The second is trained as it would be by a callback of its own."""
     method, ends = METHODS[name](), []
-    fit(compiled(mlp(seed=5)), blobs, method)
+    fit(ready(mlp, 0.7), blobs, method)
     for callback in (method, METHODS[name]()):
-        keras.utils.set_random_seed(2)
-        model = compiled(mlp(seed=1))
+        model = ready()
         fit(model, blobs, callback, shuffle=False)
         ends.append(state(model))
     for (w, m), (v, n) in zip(*ends, strict=True):
@@ -88,7 +95,7 @@ def test_one_callback_on_two_models(blobs, name):
 
 
 def test_train_on_batch(blobs, name):
-    model = compiled(mlp(0.0 if name == "GradualPruning" else 0.6))
+    model = ready(mlp, 0.0 if name == "GradualPruning" else 0.6)
     probe = (blobs[0][:8], blobs[1][:8])  # Outside of `fit` nobody tells RigL what training has seen.
     method = ks.RigL(period=4, until=3, probe=probe) if name == "RigL" else METHODS[name]()
     budget, start = budget_after(name, model), masks(model)
@@ -104,7 +111,7 @@ def test_train_on_batch(blobs, name):
 
 def test_weights_of_classes_and_samples(blobs, name):
     for weighting in ({"class_weight": {0: 1.0, 1: 0.0, 2: 3.0}}, {"sample_weight": np.linspace(0, 2, 96)}):
-        model = compiled(mlp())
+        model = ready()
         budget = budget_after(name, model)
         history = fit(model, blobs, METHODS[name](), **weighting)
         assert np.isfinite(history["loss"]).all()
@@ -116,8 +123,7 @@ def test_weights_of_classes_and_samples(blobs, name):
 def test_a_batch_count_that_steps_per_execution_does_not_divide(blobs, name):
     runs = []
     for per_execution in (1, 4):
-        keras.utils.set_random_seed(3)
-        model = compiled(mlp(), steps_per_execution=per_execution)
+        model = ready(steps_per_execution=per_execution)
         fit(model, (blobs[0][:72], blobs[1][:72]), METHODS[name](), epochs=1, shuffle=False)  # nine batches
         assert int(numpy(model.optimizer.iterations)) == 9
         assert_dead_is_zero(model)
@@ -125,9 +131,12 @@ def test_a_batch_count_that_steps_per_execution_does_not_divide(blobs, name):
     assert runs[0] == runs[1] or name in PRUNED_TO  # whose steps 1 and 5 are seen at 4 and 8
 
 
+def sparse_already():
+    return ks.sparsify(ks.densify(mlp(0.7)), sparsity=None)
+
+
 def test_an_already_sparse_start(blobs, name):
-    dense = ks.densify(mlp(0.7))
-    model = compiled(ks.sparsify(dense, sparsity=None))
+    model = ready(sparse_already)
     assert live_weights(model) == live_weights(mlp(0.7))
     budget = budget_after(name, model)
     fit(model, blobs, METHODS[name]())
@@ -139,7 +148,7 @@ def test_an_already_sparse_start(blobs, name):
 @pytest.mark.parametrize("sparsity", [0.0, 0.02, 0.97])
 def test_nearly_dense_and_nearly_empty(blobs, name, sparsity):
     """Fewer free positions than weights to move; layers of a single weight, which must not be emptied."""
-    model = compiled(mlp(sparsity))
+    model = ready(mlp, sparsity)
     budget = budget_after(name, model)
     method = ks.DynamicSparse(3, 4, threshold=10.0) if name == "DynamicSparse" else METHODS[name]()
     if name == "GradualPruning" and sparsity == 0.97:  # sparser than its end already

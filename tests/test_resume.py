@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from nets import compiled, mlp, needs_steps_per_execution, numpy
+from nets import compiled, mlp, needs_steps_per_execution, numpy, ready
 from test_contract import METHODS
 
 import keras_sparse as ks
@@ -44,10 +44,7 @@ class Cut(keras.callbacks.Callback):
 
 def prepared(blobs, sparsity, name, first=True, backup=None, cut=None, per_execution=1):
     """A model, and a function that fits it with a backup before or after the method."""
-    keras.utils.set_random_seed(7)
-    # What differs between these two and DeepR does so in each layer, and to compile the walk takes long.
-    one_layer = {"keep_dense": ["first", "last"]} if name in ("DeepR as of Table 4", "dense DeepR") else {}
-    model = compiled(mlp(sparsity, **one_layer), steps_per_execution=per_execution)
+    model = ready(mlp, sparsity, steps_per_execution=per_execution)
     parts = [backup, cut, METHODS[name]()]
     callbacks = [x for x in (parts if first else reversed(parts)) if x]
     settings = {"batch_size": 8, "epochs": EPOCHS, "callbacks": callbacks, "shuffle": False, "verbose": 0}

@@ -15,6 +15,7 @@ from keras_sparse.layers import check_seed
 from keras_sparse.methods.arguments import check_step
 from keras_sparse.methods.change import Change, check_budget
 from keras_sparse.methods.clock import Clock
+from keras_sparse.methods.standing import clear_away
 from keras_sparse.methods.tensor import live_weights, places, sparsity, tensors_of
 from keras_sparse.methods.zeros import clear, finite, keep_zeros
 from keras_sparse.replicas import check_replicas
@@ -183,6 +184,7 @@ class SparseMethod(Clock):
                 "would undo what the other does. Leave one out."
             )
         self.params["sparse_method"] = type(self).__name__
+        clear_away(model)
         super().on_train_begin(logs)
         if self.moves and all(x.kernel_mask.numpy().all() for x in layers):
             warnings.warn(

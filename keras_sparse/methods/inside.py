@@ -6,9 +6,10 @@ import keras
 from keras import ops
 
 from keras_sparse import elements
+from keras_sparse.methods.standing import Standing
 
 
-class Inside:
+class Inside(Standing):
     """Lets a function change variables after each optimizer step, while it stands in a model's training function.
 
     Args:
@@ -26,15 +27,14 @@ class Inside:
     expected = False
 
     def __init__(self, model, act, variables, own, settings):
-        self._model, self._act, self._variables = model, act, variables
+        super().__init__(model)
+        self._act, self._variables = act, variables
         with scope(model):
             self._own = [_variable(x) for x in own]
             self._settings = _variable(settings)
         self._values = None
-        self._usual = model.train_function
         make = {"tensorflow": self._tensorflow, "jax": self._jax, "torch": self._torch}
         self._function = make[keras.backend.backend()](model)
-        model.train_function = self._train
 
     def renew(self, own, settings):
         """Sets `own` and `settings` anew, to arrays of the same shapes."""
@@ -46,15 +46,11 @@ class Inside:
         """What `own` has become: list of NumPy arrays."""
         return [ops.convert_to_numpy(x) for x in self._values or self._own]
 
-    def release(self):
-        """Gives the model its training function back."""
-        if self._model.train_function == self._train:
-            self._model.train_function = self._usual
-
-    def _train(self, *arguments):
+    def train(self, *arguments):
+        """Trains, and lets the function act if that was announced."""
         if not self.expected:
             self.release()
-            return self._usual(*arguments)
+            return self.usual(*arguments)
         self.expected = False
         return self._function(*arguments)
 
@@ -130,7 +126,7 @@ class Inside:
 
     def _assign(self, before, settings, own):
         """Lets it act; returns what `own` becomes."""
-        step, rate = _clock(self._model.optimizer)
+        step, rate = _clock(self.model.optimizer)
         values = tensors(self._variables)
         values, own = _guarded(self._act, _go(before, step), step, rate, settings, values, own)
         write(self._variables, values)

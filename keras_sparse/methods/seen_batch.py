@@ -4,8 +4,10 @@ import itertools
 
 import keras
 
+from keras_sparse.methods.standing import Standing
 
-class SeenBatch:
+
+class SeenBatch(Standing):
     """Keeps the last batch of the executions that are wanted, and trains on it all the same.
 
     Keras hands its training function an iterator over batches. This stands before that function, and takes the batch
@@ -21,29 +23,23 @@ class SeenBatch:
     """
 
     def __init__(self, model, wanted):
+        super().__init__(model)
         self.batch = None
-        self._model = model
         self._wanted = wanted
-        self._function = model.train_function
         self._shorter = {}
-        model.train_function = self._train
 
-    def release(self):
-        """Gives the model its training function back."""
-        if self._model.train_function == self._train:
-            self._model.train_function = self._function
-
-    def _train(self, *arguments):
+    def train(self, *arguments):
+        """Trains, and keeps the batch if it is wanted."""
         count = self._wanted()
         if not count:
-            return self._function(*arguments)
+            return self.usual(*arguments)
         *state, iterator = arguments  # JAX hands over its state, too.
         if keras.backend.backend() != "tensorflow":
             # These loop over the iterator outside of the compiled step.
             batches = list(itertools.islice(iterator, count))
             if batches:
                 self._keep(batches[-1])
-            return self._function(*state, iter(batches))
+            return self.usual(*state, iter(batches))
         outputs = None
         if count > 1:
             outputs = self._first(count - 1, iterator)
@@ -54,19 +50,19 @@ class SeenBatch:
                 raise
             return outputs  # The epoch was shorter than Keras knew.
         self._keep(last)
-        return self._function(iter([last]))
+        return self.usual(iter([last]))
 
     def _keep(self, data):
         self.batch = keras.utils.unpack_x_y_sample_weight(_whole(data))
 
     def _first(self, steps, iterator):
         """Trains on as many batches in one compiled loop."""
-        model, usual = self._model, self._model.steps_per_execution
+        model, usual = self.model, self.model.steps_per_execution
         model.steps_per_execution = steps  # Keras reads it when it traces.
         try:
             if steps not in self._shorter:
                 model.make_train_function(force=True)
-                self._shorter[steps], model.train_function = model.train_function, self._train
+                self._shorter[steps], model.train_function = model.train_function, self.train
             return self._shorter[steps](iterator)
         finally:
             model.steps_per_execution = usual
