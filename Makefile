@@ -5,14 +5,17 @@ BIN = $(VENV)/bin
 PARALLEL ?= --numprocesses 2 --dist worksteal
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test test-backends lint clean
+.PHONY: demo test test-long test-backends lint clean
 
 demo: $(VENV)/installed-demo  ## Train a 98% sparse network on 5,000 real digits
 # An epoch of 4,000 digits is 40 steps and not 600, hence the shorter period, and they are few, hence more L1.
 	$(BIN)/python recipes/lenet_mnist.py --dataset mnist_5k --period 10 --l1 5e-4 --output_dir runs/demo --overwrite
 
-test: $(VENV)/installed-test  ## All tests, on the TensorFlow backend; ARGS="--examples 500" draws more of the random ones
-	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
+test: $(VENV)/installed-test  ## On the TensorFlow backend, in minutes: what each part does
+	$(BIN)/python -m pytest $(PARALLEL) -m "not long" $(ARGS)
+
+test-long: $(VENV)/installed-test  ## Whole trainings by all methods: random, odd, cut off, killed, saved, convolutional
+	$(BIN)/python -m pytest $(PARALLEL) -m long --examples 500 $(ARGS)
 
 test-backends: $(VENV)/installed-jax $(VENV)/installed-torch  ## The core's tests on the other backends
 	KERAS_BACKEND=jax $(BIN)/python -m pytest $(PARALLEL)

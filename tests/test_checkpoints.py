@@ -21,6 +21,8 @@ LOAD = """
 import json, sys
 import keras, keras_sparse
 
+pytestmark = pytest.mark.long
+
 found = {}
 for path in sys.argv[1:]:
     if path.endswith(".keras"):

@@ -19,6 +19,8 @@ from processes import Script
 
 import keras_sparse as ks
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[1]
 METHODS = ["dynamic_sparse", "set", "deepr", "rigl", "compressed", "static", "thin_dense", "dense"]
 

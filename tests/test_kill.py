@@ -25,7 +25,10 @@ METHODS = {
     "compressed": ["--epochs=5", "--train_split=train[:500]"],
     "static": ["--settings=ours"],
 }
-pytestmark = pytest.mark.skipif(keras.backend.backend() == "torch", reason="Promised on TensorFlow and JAX.")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(keras.backend.backend() == "torch", reason="Promised on TensorFlow and JAX."),
+]
 
 
 class Run:
@@ -33,7 +36,7 @@ class Run:
 
     def __init__(self, method, folder):
         self.folder = folder
-        flags = [f"--method={method}", "--sparsity=0.9", "--train_split=train[:1000]", "--epochs=10", *METHODS[method]]
+        flags = [f"--method={method}", "--sparsity=0.9", "--train_split=train[:1000]", "--epochs=6", *METHODS[method]]
         small = ["--dataset=mnist_5k", "--period=3", "--verbose=0", "--nojit_compile"]
         self.flags = [*small, "--resume", *flags, f"--output_dir={folder}"]
 

@@ -8,7 +8,7 @@ from test_contract import METHODS, PRUNED_TO, budget_after
 
 import keras_sparse as ks
 
-pytestmark = pytest.mark.parametrize("name", METHODS)
+pytestmark = [pytest.mark.long, pytest.mark.parametrize("name", METHODS)]
 
 
 def fit(model, blobs, *callbacks, epochs=2, **kwargs):

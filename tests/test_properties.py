@@ -22,6 +22,8 @@ from keras_sparse.methods import in_step
 from keras_sparse.methods.tensor import tensors_of
 from keras_sparse.slots import keeps_zeros, slots
 
+pytestmark = pytest.mark.long
+
 PHASES = (Phase.generate, Phase.shrink)  # To explain a failure, too, takes minutes.
 
 
