@@ -92,7 +92,7 @@ def combinations():
                 yield pytest.param(name, kind, first, id=f"{name}-{kind}-{'first' if first else 'last'}")
 
 
-@pytest.mark.parametrize(("name", "kind", "first"), combinations())
+@pytest.mark.parametrize(("name", "kind", "first"), list(combinations()))
 def test_a_fit_cut_off_ends_with_the_same_bits(name, kind, first, blobs, tmp_path):
     sparsity = {"dense DeepR": 0.2, "GradualPruning": 0.0}.get(name, 0.6)
     for i, moment in enumerate(MOMENTS):
