@@ -115,7 +115,7 @@ class DeepR(InStep):
         ends = [0, *itertools.accumulate(site.live for site in sites)]
         parts = [slice(*x) for x in itertools.pairwise(ends)]
         lives = [live[part] - site.first for part, site in zip(parts, sites, strict=True)]
-        before = ops.concatenate([ops.cast(ops.take(w, x), "float32") for w, x in zip(weights, lives, strict=True)])
+        before = ops.concatenate([ops.cast(_at(w, x), "float32") for w, x in zip(weights, lives, strict=True)])
         eta = rate if self.eta is None else self.eta
         noise = ops.sqrt(2 * eta * temperature) * draws.normal(key, live, step)
         bellec = self.reading == "bellec"
@@ -136,13 +136,14 @@ class DeepR(InStep):
         weights, slots = list(weights), list(slots)
         for i, (site, part, live) in enumerate(zip(sites, parts, lives, strict=True)):
             weights[i] = _put(weights[i], live, ops.cast(moved[part], weights[i].dtype))
-            held = [ops.take(slot, live) for slot in slots[i]]
+            held = [_at(slot, live) for slot in slots[i]]
             if linear:
                 held[site.momentum] += ops.cast(move[part], held[site.momentum].dtype)
             held = [ops.where(gone[part], ops.full_like(x, f), x) for x, f in zip(held, site.fresh, strict=True)]
             slots[i] = [_put(slot, live, x) for slot, x in zip(slots[i], held, strict=True)]
         died = died + ops.sum(ops.cast(gone, "int32"))
-        return weights, [mask[site.weights] for site in sites], slots, [woken, signs, mask, died]
+        masks = [ops.reshape(mask[site.weights], w.shape) for site, w in zip(sites, weights, strict=True)]
+        return weights, masks, slots, [woken, signs, mask, died]
 
     def _signs(self, positions):
         return ops.convert_to_numpy(draws.signs(self._key(), ops.convert_to_tensor(positions)))
@@ -227,8 +228,14 @@ def _live(layer):
     return np.flatnonzero(elements.view(layer.kernel_mask.value)).astype("int32")
 
 
+def _at(array, positions):
+    return ops.take(ops.reshape(array, (-1,)), positions)
+
+
 def _put(array, positions, values):
-    return ops.scatter_update(array, positions[:, None], values)
+    # An array that is made flat for this XLA copies.
+    places = ops.unravel_index(positions, array.shape) if len(array.shape) > 1 else (positions,)
+    return ops.scatter_update(array, ops.stack(places, axis=1), values)
 
 
 def _check_single_weights(layers):

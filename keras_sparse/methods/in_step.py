@@ -98,7 +98,7 @@ class InStep(SparseMethod):
         raise NotImplementedError
 
     def act(self, sites, step, rate, settings, weights, slots, own):
-        """What a step makes of the layers, in `keras.ops`: a pure function of flat arrays.
+        """What a step makes of the layers, in `keras.ops`: a pure function of arrays.
 
         Args:
             sites: tuple of `Site`, one for each trainable masked layer, as are the lists that follow.
@@ -205,16 +205,15 @@ class InStep(SparseMethod):
     # In both.
 
     def _on_kernels(self, sites, step, rate, settings, values, own):
-        """`act` on arrays of the kernels' shapes."""
-        flat = [[ops.reshape(x, (-1,)) for x in [kernel, *others]] for kernel, _, *others in values]
-        weights, others = [x[0] for x in flat], [x[1:] for x in flat]
+        """`act`, and zeros where training does not leave them."""
+        weights, others = [x[0] for x in values], [x[2:] for x in values]
         weights, masks, others, own = self.act(sites, step, rate, settings, weights, others, own)
         new = []
-        for site, w, mask, held, old in zip(sites, weights, masks, others, values, strict=True):
+        for site, w, mask, held in zip(sites, weights, masks, others, strict=True):
             if not site.zeros:
                 w = ops.where(mask, w, ops.zeros_like(w))
                 held = [ops.where(mask, x, ops.full_like(x, f)) for x, f in zip(held, site.fresh, strict=True)]
-            new.append([ops.reshape(x, v.shape) for x, v in zip((w, mask, *held), old, strict=True)])
+            new.append([w, mask, *held])
         return new, own
 
     def _close(self, model, sites, own):
