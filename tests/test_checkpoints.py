@@ -12,6 +12,8 @@ from test_contract import METHODS, assert_equal_states, residual_conv
 
 import keras_sparse as ks
 
+pytestmark = pytest.mark.long
+
 OPTIMIZERS = {  # The last two move whole kernels.
     "SGD": lambda: keras.optimizers.SGD(0.05, momentum=0.9),
     "Muon": lambda: keras.optimizers.Muon(0.05),
@@ -20,8 +22,6 @@ OPTIMIZERS = {  # The last two move whole kernels.
 LOAD = """
 import json, sys
 import keras, keras_sparse
-
-pytestmark = pytest.mark.long
 
 found = {}
 for path in sys.argv[1:]:
