@@ -36,7 +36,7 @@ class Run:
 
     def __init__(self, method, folder):
         self.folder = folder
-        flags = [f"--method={method}", "--sparsity=0.9", "--train_split=train[:1000]", "--epochs=6", *METHODS[method]]
+        flags = [f"--method={method}", "--sparsity=0.9", "--train_split=train[:1000]", "--epochs=10", *METHODS[method]]
         small = ["--dataset=mnist_5k", "--period=3", "--verbose=0", "--nojit_compile"]
         self.flags = [*small, "--resume", *flags, f"--output_dir={folder}"]
 
