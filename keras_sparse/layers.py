@@ -110,7 +110,7 @@ class MaskedKernel:
         return self._kernel
 
     def save_own_variables(self, store):
-        """Keras's, with dead weights as 0, even between two steps of an optimizer that moves them."""
+        """Keras's, with dead weights as 0, even where an optimizer such as Muon moves them and no method is at work."""
         variables = {}
         super().save_own_variables(variables)
         variables["0"] = ops.convert_to_numpy(self.kernel)  # In Keras's layers the kernel comes first.

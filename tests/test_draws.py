@@ -11,8 +11,8 @@ from nets import numpy
 
 from keras_sparse.methods import draws
 from keras_sparse.methods.deepr import before, wake
-from keras_sparse.methods.in_step import Site
 from keras_sparse.methods.inside import compiled
+from keras_sparse.methods.site import Site
 
 POSITIONS = np.arange(20_000, dtype="int32")
 

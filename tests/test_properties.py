@@ -287,8 +287,7 @@ class EachStep(keras.callbacks.Callback):
         self.before = elements(self.model)
 
     def on_train_batch_end(self, batch, logs=None):
-        if keeps_zeros(self.model.optimizer):  # The others are put right at each update, and at an epoch's end.
-            self.check()
+        self.check()
 
     def on_epoch_end(self, epoch, logs=None):
         self.check()

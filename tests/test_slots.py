@@ -42,8 +42,8 @@ def make(name, **kwargs):
     return getattr(keras.optimizers, name)(0.01, **kwargs)
 
 
-class AfterEveryUpdate(keras.callbacks.Callback):
-    """Checks the invariants right after each update, and at the end of each epoch."""
+class AfterEveryStep(keras.callbacks.Callback):
+    """Checks the invariants, and counts how often the masks moved."""
 
     def __init__(self, budget):
         super().__init__()
@@ -53,10 +53,9 @@ class AfterEveryUpdate(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         masks = [m for _, m in state(self.model)]
-        if self.masks and any((a != b).any() for a, b in zip(masks, self.masks, strict=True)):
-            self.moves += 1
-            self.check()
+        self.moves += bool(self.masks) and any((a != b).any() for a, b in zip(masks, self.masks, strict=True))
         self.masks = masks
+        self.check()
 
     def on_epoch_end(self, epoch, logs=None):
         self.check()
@@ -70,9 +69,9 @@ def train(optimizer, blobs, steps_per_update=2, **kwargs):
     # The quickest way to a few steps of many optimizers on each backend.
     kwargs["run_eagerly"] = keras.backend.backend() != "jax"
     model = compiled(mlp(), optimizer, **kwargs)
-    after = AfterEveryUpdate(live_weights(model))
+    before, after = (AfterEveryStep(live_weights(model)) for _ in range(2))
     method = ks.DynamicSparse(prune_count=20, period=steps_per_update, threshold=0.05)
-    model.fit(*blobs, batch_size=8, epochs=2, callbacks=[method, after], verbose=0)
+    model.fit(*blobs, batch_size=8, epochs=2, callbacks=[before, method, after], verbose=0)
     assert after.moves >= 2
     return model
 

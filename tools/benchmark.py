@@ -1,8 +1,8 @@
 """Step times, measured on this machine.
 
     python tools/benchmark.py step                                       # LeNet-300-100
-    python tools/benchmark.py step --network wrn --rounds 5 --steps 3    # WRN-28-2
-    python tools/benchmark.py step --network resnet50 --batch_size 16 --rounds 5 --steps 1
+    python tools/benchmark.py step --network wrn --rounds 15 --steps 3   # WRN-28-2
+    python tools/benchmark.py step --network resnet50 --batch_size 16 --rounds 15 --steps 1
 
 prints the time of a training step, masked over dense, alternating in one process; then, for each method, the time of an
 update and of a step with its part of the updates at the periods of Table 4. Run it on an idle machine.
@@ -105,7 +105,7 @@ class Bench:
         self.fit()  # compiles
 
     def fit(self, epochs=1, callbacks=(), tested=False):
-        """Trains some epochs; returns seconds a step, without and with tests, of all but the first of several."""
+        """Trains some epochs; returns two lists of seconds a step, without and with tests, of all but the first."""
         clock = Clock()
         self.model.fit(
             self.data.batches(FLAGS.batch_size, seed=0),
@@ -118,7 +118,11 @@ class Bench:
             shuffle=False,
         )
         first = int(epochs > 1)  # in which something may be compiled
-        return [statistics.median(seconds[first:]) / self.steps for seconds in (clock.steps, clock.whole)]
+        return [[x / self.steps for x in seconds[first:]] for seconds in (clock.steps, clock.whole)]
+
+    def turn(self):
+        """Milliseconds a step, of one epoch."""
+        return 1e3 * self.fit()[0][0]
 
 
 def timed(method):
@@ -134,13 +138,27 @@ def timed(method):
     return method
 
 
-def take_turns(one, other):
-    """Median milliseconds a step of two functions that return seconds; who goes first takes turns as well."""
-    times = []
-    for i in range(FLAGS.rounds):
-        pair = {f: f() for f in ((one, other), (other, one))[i % 2]}
-        times.append((pair[one], pair[other]))
-    return [1e3 * statistics.median(t) for t in zip(*times, strict=True)]
+class Turns(keras.callbacks.Callback):
+    """Lets another network train for an epoch after each but the first of a fit.
+
+    Args:
+        other: `Bench`.
+    """
+
+    def __init__(self, other):
+        super().__init__()
+        self.other, self.times = other, []
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Has it trained."""
+        if epoch:
+            self.times.append(self.other.turn())
+
+
+def compared(one, other):
+    """Medians of two lists of times, and of the second over the first, which were measured one after the other."""
+    ratios = [b / a for a, b in zip(one, other, strict=True)]
+    return [statistics.median(times) for times in (one, other, ratios)]
 
 
 def periodic(masked, experiment, options, images):
@@ -164,7 +182,7 @@ def periodic(masked, experiment, options, images):
             share = sum(1 / table.period(epoch) for epoch in range(table.until)) / training.epochs
             method = timed(methods.callback(name, experiment, options, masked.model))
             method.until = None
-        step, run = masked.fit(epochs, [method], tested=True)
+        step, run = map(statistics.median, masked.fit(epochs, [method], tested=True))
         update = statistics.median(method.seconds)
         step, run = step - update / options.period, run - update / options.period
         print(
@@ -186,22 +204,25 @@ def step(build, experiment, images):
     """Prints one network's step times."""
     masked_model = lambda: ks.sparsify(build(), experiment.sparsity, keep_dense=experiment.keep_dense)  # noqa: E731
     dense, masked = Bench(build()), Bench(masked_model())
-    d, m = take_turns(lambda: dense.fit()[0], lambda: masked.fit()[0])
-    print(f"{FLAGS.network}: dense {d:.2f} ms a step, masked {m:.2f} ms, masked/dense {m / d:.3f}")
+    times = {dense: [], masked: []}
+    for i in range(FLAGS.rounds):
+        for network in ((dense, masked), (masked, dense))[i % 2]:
+            times[network].append(network.turn())
+    d, m, ratio = compared(times[dense], times[masked])
+    print(f"{FLAGS.network}: dense {d:.2f} ms a step, masked {m:.2f} ms, masked/dense {ratio:.3f}")
     options = define(experiment, f"--period={steps_per_execution(FLAGS.steps, most=100)}")
     periodic(masked, experiment, options, images)
 
-    def deepr():  # It compiles in the first epoch, which is not counted.
-        return masked.fit(2, [methods.callback("deepr", experiment, options, masked.model)])[0]
-
-    d, m = take_turns(lambda: dense.fit(2)[0], deepr)
-    print(f"  deepr: {m:.2f} ms a step, dense {d:.2f} ms, deepr/dense {m / d:.3f}")
+    turns = Turns(dense)  # It compiles in the first epoch, and so in one fit.
+    steps, _ = masked.fit(1 + FLAGS.rounds, [methods.callback("deepr", experiment, options, masked.model), turns])
+    d, m, ratio = compared(turns.times, [1e3 * x for x in steps])
+    print(f"  deepr: {m:.2f} ms a step, dense {d:.2f} ms, deepr/dense {ratio:.3f}")
 
 
 def loading(build, experiment, images):
     """Prints what one network's data cost."""
     model = Bench(ks.sparsify(build(), experiment.sparsity, keep_dense=experiment.keep_dense))
-    step = statistics.median(model.fit()[0] for _ in range(FLAGS.rounds))
+    step = statistics.median(model.turn() for _ in range(FLAGS.rounds))
     train, _ = LOAD[FLAGS.network](experiment.dataset, ("train", experiment.test_split), FLAGS.data_dir)
     batches = iter(train.batches(FLAGS.batch_size, seed=0))
     count = max(30, FLAGS.steps)
@@ -210,10 +231,10 @@ def loading(build, experiment, images):
     started = time.perf_counter()
     for _ in range(count):
         next(batches)
-    load = (time.perf_counter() - started) / count
+    load = 1e3 * (time.perf_counter() - started) / count
     print(
-        f"{FLAGS.network}: a batch of {FLAGS.batch_size} takes {1e3 * load:.2f} ms to load, a masked step "
-        f"{1e3 * step:.2f} ms: the input is {step / load:.1f} times as fast"
+        f"{FLAGS.network}: a batch of {FLAGS.batch_size} takes {load:.2f} ms to load, a masked step "
+        f"{step:.2f} ms: the input is {step / load:.1f} times as fast"
     )
 
 

@@ -4,6 +4,8 @@ A method is three choices: what to drop, how many each layer grows in return, an
 NumPy, between two training steps, which stay one compiled graph.
 """
 
+import dataclasses
+import functools
 import warnings
 
 import keras
@@ -15,6 +17,8 @@ from keras_sparse.layers import check_seed
 from keras_sparse.methods.arguments import check_step
 from keras_sparse.methods.change import Change, check_budget
 from keras_sparse.methods.clock import Clock
+from keras_sparse.methods.inside import Inside
+from keras_sparse.methods.site import sites_of, variables_of
 from keras_sparse.methods.standing import clear_away
 from keras_sparse.methods.tensor import live_weights, places, sparsity, tensors_of
 from keras_sparse.methods.zeros import clear, finite, keep_zeros
@@ -26,7 +30,8 @@ class SparseMethod(Clock):
 
     After every update these hold, or it raises: the number of live weights of the network is what it was; every dead
     weight, and all that the optimizer keeps of it, is exactly 0 (see `keras_sparse.slots` for the two optimizers whose
-    accumulators start elsewhere).
+    accumulators start elsewhere). In `fit` dead weights are 0 after every step: what an optimizer such as Muon does to
+    them is undone within the compiled step.
 
     In `fit` it adds to the epoch's `logs`: `sparsity` (of the masked kernels, after the epoch), `dropped` and
     `grown` (mask elements over the epoch). Put it before callbacks that should see them, such as CSVLogger and
@@ -171,6 +176,42 @@ class SparseMethod(Clock):
     _step = _dropped = _grown = _updates = _skipped = 0
     _recalled = None  # the memory that the method is up to date with
 
+    # Inside of the training step.
+
+    def inside(self, epoch):
+        """What is to be done there, right after the optimizer: nothing, if that leaves dead weights alone.
+
+        Args:
+            epoch: int from 0, that begins.
+
+        Returns:
+            None, or the arguments `(sites, own, settings)` that `on_kernels` will get; the last two as arrays.
+        """
+        model = self.model
+        if keep_zeros(trainable_masked_layers(model), model.optimizer):
+            return None
+        # How many live in a layer changes, and does not matter.
+        sites = tuple(dataclasses.replace(site, live=None) for site in sites_of(model))
+        return sites, [], np.zeros(1, "float32")
+
+    def on_kernels(self, sites, step, rate, settings, values, own):
+        """What is done, in `keras.ops`: a pure function of arrays, compiled with the training step.
+
+        Args:
+            sites: tuple of `keras_sparse.methods.site.Site`, one for each trainable masked layer.
+            step: int32 scalar, the optimizer's step.
+            rate: float32 scalar, its learning rate.
+            settings: array.
+            values: for each layer a list of arrays: kernel, mask, the optimizer's slots.
+            own: list of arrays.
+
+        Returns:
+            `(values, own)`, as they become.
+        """
+        return [site.cleared(*x) for site, x in zip(sites, values, strict=True)], own
+
+    _inside = _stands = None
+
     # The training.
 
     def on_train_begin(self, logs=None):
@@ -185,6 +226,7 @@ class SparseMethod(Clock):
             )
         self.params["sparse_method"] = type(self).__name__
         clear_away(model)
+        self._inside = None
         super().on_train_begin(logs)
         if self.moves and all(x.kernel_mask.numpy().all() for x in layers):
             warnings.warn(
@@ -198,8 +240,35 @@ class SparseMethod(Clock):
     def on_epoch_begin(self, epoch, logs=None):
         """Counts from 0, and makes sure that weights and masks which somebody has set since are clean to begin with."""
         self._dropped = self._grown = 0
-        clear(trainable_masked_layers(self.model), self.model.optimizer)  # Weights of before with momentum of now.
+        model, layers = self.model, trainable_masked_layers(self.model)
+        clear(layers, model.optimizer)  # Weights of before with momentum of now.
         super().on_epoch_begin(epoch, logs)
+        self._stand(self.inside(epoch), layers)
+
+    def _stand(self, work, layers):
+        """Has the work done inside of each step."""
+        model, before = self.model, self._stands
+        self._stands = work and (work[0], len(work[1]))
+        if work is None or self._stands != before:
+            self._leave()
+        if work is None:
+            return
+        sites, own, settings = work
+        if self._inside:
+            self._inside.renew(own, settings)
+        else:
+            act, variables = functools.partial(self.on_kernels, sites), variables_of(layers, model.optimizer)
+            self._inside = Inside(model, act, variables, own, settings)
+
+    def _leave(self):
+        if self._inside:
+            self._inside.release()
+            self._inside = None
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """A step follows."""
+        if self._inside:
+            self._inside.expected = True
 
     def _catch_up(self, model, epoch):
         step = super()._catch_up(model, epoch)
@@ -207,17 +276,19 @@ class SparseMethod(Clock):
         return step
 
     def on_epoch_end(self, epoch, logs=None):
-        """Updates if still due, zeroes what an optimizer moved under the masks, and adds to the logs."""
+        """Updates if still due, and adds to the logs."""
         super().on_epoch_end(epoch, logs)
         model = self.model
         layers = trainable_masked_layers(model)
-        if not keep_zeros(layers, model.optimizer) or not finite(layers):
+        if not finite(layers):
             clear(layers, model.optimizer)
         if logs is not None:
             logs.update(sparsity=sparsity(layers), dropped=self._dropped, grown=self._grown, **self.logs())
 
     def on_train_end(self, logs=None):
-        """Warns if there was time for updates, but none was made."""
+        """Gives the model its training function back; warns if there was time for updates, but none was made."""
+        clear_away(self.model)
+        self._inside = None
         if self._ever_active and not self._updates and not self._skipped:
             warnings.warn(
                 f"{type(self).__name__} made no update: none was due in the {self._examined - self._started} optimizer "

@@ -12,7 +12,8 @@ from keras_sparse import elements
 from keras_sparse.conversion import trainable_masked_layers
 from keras_sparse.methods import draws
 from keras_sparse.methods.arguments import check_choice, check_not_negative, check_number
-from keras_sparse.methods.in_step import InStep, placed
+from keras_sparse.methods.in_step import InStep
+from keras_sparse.methods.site import placed
 from keras_sparse.schedules import by_epoch
 
 READINGS = ("bellec", "table_4")

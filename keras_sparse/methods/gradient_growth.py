@@ -36,13 +36,19 @@ class GradientGrowth(SparseMethod):
     _source = _gradients = None
 
     def on_train_begin(self, logs=None):
-        """Stands where the batches pass."""
+        """Has seen nothing."""
         super().on_train_begin(logs)
-        if self.probe is None:
+        self._source = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Stands where the batches pass, before what is done inside of the step."""
+        super().on_epoch_begin(epoch, logs)
+        if self.probe is None and not self._source:
             self._source = SeenBatch(self.model, self._next_if_due)
 
     def on_train_batch_begin(self, batch, logs=None):
         """Counts."""
+        super().on_train_batch_begin(batch, logs)
         self._batch = batch
 
     def _next_if_due(self):
@@ -52,11 +58,9 @@ class GradientGrowth(SparseMethod):
         return count if due else 0
 
     def on_train_end(self, logs=None):
-        """Gives way to the batches."""
+        """Forgets the batch."""
         super().on_train_end(logs)
-        if self._source:
-            self._source.release()
-            self._source = None
+        self._source = None
 
     def recall(self, memory):
         """Forgets another model's gradients."""

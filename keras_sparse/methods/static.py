@@ -8,8 +8,8 @@ from keras_sparse.methods.base import SparseMethod
 class Static(SparseMethod):
     """Trains masked layers as they are.
 
-    The masks need no callback to hold. This one adds the sparsity to the logs, and zeroes at the end of each epoch
-    what an optimizer such as Muon moves under the masks.
+    The masks need no callback to hold. This one adds the sparsity to the logs, and zeroes at each step what an
+    optimizer such as Muon moves under the masks.
 
     Raises:
         ValueError: in `fit`, if the model has no trainable masked layer.
