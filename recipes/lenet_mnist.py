@@ -7,7 +7,8 @@ reparameterization", ICML 2019, Table 4, first column.
     python recipes/lenet_mnist.py --method static --sparsity 0.98
     python recipes/lenet_mnist.py --method dense
 
-recipes/RESULTS.md has the accuracies and times, and the machine they were measured on.
+Seen at sparsity .98: dynamic sparse 98.0, static 84.9; dense 98.5 (published: 98.14 and 82.8). 100 epochs took one to
+three minutes on two cores of an AMD EPYC. recipes/RESULTS.md has all methods, with seeds and commands.
 """
 
 from absl import app
