@@ -48,7 +48,8 @@ def sparsify(model, sparsity, distribution="uniform", keep_dense=(), granularity
         distribution: how the sparsity is spread over them: "uniform", "erdos_renyi", "erdos_renyi_kernel", or a
             function (see `keras_sparse.distributions`).
         keep_dense: which layers stay dense: a list of layer names, or a function `layer -> bool`.
-        granularity: "weight" masks single weights, "kernel_slice" whole k x k slices of convolutions.
+        granularity: "weight" masks single weights, "kernel_slice" whole k x k slices of convolutions; or, where all
+            kernels have one rank, the mask's shape, a tuple that broadcasts to the kernel's.
         seed: int of at least 0, of the random masks. A layer's mask depends on the seed and its place in the
             model only.
 
@@ -57,14 +58,15 @@ def sparsify(model, sparsity, distribution="uniform", keep_dense=(), granularity
 
     Raises:
         ValueError: if `sparsity` is not in [0, 1), or so high that a layer would have no weight; the model is
-            subclassed, not built, has no layer to mask, or a masked, quantized or LoRA-enabled one, or one that cannot
-            be copied; a name in `keep_dense` is no layer's; `distribution` returns no sparsities.
+            subclassed (a class derived from Sequential, too), not built, has no layer to mask, or a masked, quantized
+            or LoRA-enabled one, or one that cannot be copied; a name in `keep_dense` is no layer's; `distribution`
+            returns no sparsities.
 
     Example:
 
     >>> model = keras.Sequential([keras.Input((784,)), keras.layers.Dense(300, name="fc"), keras.layers.Dense(10)])
     >>> sparse = sparsify(model, sparsity=0.9)
-    >>> [layer.kernel_mask.numpy().sum() for layer in masked_layers(sparse)]
+    >>> [int(layer.kernel_mask.numpy().sum()) for layer in masked_layers(sparse)]
     [23520, 300]
     """
     keeps_zeros = sparsity is None
@@ -72,7 +74,12 @@ def sparsify(model, sparsity, distribution="uniform", keep_dense=(), granularity
         check_sparsity(sparsity)
     check_seed(seed)
     distribution = distributions.get(distribution)
-    _check_convertible(model, "sparsify")
+    _check_convertible(
+        model,
+        "sparsify",
+        "Build the class from the layers of `keras_sparse.layers` instead, such as MaskedDense(300, sparsity=0.9); "
+        "callbacks and the report find them.",
+    )
     layers = _eligible(model, keep_dense)
     if keeps_zeros:
         sparsities = [_sparsity_of_zeros(x, granularity) for x in layers]
@@ -110,7 +117,11 @@ def densify(model):
     Raises:
         ValueError: if the model is subclassed or not built, or has a layer that cannot be copied.
     """
-    _check_convertible(model, "densify")
+    _check_convertible(
+        model,
+        "densify",
+        "Build the class from Keras's own layers, and give each the `kernel` of the masked one, zeros in place.",
+    )
     dense = {masked: plain for plain, masked in MASKED.items()}
 
     def convert(layer):
@@ -166,9 +177,21 @@ def _clone(model, convert, keep_zeros=False):
         return new
 
     clone = keras.models.clone_model(model, clone_function=convert_and_note, recursive=True)
+    for old, new in zip(_models(model), _models(clone), strict=True):
+        if type(old) is not type(new):
+            raise ValueError(
+                f"{old.name!r} is of the class {type(old).__name__}, and its copy would be a plain "
+                f"{type(new).__name__}, without what the class adds, such as its train_step. Build the class from the "
+                "layers of keras_sparse.layers, or give keras.Model(model.inputs, model.outputs) in its place."
+            )
     for old, new in pairs:
         _copy_weights(old, new, keep_zeros)
     return clone
+
+
+def _models(model):
+    """A model and those nested in it."""
+    return [x for x in model._flatten_layers() if isinstance(x, keras.Model)]
 
 
 def _copy(layer):
@@ -201,19 +224,18 @@ def _copy_weights(old, new, keep_zeros):
         new.bias.assign(old.bias)
 
 
-def _check_convertible(model, function):
+def _check_convertible(model, function, instead):
     if not isinstance(model, keras.Model):
         raise ValueError(f"`{function}` takes a keras.Model. Received: {model!r} of type {type(model).__name__}.")
     if not _is_cloned(model):
         raise ValueError(
             f"`{function}` needs a Sequential or functional model, since a subclassed one cannot be cloned. Received: "
-            f"{model.name!r} of class {type(model).__name__}. Build the class from the layers of "
-            "`keras_sparse.layers` instead, such as MaskedDense(300, sparsity=0.9); callbacks and the report find them."
+            f"{model.name!r} of class {type(model).__name__}. {instead}"
         )
     if not model.built or (isinstance(model, keras.Sequential) and not model.inputs):
         raise ValueError(
-            f"`{function}` needs a built model: without weights there is nothing to mask. Received: {model.name!r}, "
-            "not built. Start it with keras.Input(shape) or call model.build(input_shape)."
+            f"`{function}` needs a built model: this one has no weights yet. Received: {model.name!r}, not built. "
+            "Start it with keras.Input(shape) or call model.build(input_shape)."
         )
 
 

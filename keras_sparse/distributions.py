@@ -9,10 +9,11 @@ import numbers
 from collections import defaultdict
 from collections.abc import Sequence
 
+import keras
 import numpy as np
 
 from keras_sparse.criteria import apportion
-from keras_sparse.masks import check_sparsity, live_count, mask_shape
+from keras_sparse.masks import check_sparsity, live_count, mask_shape, unit_axes
 
 
 def uniform(shapes, sparsity):
@@ -117,7 +118,7 @@ def of_layers(layers, sparsity, distribution, granularity):
     elements = [
         math.prod(mask_shape(granularity, s, getattr(x, "rank", 0))) for x, s in zip(layers, shapes, strict=True)
     ]
-    given = distribution(shapes, sparsity)
+    given = distribution([_as_conv(x, s) for x, s in zip(layers, shapes, strict=True)], sparsity)
     if not _are_sparsities(given, len(layers)):
         raise ValueError(
             f"`distribution` must return a list with a sparsity in [0, 1] for each of the {len(layers)} kernels "
@@ -161,3 +162,13 @@ def _feed_the_empty(live, members, layers):
                 "`keep_dense`."
             )
         live[richest], live[i] = live[richest] - 1, 1
+
+
+def _as_conv(layer, shape):
+    """The shape `(..., inputs, outputs)` of a kernel; those of EinsumDense have any axes for each."""
+    if not isinstance(layer, keras.layers.EinsumDense):
+        return shape
+    inputs, outputs = map(set, unit_axes(layer, len(shape)))
+    parts = inputs - outputs, outputs - inputs
+    others = [n for i, n in enumerate(shape) if i not in inputs ^ outputs]
+    return (*others, *(math.prod(shape[i] for i in part) for part in parts))

@@ -221,6 +221,22 @@ def _element_axes(kernel_shape, shape):
     return [*broadcast, *(i for i in range(len(shape)) if i not in broadcast)], broadcast
 
 
+def unit_axes(layer, rank):
+    """The kernel's axes that number the input units, and those that number the output units."""
+    if isinstance(layer, keras.layers.EinsumDense):
+        operands, output = layer.equation.split("->")
+        inputs, kernel = operands.split(",")
+        return (
+            [i for i, letter in enumerate(kernel) if letter in inputs],
+            [i for i, letter in enumerate(kernel) if letter in output],
+        )
+    if isinstance(layer, keras.layers.Conv2DTranspose):
+        return [rank - 1], [rank - 2]
+    if isinstance(layer, keras.layers.DepthwiseConv2D):
+        return [rank - 2], [rank - 2, rank - 1]
+    return [rank - 2], [rank - 1]
+
+
 def live_count(size, sparsity):
     """How many of `size` mask elements are live at `sparsity`, rounded to the nearest."""
     return round(size * (1 - sparsity))

@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_sparse.conversion import built_masked_layers
+from keras_sparse.masks import unit_axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +147,7 @@ def _layer(layer):
     unit = math.prod(kernel) // mask.size
     live = int(mask.sum()) * unit
     positions = _positions(layer)
-    inputs, outputs = _unit_axes(layer, mask.ndim)
+    inputs, outputs = unit_axes(layer, mask.ndim)
     return LayerReport(
         name=layer.path,
         shape=kernel,
@@ -172,22 +173,6 @@ def _positions(layer):
             shape = layer.compute_output_shape(shape)
         axes = shape[2:] if getattr(layer, "data_format", None) == "channels_first" else shape[1:-1]
     return None if None in axes else math.prod(axes)
-
-
-def _unit_axes(layer, rank):
-    """The kernel's axes that number the input units, and those that number the output units."""
-    if isinstance(layer, keras.layers.EinsumDense):
-        operands, output = layer.equation.split("->")
-        inputs, kernel = operands.split(",")
-        return (
-            [i for i, letter in enumerate(kernel) if letter in inputs],
-            [i for i, letter in enumerate(kernel) if letter in output],
-        )
-    if isinstance(layer, keras.layers.Conv2DTranspose):
-        return [rank - 1], [rank - 2]
-    if isinstance(layer, keras.layers.DepthwiseConv2D):
-        return [rank - 2], [rank - 2, rank - 1]
-    return [rank - 2], [rank - 1]
 
 
 def _dead(mask, kernel, axes):

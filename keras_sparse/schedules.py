@@ -115,11 +115,12 @@ def polynomial_decay(initial_sparsity, final_sparsity, begin_step, end_step, pow
 
     Args:
         initial_sparsity: float in [0, 1), the sparsity at `begin_step`.
-        final_sparsity: float in [0, 1), the sparsity from `end_step` on.
+        final_sparsity: float in [0, 1), the sparsity at `end_step`.
         begin_step: int, the training step, from 1, before which the first pruning is.
         end_step: int, the step of the last one.
         power: exponent of `1 - (step - begin_step) / (end_step - begin_step)`.
-        frequency: int, steps between prunings.
+        frequency: int, steps between prunings; where it does not divide `end_step - begin_step`, the last one comes
+            before `end_step`, and the final sparsity is not reached.
 
     Returns:
         `tfmot.sparsity.keras.PolynomialDecay`, a function `step -> (due, sparsity)`.

@@ -22,7 +22,7 @@ def losses(model, x, y, layer, position, by):
     before = numpy(layer.kernel_variable).copy(), layer.kernel_mask.numpy().copy()
     layer.kernel_variable.assign(kernel)
     layer.kernel_mask.value.assign(mask)
-    loss = float(model.compute_loss(x=x, y=y, y_pred=model(x, training=True)))
+    loss = float(numpy(model.compute_loss(x=x, y=y, y_pred=model(x, training=True))))
     layer.kernel_variable.assign(before[0])
     layer.kernel_mask.value.assign(before[1])
     return loss

@@ -56,9 +56,12 @@ def rows(runs):
         runs: list of `(config, result)`.
     """
     groups = defaultdict(list)
-    # A flag that some recipe or version does not have makes no row of its own.
-    common = set.intersection(*(set(config) for config, _ in runs)) - set(SAME)
+    datasets = defaultdict(list)
+    for config, _ in runs:
+        datasets[config["dataset"]].append(set(config) - set(SAME))
     for config, result in runs:
+        # A flag that some version of a recipe does not have makes no row of its own.
+        common = set.intersection(*datasets[config["dataset"]])
         key = {k: config[k] for k in common if not (k == "sparsity" and config["method"] == "dense")}
         groups[json.dumps(key, sort_keys=True)].append(result)
     table = []
@@ -87,7 +90,7 @@ def markdown(table):
 
 def _is_whole(config):
     """Whether a run trains and tests as the published ones did."""
-    whole = {"epochs": 100, "train_split": "train", "test_split": "test"}
+    whole = {"epochs": 100, "train_split": "train", "test_split": "test", "settings": "paper", "scope": "layer"}
     return all(config.get(k, v) == v for k, v in whole.items())
 
 

@@ -56,8 +56,16 @@ def _check_same(folder, command):
     given = " ".join(command[2:]).replace("=", " ").split(" --")  # "--flag=value" and "--flag value" alike
     for name, _, value in (flag.removeprefix("--").partition(" ") for flag in given):
         made = config.get(name)
-        if value and made is not None and name not in ("output_dir", "verbose") and str(made) != value:
+        same = value in (str(made), json.dumps(made)) or _number(value) == made
+        if value and made is not None and name not in ("output_dir", "verbose") and not same:
             sys.exit(f"{folder} holds a run with {name}={made}, not {value}. Name another --output_dir.")
+
+
+def _number(text):
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def main(argv):

@@ -4,28 +4,22 @@ A method is three choices: what to drop, how many each layer grows in return, an
 NumPy, between two training steps, which stay one compiled graph.
 """
 
-import dataclasses
-import functools
 import warnings
 
-import keras
 import numpy as np
 
 from keras_sparse import elements
 from keras_sparse.conversion import masked_layers, trainable_masked_layers
 from keras_sparse.layers import check_seed
-from keras_sparse.methods.arguments import check_step
+from keras_sparse.methods.arguments import check_optimizer, check_step
 from keras_sparse.methods.change import Change, check_budget
-from keras_sparse.methods.clock import Clock
-from keras_sparse.methods.inside import Inside
-from keras_sparse.methods.site import sites_of, variables_of
-from keras_sparse.methods.standing import clear_away
 from keras_sparse.methods.tensor import live_weights, places, sparsity, tensors_of
-from keras_sparse.methods.zeros import clear, finite, keep_zeros
+from keras_sparse.methods.within import Within
+from keras_sparse.methods.zeros import clear, keep_zeros
 from keras_sparse.replicas import check_replicas
 
 
-class SparseMethod(Clock):
+class SparseMethod(Within):
     """Base of the callbacks that train masked layers.
 
     After every update these hold, or it raises: the number of live weights of the network is what it was; every dead
@@ -149,8 +143,7 @@ class SparseMethod(Clock):
         self._grown += sum(map(len, grown))
 
     def _optimizer(self, model, optimizer):
-        if optimizer is not None and not isinstance(optimizer, keras.optimizers.Optimizer):
-            raise ValueError(f"`optimizer` must be a keras.optimizers.Optimizer. Received: optimizer={optimizer!r}.")
+        check_optimizer(optimizer)
         optimizer = optimizer or getattr(model, "optimizer", None)
         if optimizer is None:
             warnings.warn(
@@ -173,44 +166,8 @@ class SparseMethod(Clock):
             )
         self._skipped += 1
 
-    _step = _dropped = _grown = _updates = _skipped = 0
+    _step = _dropped = _grown = _updates = _skipped = _moved = 0
     _recalled = None  # the memory that the method is up to date with
-
-    # Inside of the training step.
-
-    def inside(self, epoch):
-        """What is to be done there, right after the optimizer: nothing, if that leaves dead weights alone.
-
-        Args:
-            epoch: int from 0, that begins.
-
-        Returns:
-            None, or the arguments `(sites, own, settings)` that `on_kernels` will get; the last two as arrays.
-        """
-        model = self.model
-        if keep_zeros(trainable_masked_layers(model), model.optimizer):
-            return None
-        # How many live in a layer changes, and does not matter.
-        sites = tuple(dataclasses.replace(site, live=None) for site in sites_of(model))
-        return sites, [], np.zeros(1, "float32")
-
-    def on_kernels(self, sites, step, rate, settings, values, own):
-        """What is done, in `keras.ops`: a pure function of arrays, compiled with the training step.
-
-        Args:
-            sites: tuple of `keras_sparse.methods.site.Site`, one for each trainable masked layer.
-            step: int32 scalar, the optimizer's step.
-            rate: float32 scalar, its learning rate.
-            settings: array.
-            values: for each layer a list of arrays: kernel, mask, the optimizer's slots.
-            own: list of arrays.
-
-        Returns:
-            `(values, own)`, as they become.
-        """
-        return [site.cleared(*x) for site, x in zip(sites, values, strict=True)], own
-
-    _inside = _stands = None
 
     # The training.
 
@@ -225,8 +182,6 @@ class SparseMethod(Clock):
                 "would undo what the other does. Leave one out."
             )
         self.params["sparse_method"] = type(self).__name__
-        clear_away(model)
-        self._inside = None
         super().on_train_begin(logs)
         if self.moves and all(x.kernel_mask.numpy().all() for x in layers):
             warnings.warn(
@@ -235,40 +190,13 @@ class SparseMethod(Clock):
                 stacklevel=2,
             )
         self._recalled = None
-        self._updates = self._skipped = 0
+        self._updates = self._skipped = self._moved = 0
 
     def on_epoch_begin(self, epoch, logs=None):
         """Counts from 0, and makes sure that weights and masks which somebody has set since are clean to begin with."""
         self._dropped = self._grown = 0
-        model, layers = self.model, trainable_masked_layers(self.model)
-        clear(layers, model.optimizer)  # Weights of before with momentum of now.
+        clear(trainable_masked_layers(self.model), self.model.optimizer)  # Weights of before with momentum of now.
         super().on_epoch_begin(epoch, logs)
-        self._stand(self.inside(epoch), layers)
-
-    def _stand(self, work, layers):
-        """Has the work done inside of each step."""
-        model, before = self.model, self._stands
-        self._stands = work and (work[0], len(work[1]))
-        if work is None or self._stands != before:
-            self._leave()
-        if work is None:
-            return
-        sites, own, settings = work
-        if self._inside:
-            self._inside.renew(own, settings)
-        else:
-            act, variables = functools.partial(self.on_kernels, sites), variables_of(layers, model.optimizer)
-            self._inside = Inside(model, act, variables, own, settings)
-
-    def _leave(self):
-        if self._inside:
-            self._inside.release()
-            self._inside = None
-
-    def on_train_batch_begin(self, batch, logs=None):
-        """A step follows."""
-        if self._inside:
-            self._inside.expected = True
 
     def _catch_up(self, model, epoch):
         step = super()._catch_up(model, epoch)
@@ -276,23 +204,28 @@ class SparseMethod(Clock):
         return step
 
     def on_epoch_end(self, epoch, logs=None):
-        """Updates if still due, and adds to the logs."""
+        """Updates if still due, clears what else has written to dead weights (NaN does), and adds to the logs."""
         super().on_epoch_end(epoch, logs)
-        model = self.model
-        layers = trainable_masked_layers(model)
-        if not finite(layers):
-            clear(layers, model.optimizer)
+        layers = trainable_masked_layers(self.model)
+        clear(layers, self.model.optimizer)
+        self._moved += self._dropped
         if logs is not None:
             logs.update(sparsity=sparsity(layers), dropped=self._dropped, grown=self._grown, **self.logs())
 
     def on_train_end(self, logs=None):
-        """Gives the model its training function back; warns if there was time for updates, but none was made."""
-        clear_away(self.model)
-        self._inside = None
+        """Warns if there was time for updates, but none was made."""
+        super().on_train_end(logs)
         if self._ever_active and not self._updates and not self._skipped:
             warnings.warn(
                 f"{type(self).__name__} made no update: none was due in the {self._examined - self._started} optimizer "
                 f"steps of this fit. Received: {self._when()}. Choose a shorter period, or train longer.",
+                stacklevel=2,
+            )
+        elif self._updates and not self._moved:
+            warnings.warn(
+                f"{type(self).__name__} made {self._updates} updates, and none of them dropped anything: the masks are "
+                "what they were. Its threshold, count, fraction or target is too low for this network, or has just "
+                "begun to adapt.",
                 stacklevel=2,
             )
 

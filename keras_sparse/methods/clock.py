@@ -24,11 +24,17 @@ class Clock(keras.callbacks.Callback):
 
     def __init__(self, period, until):
         super().__init__()
-        self.period = period if period in (None, EPOCH) else by_epoch(period, "period", check_positive_int)
+        if period is None and self.periodic:
+            raise ValueError(
+                f"{type(self).__name__} updates the masks, and `period` says when. Received: period=None. Give a "
+                "number of optimizer steps, such as 100; keras_sparse.Static() leaves the masks as they are."
+            )
+        self.period = period if period in (None, EPOCH) else by_epoch(period, "period", _check_period)
         if until is not None:
             check_positive_int(until, "until")
         self.until = until
 
+    periodic = False  # whether the method does nothing without a period
     _epoch = 0
 
     def update(self, model, step, epoch=0, optimizer=None):
@@ -133,3 +139,13 @@ class Clock(keras.callbacks.Callback):
             f"the period is {period} batches, and steps_per_execution makes {executed} at once. Compile with "
             f"steps_per_execution of at most {period}, or choose a longer period."
         )
+
+
+def _check_period(value, name):
+    try:
+        check_positive_int(value, name)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} It counts optimizer steps; a dict {{first epoch: int}}, a function epoch -> int and "
+            f'"{EPOCH}", for the end of each, are taken, too.'
+        ) from None

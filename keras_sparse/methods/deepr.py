@@ -128,11 +128,11 @@ class DeepR(InStep):
         crossed = moved * signs < 0
         mask, woken, gone = wake(key, step, sites, mask, live, crossed)
         if bellec:  # On the wrong side it cannot stay.
-            moved = ops.where(crossed, 0.0, moved)
+            moved = ops.where(crossed, ops.zeros_like(moved), moved)
             signs = ops.where(gone, draws.signs(key, woken), signs)
         else:
-            moved = ops.where(gone, 0.0, moved)
-            signs = ops.where(gone, 0.0, ops.sign(moved))
+            moved = ops.where(gone, ops.zeros_like(moved), moved)
+            signs = ops.where(gone, ops.zeros_like(moved), ops.sign(moved))
 
         weights, slots = list(weights), list(slots)
         for i, (site, part, live) in enumerate(zip(sites, parts, lives, strict=True)):

@@ -65,7 +65,7 @@ def distinct(key, step, draw, below):
 def signs(key, positions):
     """-1 or 1 for each position, for life: float32 array of the shape of `positions`, int32."""
     bits = threefry(key, positions, ops.full_like(positions, _SIGN))[0]
-    return ops.where(bits < 0, -1.0, 1.0)
+    return 1 - 2 * ops.cast(bits < 0, "float32")
 
 
 def threefry(key, first, second):

@@ -7,7 +7,6 @@ reparameterization", ICML 2019, algorithm 1.
 import numpy as np
 
 from keras_sparse import criteria, elements
-from keras_sparse.conversion import trainable_masked_layers
 from keras_sparse.elements import view
 from keras_sparse.methods.arguments import check_number, check_positive_int
 from keras_sparse.methods.random_growth import RandomGrowth
@@ -82,14 +81,8 @@ class DynamicSparse(RandomGrowth):
         """Checks `prune_count` against the network."""
         super().on_train_begin(logs)
         self._current = _single(self.threshold)
-        live = [np.count_nonzero(x.kernel_mask.numpy()) for x in trainable_masked_layers(self.model)]
-        most = max(getattr(self.prune_count, "values", {0: 0}).values())
-        can = sum(live) - len(live)  # Each layer keeps one. Out of reach, H would grow until all the others went.
-        if most * (1 - self.tolerance) > can:
-            raise ValueError(
-                f"`prune_count` must not be more than what can be dropped, {can} of {sum(live)} live mask elements. "
-                f"Received: prune_count={most}. A tenth of them is usual."
-            )
+        # Out of reach, H would grow until all went that can.
+        self.check_reachable(self.prune_count, "prune_count", 1 - self.tolerance)
 
     def drop(self, tensors):
         """Everything below the threshold, no layer's last, no more than can be grown back; adapts the threshold."""

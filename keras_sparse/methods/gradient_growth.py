@@ -9,6 +9,7 @@ import numpy as np
 from keras_sparse import criteria
 from keras_sparse.masks import to_elements
 from keras_sparse.methods.base import SparseMethod
+from keras_sparse.methods.clock import EPOCH
 from keras_sparse.methods.gradients import dense_gradients
 from keras_sparse.methods.seen_batch import SeenBatch
 from keras_sparse.methods.tensor import tensors_of
@@ -24,6 +25,8 @@ class GradientGrowth(SparseMethod):
             last.
         **kwargs: of `SparseMethod`.
     """
+
+    periodic = True
 
     def __init__(self, probe=None, **kwargs):
         super().__init__(**kwargs)
@@ -53,9 +56,11 @@ class GradientGrowth(SparseMethod):
 
     def _next_if_due(self):
         """How many batches the next execution has, if an update is due after it; else 0."""
-        count = min(self._per_execution, (self.params["steps"] or math.inf) - self._batch)
-        due = self._active and self.due(self._examined, (self._seen + self._batch + count) // self._per_step)
-        return count if due else 0
+        steps = self.params["steps"] or math.inf
+        count = min(self._per_execution, steps - self._batch)
+        due = self.due(self._examined, (self._seen + self._batch + count) // self._per_step)
+        due = due or (self.period == EPOCH and self._batch + count == steps)
+        return count if self._active and due else 0
 
     def on_train_end(self, logs=None):
         """Forgets the batch."""

@@ -7,8 +7,9 @@ from keras import ops
 def dense_gradients(model, layers):
     """Makes a function from a batch to the gradient of the training loss.
 
-    The network is the sparse one; only the gradient is taken as if every mask were all True. State that a training step
-    would change, such as the averages of batch norm, stays as it is.
+    The network is the sparse one; only the gradient is taken as if every mask were all True. It is 0 for a layer on
+    which the loss does not depend, such as an output without one. State that a training step would change, such as the
+    averages of batch norm, stays as it is.
 
     Args:
         model: compiled `keras.Model`.
@@ -48,7 +49,7 @@ def _tensorflow(model, loss, masked):
         with tf.GradientTape() as tape:
             tape.watch(values)
             total = loss(values, _as_they_are(model), *batch)
-        return tape.gradient(total, values)
+        return tape.gradient(total, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
     return compute
 
@@ -74,6 +75,7 @@ def _torch(model, loss, masked):
 
     def compute(*batch):
         values = [v.detach().clone().requires_grad_() for v in masked()]
-        return torch.autograd.grad(loss(values, _as_they_are(model), *batch), values)
+        total = loss(values, _as_they_are(model), *batch)
+        return torch.autograd.grad(total, values, allow_unused=True, materialize_grads=True)
 
     return compute

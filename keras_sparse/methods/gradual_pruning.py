@@ -99,6 +99,18 @@ class GradualPruning(SparseMethod):
         """The sparsity that the schedule has named last."""
         return {"target_sparsity": self._sparsity()}
 
+    def on_train_begin(self, logs=None):
+        """Warns if the schedule's last pruning comes before its end."""
+        super().on_train_begin(logs)
+        begin, end, frequency = (getattr(self.schedule, n, None) for n in ("begin_step", "end_step", "frequency"))
+        if frequency and end > begin and (over := (end - begin) % frequency):
+            warnings.warn(
+                f"GradualPruning will not reach its final sparsity, {self._ask(end)[1]:.4g}, but "
+                f"{self._ask(end - over)[1]:.4g}: a frequency of {frequency} does not divide the {end - begin} steps "
+                f"from {begin} to {end}, so that the last pruning is at step {end - over}. Choose one that does.",
+                stacklevel=2,
+            )
+
     def on_train_end(self, logs=None):
         """Warns if the schedule did not come to its end."""
         last = getattr(self.schedule, "end_step", -1)

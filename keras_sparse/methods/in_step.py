@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_sparse import elements
 from keras_sparse.conversion import masked_layers, trainable_masked_layers
+from keras_sparse.methods.arguments import check_optimizer, check_step
 from keras_sparse.methods.base import SparseMethod
 from keras_sparse.methods.inside import compiled, tensors, write
 from keras_sparse.methods.site import sites_of, variables_of
@@ -94,6 +95,9 @@ class InStep(SparseMethod):
 
     def update(self, model, step, epoch=0, optimizer=None):
         """Acts once, after the optimizer's step; see `SparseMethod.update`."""
+        check_step(step, "step")
+        check_step(epoch, "epoch")
+        check_optimizer(optimizer)
         optimizer = optimizer or getattr(model, "optimizer", None)
         if optimizer is None:
             raise ValueError(

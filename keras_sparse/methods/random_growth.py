@@ -3,6 +3,7 @@
 import numpy as np
 
 from keras_sparse import criteria
+from keras_sparse.conversion import trainable_masked_layers
 from keras_sparse.methods.arguments import check_choice, check_not_negative
 from keras_sparse.methods.base import SparseMethod
 
@@ -22,12 +23,31 @@ class RandomGrowth(SparseMethod):
         **kwargs: of `SparseMethod`.
     """
 
+    periodic = True
+
     def __init__(self, growth, regrow_scale, **kwargs):
         super().__init__(**kwargs)
         check_choice(growth, "growth", GROWTH)
         check_not_negative(regrow_scale, "regrow_scale")
         self.growth = growth
         self.regrow_scale = regrow_scale
+
+    def check_reachable(self, count, name, part=1.0):
+        """Raises ValueError if a number to drop at once, a function of the epoch, is more than the network can lose.
+
+        Args:
+            count: function `epoch -> int`.
+            name: str, the argument's.
+            part: float, of that number, which has to be reached.
+        """
+        live = [np.count_nonzero(x.kernel_mask.numpy()) for x in trainable_masked_layers(self.model)]
+        can = sum(live) - len(live)  # Each layer keeps one.
+        most = max(map(count, range(self.params["epochs"])))
+        if most * part > can:
+            raise ValueError(
+                f"`{name}` must not be more than what can be dropped, {can} of {sum(live)} live mask elements. "
+                f"Received: {name}={most}. A tenth of them is usual."
+            )
 
     def grow(self, tensor, count, rng):
         """At random."""

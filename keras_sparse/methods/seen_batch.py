@@ -35,11 +35,11 @@ class SeenBatch(Standing):
             return self.usual(*arguments)
         *state, iterator = arguments  # JAX hands over its state, too.
         if keras.backend.backend() != "tensorflow":
-            # These loop over the iterator outside of the compiled step.
+            # These loop over it outside of the compiled step; on PyTorch it is a list.
             batches = list(itertools.islice(iterator, count))
             if batches:
                 self._keep(batches[-1])
-            return self.usual(*state, iter(batches))
+            return self.usual(*state, batches if isinstance(iterator, list) else iter(batches))
         outputs = None
         if count > 1:
             outputs = self._first(count - 1, iterator)
@@ -70,9 +70,7 @@ class SeenBatch(Standing):
 
 def _whole(data):
     """What several replicas get, together."""
-    if keras.backend.backend() == "torch":
-        return data[0]  # Keras wraps it in a tuple.
-    if keras.backend.backend() == "jax":
+    if keras.backend.backend() != "tensorflow":
         return data
     import tensorflow as tf
 

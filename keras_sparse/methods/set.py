@@ -75,6 +75,12 @@ class SET(RandomGrowth):
         self.count = None if count is None else by_epoch(count, "count", check_positive_int)
         self.criterion = criterion
 
+    def on_train_begin(self, logs=None):
+        """Checks `count` against the network."""
+        super().on_train_begin(logs)
+        if self.count is not None:
+            self.check_reachable(self.count, "count")
+
     def drop(self, tensors):
         """The weakest of each layer, as many as it can grow again, and never all."""
         live = [len(t.live) for t in tensors]

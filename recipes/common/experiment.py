@@ -66,12 +66,14 @@ class SETSettings:
     """Arguments of `keras_sparse.SET`.
 
     Attributes:
-        count: weights moved at an update, over the network.
+        prune_count: weights moved at an update, over the network.
+        slice_prune_count: as for dynamic sparse.
         period: P, dict of first epoch to steps.
         until: epochs after which the masks stay.
     """
 
-    count: int
+    prune_count: int
+    slice_prune_count: int | None
     period: dict
     until: int
 
@@ -190,7 +192,7 @@ LENET_MNIST = Experiment(
         until=90,  # the code only
     ),
     # The paper did not run SET and DeepR on LeNet: these are ours, of the shape of its other two columns.
-    set=SETSettings(count=600, period={0: 100, 25: 200, 50: 400, 75: 800}, until=90),
+    set=SETSettings(prune_count=600, slice_prune_count=None, period={0: 100, 25: 200, 50: 400, 75: 800}, until=90),
     deepr=DeepRSettings(alpha=1e-5, temperature={0: 1e-5, 25: 1e-8, 50: 1e-12, 75: 1e-15}, eta=0.01),
     compressed=CompressedSettings(
         prunings=10,  # "Number of pruning iterations (T)"
@@ -248,7 +250,7 @@ WRN_CIFAR10 = Experiment(
         period=_CIFAR_PERIOD,
         until=190,  # the code only
     ),
-    set=SETSettings(count=20_000, period=_CIFAR_PERIOD, until=190),
+    set=SETSettings(prune_count=20_000, slice_prune_count=2_000, period=_CIFAR_PERIOD, until=190),
     deepr=DeepRSettings(
         alpha=1e-5,  # "L1 regularization multiplier (alpha)"
         temperature={0: 1e-5, 25: 1e-8, 80: 1e-12, 140: 1e-15},  # "Annealing temperature (T) schedule"
@@ -290,7 +292,7 @@ RESNET50_IMAGENET = Experiment(
         period=_IMAGENET_PERIOD,
         until=95,  # the code only
     ),
-    set=SETSettings(count=200_000, period=_IMAGENET_PERIOD, until=95),
+    set=SETSettings(prune_count=200_000, slice_prune_count=40_000, period=_IMAGENET_PERIOD, until=95),
     deepr=DeepRSettings(alpha=1e-5, temperature={0: 1e-5, 25: 1e-8, 50: 1e-12, 75: 1e-15}, eta=0.01),
     compressed=CompressedSettings(
         prunings=20, epochs_between=2, epochs=50, learning_rates={0: 0.0, 1: 0.01, 25: 0.001, 35: 0.0001}

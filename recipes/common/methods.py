@@ -96,15 +96,20 @@ def thin(build, parameters):
     return build(widen_factor=tried[min(tried)])
 
 
+def _prune_count(settings, options):
+    in_slices = options.granularity != "weight" and settings.slice_prune_count
+    return options.prune_count or (settings.slice_prune_count if in_slices else settings.prune_count)
+
+
 def _dynamic_sparse(experiment, options, model):
     settings = experiment.dynamic_sparse
-    count = settings.prune_count if options.granularity == "weight" else settings.slice_prune_count
+    count = _prune_count(settings, options)
     factor = options.epochs / experiment.training.epochs
-    if settings.prune_fraction:
+    if settings.prune_fraction and not options.prune_count:
         most = settings.prune_fraction * sum(int(x.kernel_mask.numpy().sum()) for x in ks.masked_layers(model))
         count = ks.schedules.cosine_decay(most, settings.until * factor)
     return ks.DynamicSparse(
-        prune_count=options.prune_count or count,
+        prune_count=count,
         period=options.period or stretched(settings.period, factor),
         tolerance=settings.tolerance,
         threshold=settings.threshold,
@@ -119,7 +124,7 @@ def _set(experiment, options, model):
     settings = experiment.set
     factor = options.epochs / experiment.training.epochs
     return ks.SET(
-        count=options.prune_count or settings.count,
+        count=_prune_count(settings, options),
         period=options.period or stretched(settings.period, factor),
         regrow_scale=options.regrow_scale,
         until=math.ceil(settings.until * factor),
