@@ -1,12 +1,11 @@
 """Between dense and masked models: `sparsify`, `densify`, and the masked layers of a model."""
 
-from collections.abc import Iterable
-
 import keras
 import numpy as np
 from keras import ops
 
 from keras_sparse import distributions
+from keras_sparse.convertible import check_convertible, eligible
 from keras_sparse.layers import MASKED, MaskedKernel, check_seed
 from keras_sparse.masks import check_sparsity, mask_of, mask_shape
 
@@ -74,13 +73,13 @@ def sparsify(model, sparsity, distribution="uniform", keep_dense=(), granularity
         check_sparsity(sparsity)
     check_seed(seed)
     distribution = distributions.get(distribution)
-    _check_convertible(
+    check_convertible(
         model,
         "sparsify",
         "Build the class from the layers of `keras_sparse.layers` instead, such as MaskedDense(300, sparsity=0.9); "
         "callbacks and the report find them.",
     )
-    layers = _eligible(model, keep_dense)
+    layers = eligible(model, keep_dense)
     if keeps_zeros:
         sparsities = [_sparsity_of_zeros(x, granularity) for x in layers]
     else:
@@ -92,7 +91,7 @@ def sparsify(model, sparsity, distribution="uniform", keep_dense=(), granularity
             return _copy(layer)
         return MASKED[type(layer)].from_config(
             {
-                **layer.get_config(),
+                **_config(layer),
                 "sparsity": sparsities[place[id(layer)]],
                 "granularity": granularity,
                 # By place, not by path: nested models may hold layers of one path, and Keras numbers names through.
@@ -117,7 +116,7 @@ def densify(model):
     Raises:
         ValueError: if the model is subclassed or not built, or has a layer that cannot be copied.
     """
-    _check_convertible(
+    check_convertible(
         model,
         "densify",
         "Build the class from Keras's own layers, and give each the `kernel` of the masked one, zeros in place.",
@@ -128,7 +127,7 @@ def densify(model):
         if type(layer) not in dense:
             return _copy(layer)
         return dense[type(layer)].from_config(
-            {k: v for k, v in layer.get_config().items() if k not in ("sparsity", "granularity", "seed")}
+            {k: v for k, v in _config(layer).items() if k not in ("sparsity", "granularity", "seed")}
         )
 
     return _clone(model, convert)
@@ -199,12 +198,19 @@ def _copy(layer):
     # Keras refuses code in a file of someone else's; this is the user's own, in the user's own process.
     trusted = {"safe_mode": False} if isinstance(layer, keras.layers.Lambda) else {}
     try:
-        return type(layer).from_config(layer.get_config(), **trusted)
+        return type(layer).from_config(_config(layer), **trusted)
     except Exception as error:
         raise ValueError(
             f"The layer {layer.name!r} of class {type(layer).__name__} cannot be copied, since from_config does not "
             "take what get_config returns. Give the class a get_config with every argument of its constructor."
         ) from error
+
+
+def _config(layer):
+    """Its config, in which functions and the like are what they are: the user's own need no registration for a copy."""
+    kinds = ("activation", "initializer", "regularizer", "constraint")
+    config = layer.get_config()
+    return {k: getattr(layer, k, v) if k.split("_")[-1] in kinds else v for k, v in config.items()}
 
 
 def _copy_weights(old, new, keep_zeros):
@@ -222,87 +228,6 @@ def _copy_weights(old, new, keep_zeros):
         return
     if getattr(old, "bias", None) is not None:
         new.bias.assign(old.bias)
-
-
-def _check_convertible(model, function, instead):
-    if not isinstance(model, keras.Model):
-        raise ValueError(f"`{function}` takes a keras.Model. Received: {model!r} of type {type(model).__name__}.")
-    if not _is_cloned(model):
-        raise ValueError(
-            f"`{function}` needs a Sequential or functional model, since a subclassed one cannot be cloned. Received: "
-            f"{model.name!r} of class {type(model).__name__}. {instead}"
-        )
-    if not model.built or (isinstance(model, keras.Sequential) and not model.inputs):
-        raise ValueError(
-            f"`{function}` needs a built model: this one has no weights yet. Received: {model.name!r}, not built. "
-            "Start it with keras.Input(shape) or call model.build(input_shape)."
-        )
-
-
-def _eligible(model, keep_dense):
-    """The layers of a model that are to be masked, each once, in the model's order."""
-    layers = list({id(x): x for x in model._flatten_layers()}.values())
-    if not callable(keep_dense):
-        names = [keep_dense] if isinstance(keep_dense, str) else keep_dense
-        if not isinstance(names, Iterable) or not all(isinstance(x, str) for x in names):
-            raise ValueError(
-                "`keep_dense` must be a list of layer names, or a function `layer -> bool`. "
-                f"Received: keep_dense={keep_dense!r}."
-            )
-        unknown = set(names) - {x.name for x in layers}
-        if unknown:
-            raise ValueError(
-                f"`keep_dense` names layers that the model has not: {sorted(unknown)}. Its layers: "
-                f"{[x.name for x in layers if type(x) in MASKED]}."
-            )
-    keep = keep_dense if callable(keep_dense) else lambda layer: layer.name in names
-    already = [x.name for x in layers if isinstance(x, MaskedKernel)]
-    if already:
-        raise ValueError(
-            f"The model is masked already, in {already}. To draw new masks, give `sparsify` the model that "
-            "`keras_sparse.densify` makes of it."
-        )
-    eligible = [x for x in _clonable_layers(model) if type(x) in MASKED and not keep(x)]
-    if not eligible:
-        raise ValueError(
-            f"`sparsify` found no layer to mask in {model.name!r}. It masks layers of exactly these classes that "
-            f"`keep_dense` does not keep: {[c.__name__ for c in MASKED]}. The model's: "
-            f"{sorted({type(x).__name__ for x in layers})}."
-        )
-    changed = [x.name for x in eligible if getattr(x, "lora_enabled", False) or getattr(x, "quantization_mode", None)]
-    if changed:
-        raise ValueError(
-            f"LoRA-enabled and quantized layers cannot be masked: {changed}. Give `sparsify` the model as it was "
-            "before, or keep them as they are by `keep_dense`."
-        )
-    return eligible
-
-
-def _clonable_layers(model):
-    """The layers that `keras.models.clone_model` hands to its clone function, each once, in the model's order.
-
-    Layers inside a composite layer (the EinsumDense of a MultiHeadAttention, say) are its own affair.
-    """
-    found = {}
-    for layer in model.layers:
-        if not isinstance(layer, keras.Model):
-            found[id(layer)] = layer
-        elif _is_cloned(layer):
-            found.update((id(x), x) for x in _clonable_layers(layer))
-        else:
-            maskable = [x.name for x in layer._flatten_layers() if type(x) in MASKED]
-            if maskable:
-                raise ValueError(
-                    f"The subclassed model {layer.name!r} inside of {model.name!r} cannot be cloned, so its layers "
-                    f"{maskable} cannot be masked. Build it from the layers of `keras_sparse.layers`, or make it a "
-                    "functional model."
-                )
-    return list(found.values())
-
-
-def _is_cloned(model):
-    """Whether a model is Sequential or functional."""
-    return isinstance(model, keras.Sequential) or hasattr(model, "operations")
 
 
 def _sparsity_of_zeros(layer, granularity):

@@ -18,6 +18,7 @@ ORDER = [
     {"elements"},
     {"slots"},
     {"layers", "distributions"},
+    {"convertible"},
     {"conversion"},
     {"replicas"},
     {"methods"},

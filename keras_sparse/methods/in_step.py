@@ -129,12 +129,13 @@ class InStep(SparseMethod):
     # In both.
 
     def on_kernels(self, sites, step, rate, settings, values, own):
-        """Acts, and clears what training does not leave clean."""
+        """Clears what the optimizer does not leave clean, and acts."""
+        values, own = super().on_kernels(sites, step, rate, settings, values, own)
         if own:
             weights, slots = [x[0] for x in values], [x[2:] for x in values]
             weights, masks, slots, own = self.act(sites, step, rate, settings, weights, slots, own)
             values = [[w, mask, *held] for w, mask, held in zip(weights, masks, slots, strict=True)]
-        return super().on_kernels(sites, step, rate, settings, values, own)
+        return values, own
 
     def _close(self, model, sites, own):
         """Checks what steps have left, and counts."""

@@ -33,8 +33,7 @@ class Inside(Standing):
             self._own = [_variable(x) for x in own]
             self._settings = _variable(settings)
         self._values = None
-        make = {"tensorflow": self._tensorflow, "jax": self._jax, "torch": self._torch}
-        self._function = make[keras.backend.backend()](model)
+        self._function = self.made()
 
     def renew(self, own, settings):
         """Sets `own` and `settings` anew, to arrays of the same shapes."""
@@ -45,6 +44,11 @@ class Inside(Standing):
     def own(self):
         """What `own` has become: list of NumPy arrays."""
         return [ops.convert_to_numpy(x) for x in self._values or self._own]
+
+    def made(self):
+        """Keras's training function, with what acts in it."""
+        make = {"tensorflow": self._tensorflow, "jax": self._jax, "torch": self._torch}
+        return make[keras.backend.backend()](self.model)
 
     def train(self, *arguments):
         """Trains, and lets the function act if that was announced."""

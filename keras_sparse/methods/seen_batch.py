@@ -61,11 +61,19 @@ class SeenBatch(Standing):
         model.steps_per_execution = steps  # Keras reads it when it traces.
         try:
             if steps not in self._shorter:
-                model.make_train_function(force=True)
-                self._shorter[steps], model.train_function = model.train_function, self.train
+                self._shorter[steps] = self._made()
             return self._shorter[steps](iterator)
         finally:
             model.steps_per_execution = usual
+
+    def _made(self):
+        """A training function like the usual one."""
+        other = getattr(self.usual, "__self__", None)
+        if isinstance(other, Standing):
+            return other.made()
+        self.model.make_train_function(force=True)
+        function, self.model.train_function = self.model.train_function, self.train
+        return function
 
 
 def _whole(data):

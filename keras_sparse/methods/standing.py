@@ -19,6 +19,10 @@ class Standing:
         """What Keras calls for an execution of steps."""
         raise NotImplementedError
 
+    def made(self):
+        """A training function that does as this one, for the `steps_per_execution` that the model has now."""
+        raise NotImplementedError
+
     def release(self):
         """Gives the model its training function back."""
         if self.model.train_function == self.train:

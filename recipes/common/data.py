@@ -8,6 +8,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from absl import app
 
 from common import augment, tfds
 
@@ -183,7 +184,7 @@ def load(dataset, splits, data_dir=None, augmentation=None, size=None):
     if dataset == "mnist_5k":
         arrays, classes = [_mnist_5k(split) for split in splits], 10
     elif is_exported(dataset, data_dir):
-        arrays, classes = _exported(Path(data_dir) / dataset, splits)
+        arrays, classes = _exported(Path(data_dir).expanduser() / dataset, splits)
     else:
         arrays, classes = _tfds(dataset, splits, data_dir)
     normalization = NORMALIZATION.get(dataset) or _statistics(arrays[0][0])
@@ -192,7 +193,7 @@ def load(dataset, splits, data_dir=None, augmentation=None, size=None):
 
 def is_exported(dataset, data_dir):
     """Whether tools/export_arrays.py has written a data set into a folder."""
-    return bool(data_dir) and (Path(data_dir) / dataset / "info.json").exists()
+    return bool(data_dir) and (Path(data_dir).expanduser() / dataset / "info.json").exists()
 
 
 def _tfds(dataset, splits, data_dir):
@@ -207,13 +208,19 @@ def _tfds(dataset, splits, data_dir):
 
 def _exported(folder, splits):
     """Arrays of a folder, images as a memory map."""
-    info = json.loads((folder / "info.json").read_text())
-    arrays = []
-    for split in splits:
-        name, part = subsplit(split, info["splits"])
-        images, labels = (np.load(folder / f"{name}_{x}.npy", mmap_mode="r")[part] for x in ("images", "labels"))
-        arrays.append((images, np.asarray(labels)))
-    return arrays, info["classes"]
+    try:
+        info = json.loads((folder / "info.json").read_text())
+        arrays, classes = [], info["classes"]
+        for split in splits:
+            name, part = subsplit(split, info["splits"])
+            images, labels = (np.load(folder / f"{name}_{x}.npy", mmap_mode="r")[part] for x in ("images", "labels"))
+            arrays.append((images, np.asarray(labels)))
+    except (OSError, ValueError, KeyError) as error:
+        raise app.UsageError(
+            f"The exported arrays in {folder} are damaged or not complete: {type(error).__name__}: {error} Write them "
+            "again with tools/export_arrays.py, or copy the folder again."
+        ) from error
+    return arrays, classes
 
 
 def _mnist_5k(split):

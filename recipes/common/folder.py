@@ -35,7 +35,13 @@ class RunFolder:
         """
         if resume and overwrite:
             raise app.UsageError("--resume keeps what --overwrite would delete: give one of them.")
-        if not self.result() and not self._backups():
+        found = [name for name in (*FILES, *FOLDERS) if (self.path / name).exists()]
+        if found and not (self.path / "config.json").exists():
+            raise app.UsageError(
+                f"{self.path} is not the folder of a run, since it has no config.json, but holds {', '.join(found)}, "
+                "which a run would replace. Give another --output_dir."
+            )
+        if not self.result() and not self.backups():
             return  # There is nothing to lose.
         if resume:
             self._check_same(config)
@@ -49,25 +55,27 @@ class RunFolder:
     def _check_same(self, config):
         before = json.loads((self.path / "config.json").read_text())
         changed = {name: value for name, value in config.items() if name not in FREE and value != before.get(name)}
-        other = [f"--{name}={value} (there: {before.get(name)})" for name, value in changed.items()]
+        names = {name: "KERAS_BACKEND" if name == "backend" else f"--{name}" for name in changed}
+        other = [f"{names[name]}={value} (there: {before.get(name)})" for name, value in changed.items()]
         if other:
             raise app.UsageError(
                 f"--resume goes on with the run in {self.path}, which has other flags. Received: {', '.join(other)}. "
                 "Repeat its command, or give another --output_dir."
             )
 
-    def _backups(self):
+    def backups(self):
+        """Folders that hold what an unfinished run goes on from."""
         return [x for x in (self.path / "backup", self.path / "dense" / "backup") if x.exists() and any(x.iterdir())]
 
     def begin(self, config, overwrite):
         """Makes the folder, deletes another run's files, and writes the flags."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if overwrite or not self._backups():
-                for name in FILES:
-                    (self.path / name).unlink(missing_ok=True)
+            if overwrite or not self.backups():
                 for name in FOLDERS:
                     shutil.rmtree(self.path / name, ignore_errors=True)
+                for name in FILES[1:]:  # The first, which says whose they are, is replaced.
+                    (self.path / name).unlink(missing_ok=True)
             _write(self.path / "config.json", config)
         except OSError as error:
             if is_full(error):

@@ -9,6 +9,12 @@ import keras_sparse as ks
 
 METHODS = ("dynamic_sparse", "set", "deepr", "rigl", "compressed", "static", "thin_dense", "dense")
 DENSE = ("thin_dense", "dense")
+USERS = {  # of flags that have no value by default
+    "prune_count": ("dynamic_sparse", "set"),
+    "period": ("dynamic_sparse", "set", "rigl"),
+    "distribution": ("dynamic_sparse", "set", "deepr", "rigl", "static"),
+    "dense_model": ("compressed",),
+}
 
 
 @dataclasses.dataclass
@@ -41,6 +47,9 @@ def plan(experiment, build, options, steps, dense=None):
         dense: the trained dense model, for method "compressed".
     """
     method = options.method
+    unused = [name for name, users in USERS.items() if getattr(options, name) is not None and method not in users]
+    if unused:
+        print(f"Note: --method {method} makes no use of {', '.join(f'--{name}' for name in unused)}.")
     if method == "compressed":
         return _compressed(experiment, options, steps, dense)
     model, rates = build(), learning_rates(experiment.training, options)
@@ -167,5 +176,6 @@ def _compressed(experiment, options, steps, dense):
         dense, 0.0, keep_dense=experiment.keep_dense, granularity=options.granularity, seed=options.seed
     )
     pruning = ks.GradualPruning(schedule, options.scope)
+    pruning.check_replicas = options.check_replicas
     epochs = max(math.ceil(settings.epochs * factor), settings.prunings * between // steps + 1)
     return Plan(model, stretched(settings.learning_rates, factor), epochs, [pruning], min(between, 100))

@@ -36,7 +36,9 @@ def define_flags(experiment, into=flags.FLAGS):
     real("l1", training.l1, "Multiplier of sum |w| over the kernels in the loss.", 0.0)
     real("l2", training.l2, "Multiplier of w in the gradient, on every parameter.", 0.0)
     real("widen_factor", experiment.widen_factor, "Width of the network.")
-    flags.register_validator("widen_factor", lambda w: w > 0, "must be above 0: 1 is the paper's LeNet", into)
+    flags.register_validator(
+        "widen_factor", lambda w: 0 < w < math.inf, "must be above 0: 1 is the paper's LeNet", into
+    )
     if experiment.depth:
         integer("depth", experiment.depth, "Depth of the network.")
     enum("distribution", None, tuple(DISTRIBUTIONS), "Sparsity of each layer; default: uniform, for rigl by kernel.")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import shlex
 import sys
 import time
@@ -14,6 +15,8 @@ from absl import app, flags
 import keras_sparse as ks
 from common import data, devices, folder, methods
 from common.options import given
+
+READING = ("DataLossError", "NotFoundError")  # TensorFlow's, of data that are read while training
 
 
 def run(experiment, build, load=data.load, options=flags.FLAGS):
@@ -37,7 +40,13 @@ def run(experiment, build, load=data.load, options=flags.FLAGS):
     """
     path = _output_path(experiment, options)
     runs = folder.RunFolder(path)
-    runs.check(given(options), options.resume, options.overwrite)
+    dense = options.dense_model and Path(options.dense_model).resolve()
+    if dense and dense.is_relative_to(path.resolve()):
+        raise app.UsageError(
+            f"--dense_model={options.dense_model} lies in the folder {path} that this run is written to, and would be "
+            "replaced. Give another --output_dir."
+        )
+    runs.check(_config(options), options.resume, options.overwrite)
     if options.resume and runs.result():
         print(f"The run in {path} is finished already: test accuracy {runs.result()['test_accuracy']:.2%}.")
         return runs.result()
@@ -47,7 +56,9 @@ def run(experiment, build, load=data.load, options=flags.FLAGS):
         go_on = shlex.join(
             [sys.argv[0], *(a for a in sys.argv[1:] if a not in ("--overwrite", "--resume")), "--resume"]
         )
-        print(f"\nStopped. The epochs finished so far are in {path}; go on with:\n    python {go_on}", file=sys.stderr)
+        backend = f"KERAS_BACKEND={keras.backend.backend()} " if "KERAS_BACKEND" in os.environ else ""
+        kept = f"The epochs finished so far are in {path}; go on" if runs.backups() else "No epoch was finished; start"
+        print(f"\nStopped. {kept} with:\n    {backend}python {go_on}", file=sys.stderr)
         raise SystemExit(130) from None
     except ValueError as error:
         if not _is_ours(error):
@@ -56,9 +67,26 @@ def run(experiment, build, load=data.load, options=flags.FLAGS):
     except OSError as error:
         if not folder.is_full(error):
             raise
-        raise SystemExit(
-            f"The disk of {path} is full ({error}). The last backup is whole: make room, and go on with --resume."
+        kept = "The last backup is whole: make room, and go on with" if runs.backups() else "Make room, and start with"
+        _quit(f"The disk of {path} is full ({error}). {kept} --resume.")
+    except Exception as error:
+        if type(error).__name__ not in READING:
+            raise
+        raise app.UsageError(
+            f"A file of --dataset={options.dataset} is damaged or gone: {str(error).splitlines()[0][:300]} Delete the "
+            "folder of the set, let TFDS prepare it again, and go on with --resume."
         ) from error
+
+
+def _quit(message):
+    """Ends the process at once: HDF5 crashes at its regular end where it could not finish a file."""
+    print(message, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(1)
+
+
+def _config(options):
+    return {**given(options), "backend": keras.backend.backend()}
 
 
 def _is_ours(error):
@@ -89,7 +117,7 @@ def _run(experiment, build, load, options, runs):
             "needs one. Take a larger split."
         )
     if machine.leads:
-        runs.begin(given(options), options.overwrite)
+        runs.begin(_config(options), options.overwrite)
     with machine.scope():
         build = _with_flags(build, experiment, options, sets[0], machine)
         trainer = Trainer(experiment.training, options, sets, machine)
