@@ -342,3 +342,32 @@ def test_tensorboard_shows_the_sparsity_unasked(blobs, tmp_path):
 def test_by_unit_groups_layers_that_may_trade():
     tensors = [Tensor.of(np.ones(s), np.ones(m, bool)) for s, m in [((3, 3, 2, 2), (1, 1, 2, 2)), ((4, 4), (4, 4))] * 2]
     assert by_unit(tensors) == [[0, 2], [1, 3]]
+
+
+@pytest.mark.parametrize("make", [lambda: ks.DynamicSparse(5, None), lambda: ks.RigL(period=None)])
+def test_no_period_is_refused_where_nothing_would_happen(make):
+    with pytest.raises(ValueError, match=r"Received: period=None. Give a number.*keras_sparse.Static\(\)"):
+        make()
+
+
+@pytest.mark.parametrize("method", [ks.DynamicSparse(5, 100, until=1), ks.Static()], ids=["DynamicSparse", "Static"])
+@pytest.mark.filterwarnings("ignore:.*made no update:UserWarning")
+def test_what_another_callback_writes_to_dead_weights_is_gone_at_the_end(blobs, method):
+    class Ones(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            for layer in ks.masked_layers(self.model):
+                layer.kernel_variable.assign(np.ones(layer.kernel_variable.shape))
+
+    model = compiled(mlp())
+    model.fit(*blobs, batch_size=8, epochs=2, callbacks=[method, Ones()], verbose=0)
+    assert_dead_is_zero(model)
+
+
+def test_static_goes_on_with_what_another_method_has_trained(blobs, tmp_path):
+    model = compiled(mlp())
+    model.fit(*blobs, batch_size=8, callbacks=[ks.DynamicSparse(5, 4, threshold=0.05)], verbose=0)
+    model.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    loaded.fit(*blobs, batch_size=8, callbacks=[ks.Static()], verbose=0)
+    for (_, before), (_, after) in zip(state(model), state(loaded), strict=True):
+        np.testing.assert_array_equal(before, after)

@@ -276,3 +276,43 @@ def test_inside_a_distribution_strategy():
         sparse.compile("sgd", "mse")
     assert type(sparse.distribute_strategy) is type(strategy)
     assert [int(m.sum()) for _, m in state(sparse)] == [int(m.sum()) for _, m in state(mlp())]
+
+
+class Own(keras.Sequential):
+    """What a copy would lose."""
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_class_that_a_copy_would_lose_is_refused(nested):
+    model = Own([keras.Input((4,)), layers.Dense(3)], name="mine")
+    if nested:
+        model = keras.Sequential([keras.Input((4,)), model, layers.Dense(2)])
+    with pytest.raises(ValueError, match="'mine' is of the class Own, and its copy would be a plain Sequential"):
+        ks.sparsify(model, 0.5)
+
+
+def test_what_is_not_registered_is_taken_over_as_it_is():
+    class Halved(keras.constraints.Constraint):
+        def __call__(self, w):
+            return w / 2
+
+    def double(x):
+        return 2 * x
+
+    def ones(shape, dtype=None):
+        return np.ones(shape, dtype)
+
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(6, activation=double, kernel_constraint=Halved(), name="masked"),
+            layers.Activation(double),
+            layers.Dense(2, activation=double, kernel_initializer=ones, name="kept"),
+        ]
+    )
+    sparse = ks.sparsify(model, 0.5, keep_dense=["kept"])
+    masked = sparse.get_layer("masked")
+    assert masked.activation is double
+    assert isinstance(masked.kernel_constraint, Halved)
+    x = np.ones((1, 4), "float32")
+    np.testing.assert_allclose(numpy(ks.densify(sparse)(x)), numpy(sparse(x)), rtol=1e-6)

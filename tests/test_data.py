@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from absl import app
 from common import data, stream
 from common.augment import PadCropFlip, ResizedCropFlip, centre
 from export_arrays import export
@@ -220,3 +221,22 @@ class TestExported:
         assert train.batch(0, 8, 0)[0].shape == (8, 16, 16, 3)
         assert test.central(slice(0, 4))[0].shape == (4, 16, 16, 3)
         assert train.batch(0, 8, 0)[0].std() > 0.1
+
+
+@pytest.mark.parametrize("harm", ["cut off", "missing", "no json"])
+def test_damaged_exported_arrays(tmp_path, harm):
+    exported = tmp_path / "digits"
+    exported.mkdir()
+    np.save(exported / "train_images.npy", np.zeros((8, 4, 4, 1), "uint8"))
+    np.save(exported / "train_labels.npy", np.zeros(8, "int32"))
+    (exported / "info.json").write_text('{"classes": 2, "splits": {"train": 8}}')
+    data.load("digits", ("train", "train"), tmp_path)
+    images = exported / "train_images.npy"
+    if harm == "cut off":
+        images.write_bytes(images.read_bytes()[:150])
+    elif harm == "missing":
+        images.unlink()
+    else:
+        (exported / "info.json").write_text('{"classes": 2')
+    with pytest.raises(app.UsageError, match="damaged or not complete.*tools/export_arrays.py"):
+        data.load("digits", ("train", "train"), tmp_path)

@@ -269,3 +269,34 @@ def test_masks_over_slices_are_refused():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         ks.DeepR(**{"alpha": 1e-5, "temperature": 1e-5, **arguments})
+
+
+@pytest.mark.parametrize("reading", ["bellec", "table_4"])
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX has no float64 unless its flag is set")
+def test_in_double_precision(blobs, reading):
+    keras.config.set_floatx("float64")
+    try:
+        model = compiled(mlp())
+        before = [m for _, m in state(model)]
+        method = ks.DeepR(alpha=1e-3, temperature=1e-2, reading=reading)
+        model.fit(blobs[0].astype("float64"), blobs[1], batch_size=8, epochs=2, callbacks=[method], verbose=0)
+        assert any((a != b).any() for a, (_, b) in zip(before, state(model), strict=True))
+        assert live_weights(model) == sum(map(np.count_nonzero, before))
+    finally:
+        keras.config.set_floatx("float32")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"step": -3}, "`step` must be an int of at least 0"),
+        ({"step": 1, "epoch": 1.5}, "`epoch` must be an int of at least 0"),
+        (
+            {"step": 1, "optimizer": "sgd"},
+            "`optimizer` must be a keras.optimizers.Optimizer. Received: optimizer='sgd'",
+        ),
+    ],
+)
+def test_bad_arguments_of_an_update(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ks.DeepR(alpha=1e-3, temperature=1e-2).update(compiled(mlp()), **arguments)

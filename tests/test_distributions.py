@@ -1,9 +1,12 @@
 import math
 
+import keras
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import keras_sparse as ks
 from keras_sparse import distributions
 from keras_sparse.masks import live_count
 
@@ -60,3 +63,15 @@ def test_every_distribution_is_exact_to_the_weight(name, shapes, sparsity):
 def test_unknown_distribution_lists_the_known():
     with pytest.raises(ValueError, match="Unknown distribution: 'ball'.*erdos_renyi_kernel"):
         distributions.get("ball")
+
+
+@pytest.mark.parametrize("name", ["erdos_renyi", "erdos_renyi_kernel"])
+def test_einsum_dense_is_as_dense_as_the_dense_layer_of_its_units(name):
+    """Of "abc,cde->abde" the last two axes are both outputs."""
+
+    def density(layer, shape):
+        model = keras.Sequential([keras.Input(shape), layer, keras.layers.Flatten(), keras.layers.Dense(10)])
+        return [np.mean(x.kernel_mask.numpy()) for x in ks.masked_layers(ks.sparsify(model, 0.9, distribution=name))]
+
+    einsum = density(keras.layers.EinsumDense("abc,cde->abde", (1, 8, 8)), (1, 64))
+    assert einsum == density(keras.layers.Dense(64), (64,))

@@ -100,6 +100,24 @@ def test_tfmot_schedules_are_asked_only_when_they_can_be_due(blobs):
         np.testing.assert_array_equal(m, n)
 
 
+@pytest.mark.parametrize(("frequency", "end"), [(12, 20), (7, 20)])
+def test_a_last_pruning_before_the_schedules_end_is_said(blobs, frequency, end):
+    schedule = ks.schedules.polynomial_decay(0.0, 0.9, begin_step=0, end_step=end, frequency=frequency)
+    last = end // frequency * frequency
+    model, pruning = compiled(mlp(0.0)), ks.GradualPruning(schedule)
+    with pytest.warns(
+        UserWarning, match=rf"not reach its final sparsity, 0.9, but.*last pruning is at step {last}\."
+    ):
+        model.fit(*blobs, batch_size=8, epochs=2, callbacks=[pruning], verbose=0)
+    assert pruning.logs()["target_sparsity"] == pytest.approx(float(schedule(last)[1])) != 0.9
+
+
+def test_a_target_below_what_is_there_is_said(blobs):
+    pruning = ks.GradualPruning(lambda step: (step % 3 == 0, 0.3))
+    with pytest.warns(UserWarning, match="none of them dropped anything"):
+        compiled(mlp(0.6)).fit(*blobs, batch_size=8, epochs=2, callbacks=[pruning], verbose=0)
+
+
 def test_making_a_schedule_leaves_the_process_on_keras_3():
     pytest.importorskip("tensorflow_model_optimization")
     code = (

@@ -11,9 +11,9 @@ import keras
 import numpy as np
 import pytest
 from absl import app, flags
-from common import data, methods, train
-from common.experiment import LENET_MNIST
-from common.models import lenet_300_100
+from common import data, folder, methods, train
+from common.experiment import LENET_MNIST, WRN_CIFAR10
+from common.models import lenet_300_100, wide_resnet
 from common.options import define_flags, refuse
 from nets import numpy
 
@@ -136,6 +136,46 @@ def test_an_earlier_run_is_not_lost_by_accident(tmp_path):
     with pytest.raises(app.UsageError, match="holds a finished run.*--overwrite"):
         run(tmp_path, "--epochs=1", "--method=dense")
     run(tmp_path, "--epochs=1", "--method=dense", "--overwrite")
+
+
+def test_a_folder_that_is_no_run_keeps_what_it_holds(tmp_path):
+    run(tmp_path / "dense", "--epochs=1", "--method=dense")
+    for more in ([], ["--overwrite"], ["--resume"]):
+        with pytest.raises(app.UsageError, match=r"is not the folder of a run, since it has no config.json.*dense"):
+            run(tmp_path, "--epochs=1", *more)
+    assert (tmp_path / "dense" / "model.keras").exists()
+
+
+def test_the_dense_model_to_prune_is_not_overwritten(tmp_path):
+    run(tmp_path, "--epochs=1", "--method=dense")
+    dense = f"--dense_model={tmp_path / 'model.keras'}"
+    with pytest.raises(app.UsageError, match="lies in the folder .* would be replaced"):
+        run(tmp_path, "--epochs=1", "--method=compressed", "--overwrite", dense)
+    assert (tmp_path / "model.keras").exists()
+
+
+def test_another_backend_does_not_go_on_with_a_run(tmp_path):
+    runs = folder.RunFolder(tmp_path)
+    runs.begin({"method": "dense", "backend": "tensorflow"}, overwrite=False)
+    (tmp_path / "backup").mkdir()
+    (tmp_path / "backup" / "1.epochs.weights.h5").touch()
+    with pytest.raises(app.UsageError, match=r"KERAS_BACKEND=jax \(there: tensorflow\)"):
+        runs.check({"method": "dense", "backend": "jax"}, resume=True, overwrite=False)
+
+
+def test_a_flag_without_use_is_said(tmp_path, capsys):
+    run(tmp_path, "--epochs=1", "--method=static", "--period=3")
+    assert "--method static makes no use of --period" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", ["set", "dynamic_sparse"])
+def test_kernel_slices_have_a_count_of_their_own(method):
+    options = flags.FlagValues()
+    define_flags(WRN_CIFAR10, options)
+    options(["recipe", "--granularity=kernel_slice"])
+    masked = ks.sparsify(wide_resnet(depth=10, widen_factor=0.5), 0.9, granularity="kernel_slice")
+    made = methods.callback(method, WRN_CIFAR10, options, masked)
+    assert (made.count if method == "set" else made.prune_count)(0) == 2_000
 
 
 def test_a_split_smaller_than_a_batch(tmp_path):

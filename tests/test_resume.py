@@ -92,6 +92,26 @@ def test_a_fit_cut_off_ends_with_the_same_bits(name, first, kind, blobs, tmp_pat
         assert_same_end(blobs, sparsity, name, first, lambda i=i: BACKUPS[kind](tmp_path / str(i)), moment)
 
 
+@pytest.mark.parametrize("name", ["DeepR", "DynamicSparse"])
+def test_with_an_optimizer_that_moves_dead_weights(name, blobs, tmp_path):
+    """What wakes must not start from where Muon has left it."""
+    ends = []
+    for cut in (None, Cut("on_train_batch_end", 2, 5)):
+        keras.utils.set_random_seed(1)
+        model = compiled(mlp(), keras.optimizers.Muon(0.02))
+        fit = {"batch_size": 8, "epochs": 4, "shuffle": False, "verbose": 0}
+        callbacks = [METHODS[name](), ks.BackupAndRestore(tmp_path / str(bool(cut)))]
+        if cut:
+            with pytest.raises(CutError):
+                model.fit(*blobs, callbacks=[*callbacks, cut], **fit)
+            model = compiled(mlp(seed=3), keras.optimizers.Muon(0.02))
+            callbacks = [METHODS[name](), ks.BackupAndRestore(tmp_path / str(bool(cut)))]
+        model.fit(*blobs, callbacks=callbacks, **fit)
+        ends.append(bits(model))
+    for (path, one), (_, other) in zip(*ends, strict=True):
+        np.testing.assert_array_equal(one, other, err_msg=path)
+
+
 @needs_steps_per_execution
 @pytest.mark.parametrize("name", METHODS)
 def test_with_steps_per_execution(name, blobs, tmp_path):

@@ -213,3 +213,66 @@ def test_outside_of_fit_it_says_what_it_needs(blobs):
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         ks.RigL(**arguments)
+
+
+def two_heads():
+    """A net whose second output has no loss."""
+    inputs = keras.Input((8,))
+    x = keras.layers.Dense(12, activation="relu")(inputs)
+    outputs = {name: keras.layers.Dense(3, name=name)(x) for name in ("used", "unused")}
+    model = ks.sparsify(keras.Model(inputs, outputs), 0.6)
+    model.compile("sgd", {"used": keras.losses.SparseCategoricalCrossentropy(from_logits=True)})
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist:UserWarning")
+def test_an_output_without_a_loss_has_gradient_0(blobs):
+    model, (x, y) = two_heads(), blobs
+    gradients = dense_gradients(model, ks.masked_layers(model))(x, {"used": y}, None)
+    by_name = dict(zip([layer.name for layer in ks.masked_layers(model)], gradients, strict=True))
+    assert not by_name["unused"].any()
+    assert by_name["used"].any()
+    budget = live_weights(model)
+    model.fit(x, {"used": y}, batch_size=8, epochs=2, callbacks=[ks.RigL(period=3, until=2)], verbose=0)
+    assert live_weights(model) == budget
+
+
+@pytest.mark.parametrize("per_execution", [1, pytest.param(5, marks=needs_steps_per_execution)])
+def test_the_end_of_each_epoch(blobs, per_execution):
+    """The last batch counts, also where the executions do not divide the epoch."""
+    model = compiled(mlp(), steps_per_execution=per_execution)
+    method = ks.RigL(period="epoch", until=3)
+    history = model.fit(*blobs, batch_size=8, epochs=3, callbacks=[method], shuffle=False, verbose=0).history
+    assert history["grown"][0] > history["grown"][1] > history["grown"][2] == 0
+    x, y = blobs
+    keras.utils.set_random_seed(1)
+    probed = compiled(mlp())
+    method = ks.RigL(period="epoch", until=3, probe=(x[-8:], y[-8:]))
+    probed.fit(*blobs, batch_size=8, epochs=3, callbacks=[method], shuffle=False, verbose=0)
+    for (_, one), (_, other) in zip(state(model), state(probed), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@needs_steps_per_execution
+def test_dead_weights_are_cleared_within_an_execution_of_many_steps_too(blobs):
+    """A constraint by columns moves what is dead, and moves what lives by it."""
+
+    def trained(per_execution):
+        keras.utils.set_random_seed(1)
+        net = keras.Sequential(
+            [keras.Input((8,)), keras.layers.Dense(12, kernel_constraint=Centered()), keras.layers.Dense(3)]
+        )
+        model = compiled(ks.sparsify(net, 0.6), steps_per_execution=per_execution)
+        model.fit(*blobs, batch_size=8, epochs=2, callbacks=[ks.RigL(period=4, until=2)], shuffle=False, verbose=0)
+        return state(model)
+
+    for (one, mask), (other, same) in zip(trained(1), trained(4), strict=True):
+        np.testing.assert_array_equal(mask, same)
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+class Centered(keras.constraints.Constraint):
+    """Columns of mean 0."""
+
+    def __call__(self, w):
+        return w - keras.ops.mean(w, axis=0, keepdims=True)

@@ -107,3 +107,14 @@ def test_fraction_and_count_by_epoch(blobs):
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         ks.SET(**arguments)
+
+
+@pytest.mark.parametrize("count", [200, {0: 5, 1: 200}, lambda epoch: 5 + 100 * epoch])
+def test_more_than_can_be_dropped_is_refused(blobs, count):
+    with pytest.raises(ValueError, match=r"`count` must not be more than what can be dropped, 13\d of 14\d live"):
+        compiled(mlp()).fit(*blobs, epochs=3, callbacks=[ks.SET(count=count, period=2)], verbose=0)
+
+
+def test_a_fraction_that_rounds_to_nothing_is_said(blobs):
+    with pytest.warns(UserWarning, match="SET made 2 updates, and none of them dropped anything"):
+        compiled(mlp()).fit(*blobs, epochs=3, callbacks=[ks.SET(fraction=0.001)], verbose=0)

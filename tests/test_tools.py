@@ -42,6 +42,26 @@ def test_seeds_make_one_row_and_other_settings_another(tmp_path):
     assert compare.markdown(table).splitlines()[0].startswith("| method | sparsity |")
 
 
+def test_runs_of_another_recipe_change_no_row(tmp_path):
+    write(tmp_path / "a", 0.97, settings="paper")
+    write(tmp_path / "b", 0.99, settings="ours")
+    alone = compare.rows(compare.read(tmp_path))
+    assert [row[5] for row in alone] == ["98.14 ± .14", ""]
+    write(tmp_path / "c", 0.5, dataset="cifar10", depth=10)
+    assert [row for row in compare.rows(compare.read(tmp_path)) if row[3] != "50.00"] == alone
+
+
+@pytest.mark.parametrize(("made", "given", "same"), [(1e-4, "1e-4", True), (0.9, "0.90", True), (0.9, "0.91", False)])
+def test_a_finished_run_is_that_of_the_same_numbers(tmp_path, made, given, same):
+    write(tmp_path / "run", 0.97, l1=made, jit_compile=True)
+    command = [sys.executable, "r.py", f"--output_dir={tmp_path / 'run'}", f"--l1={given}", "--jit_compile=true"]
+    if same:
+        sweep._check_same(tmp_path / "run", command)
+    else:
+        with pytest.raises(SystemExit):
+            sweep._check_same(tmp_path / "run", command)
+
+
 def test_nothing_to_compare(tmp_path):
     process = subprocess.run([sys.executable, ROOT / "tools/compare.py", tmp_path], capture_output=True, text=True)
     assert process.returncode == 1
