@@ -15,7 +15,7 @@ test: $(VENV)/installed-test  ## On the TensorFlow backend, in minutes: what eac
 	$(BIN)/python -m pytest $(PARALLEL) -m "not long" $(ARGS)
 
 test-long: $(VENV)/installed-test  ## Whole trainings by all methods: random, odd, cut off, killed, saved, convolutional
-	$(BIN)/python -m pytest $(PARALLEL) -m long --examples 500 $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m long --examples 500 --kills 2 $(ARGS)
 
 test-backends: $(VENV)/installed-jax $(VENV)/installed-torch  ## The core's tests on the other backends
 	KERAS_BACKEND=jax $(BIN)/python -m pytest $(PARALLEL)
