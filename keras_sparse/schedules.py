@@ -28,7 +28,7 @@ class ByEpoch:
 
     def __init__(self, values):
         epochs = values if isinstance(values, Mapping) else ()
-        if 0 not in epochs or any(isinstance(e, bool) or not isinstance(e, int) or e < 0 for e in epochs):
+        if 0 not in epochs or any(isinstance(e, bool) or not isinstance(e, numbers.Integral) or e < 0 for e in epochs):
             raise ValueError(
                 "A schedule by epoch is a dict of first epoch to value, whose epochs are whole numbers from 0 on and "
                 f"include 0. Received: {values!r}. Write for example {{0: 100, 25: 200}}."

@@ -105,9 +105,7 @@ def test_a_last_pruning_before_the_schedules_end_is_said(blobs, frequency, end):
     schedule = ks.schedules.polynomial_decay(0.0, 0.9, begin_step=0, end_step=end, frequency=frequency)
     last = end // frequency * frequency
     model, pruning = compiled(mlp(0.0)), ks.GradualPruning(schedule)
-    with pytest.warns(
-        UserWarning, match=rf"not reach its final sparsity, 0.9, but.*last pruning is at step {last}\."
-    ):
+    with pytest.warns(UserWarning, match=rf"not reach its final sparsity, 0.9, but.*last pruning is at step {last}\."):
         model.fit(*blobs, batch_size=8, epochs=2, callbacks=[pruning], verbose=0)
     assert pruning.logs()["target_sparsity"] == pytest.approx(float(schedule(last)[1])) != 0.9
 

@@ -27,8 +27,8 @@ class SparseMethod(Within):
     accumulators start elsewhere). In `fit` dead weights are 0 after every step: what an optimizer such as Muon does to
     them is undone within the compiled step.
 
-    In `fit` it adds to the epoch's `logs`: `sparsity` (of the masked kernels, after the epoch), `dropped` and
-    `grown` (mask elements over the epoch). Put it before callbacks that should see them, such as CSVLogger and
+    In `fit` it adds to the epoch's `logs`: `sparsity` (of the masked kernels that train, after the epoch), `dropped`
+    and `grown` (mask elements over the epoch). Put it before callbacks that should see them, such as CSVLogger and
     TensorBoard. In a loop of your own call `update(model, step)`.
 
     Args:

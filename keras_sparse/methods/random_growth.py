@@ -14,9 +14,10 @@ class RandomGrowth(SparseMethod):
     """Base of methods that grow at random positions among those that were dead before the update's drop.
 
     Args:
-        growth: "anywhere", or "live_units" for positions between two units that each have a live weight in the layer. A
-            unit without live inputs says nothing, and one without live outputs tells nobody; weights there are lost
-            until the next update, and in a very sparse network they are most.
+        growth: "anywhere", or "live_units" for positions between two units, as the last two axes of the kernel number
+            them, that each have a live weight in the layer. A unit without live inputs says nothing, and one without
+            live outputs tells nobody; weights there are lost until the next update, and in a very sparse network they
+            are most.
         regrow_scale: standard deviation of the normal distribution from which grown weights start, a float of at
             least 0. In a very sparse network a unit whose live incoming weights are all 0 passes no gradient either
             way, and stays stuck; 1e-4 frees it, too small to disturb anything.
