@@ -1,5 +1,7 @@
 """Growing at random: what dynamic sparse reparameterization and SET share."""
 
+import math
+
 import numpy as np
 
 from keras_sparse import criteria
@@ -43,7 +45,7 @@ class RandomGrowth(SparseMethod):
         """
         live = [np.count_nonzero(x.kernel_mask.numpy()) for x in trainable_masked_layers(self.model)]
         can = sum(live) - len(live)  # Each layer keeps one.
-        most = max(map(count, range(self.params["epochs"])))
+        most = max(map(count, range(min(self.params["epochs"], self.until or math.inf))))
         if most * part > can:
             raise ValueError(
                 f"`{name}` must not be more than what can be dropped, {can} of {sum(live)} live mask elements. "
