@@ -320,7 +320,7 @@ def companions(folder):
 
 @pytest.mark.usefixtures("_fewer_rounds")
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.filterwarnings("ignore:.*(made no update|can move nothing|has done nothing):UserWarning")
+@pytest.mark.filterwarnings("ignore:.*(made no update|can move nothing|has done nothing|none of them dropped)")
 def test_fits(name, request, tmp_path):
     """Of tiny nets, step by step in Python: to compile one takes longer than to train it so."""
     ran = 0

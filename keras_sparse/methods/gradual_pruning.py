@@ -8,10 +8,11 @@ import warnings
 import numpy as np
 
 from keras_sparse import criteria
+from keras_sparse.conversion import trainable_masked_layers
 from keras_sparse.masks import check_sparsity
 from keras_sparse.methods.arguments import check_choice
 from keras_sparse.methods.base import SparseMethod
-from keras_sparse.methods.tensor import by_unit
+from keras_sparse.methods.tensor import by_unit, sparsity
 from keras_sparse.schedules import multiples
 
 
@@ -94,6 +95,10 @@ class GradualPruning(SparseMethod):
     def grow(self, tensor, count, rng):
         """Nothing grows."""
         return np.zeros(0, "int64")
+
+    def done(self):
+        """Whether the network is as sparse as the schedule says, to a hundredth."""
+        return abs(sparsity(trainable_masked_layers(self.model)) - self._sparsity()) < 0.01
 
     def logs(self):
         """The sparsity that the schedule has named last."""
