@@ -56,13 +56,13 @@ def rows(runs):
         runs: list of `(config, result)`.
     """
     groups = defaultdict(list)
-    datasets = defaultdict(list)
+    flags = defaultdict(list)
     for config, _ in runs:
-        datasets[config["dataset"]].append(set(config) - set(SAME))
+        flags[config["dataset"]].append(set(config) - set(SAME))
+    # A flag that some version of a recipe does not have makes no row of its own.
+    common = {dataset: set.intersection(*sets) for dataset, sets in flags.items()}
     for config, result in runs:
-        # A flag that some version of a recipe does not have makes no row of its own.
-        common = set.intersection(*datasets[config["dataset"]])
-        key = {k: config[k] for k in common if not (k == "sparsity" and config["method"] == "dense")}
+        key = {k: config[k] for k in common[config["dataset"]] if not (k == "sparsity" and config["method"] == "dense")}
         groups[json.dumps(key, sort_keys=True)].append(result)
     table = []
     for key, results in groups.items():
