@@ -3,6 +3,7 @@
 import functools
 import math
 
+import keras
 from absl import app, flags
 
 from common import devices, methods
@@ -77,5 +78,6 @@ def refuse(arguments):
 
 
 def given(options):
-    """Every flag of a recipe with its value, a dict."""
-    return {flag.name: flag.value for flag in options.get_flags_for_module(__name__)}
+    """What a run is started with, a dict: every flag of the recipe, and Keras's backend."""
+    flags_given = {flag.name: flag.value for flag in options.get_flags_for_module(__name__)}
+    return {**flags_given, "backend": keras.backend.backend()}

@@ -46,7 +46,7 @@ def run(experiment, build, load=data.load, options=flags.FLAGS):
             f"--dense_model={options.dense_model} lies in the folder {path} that this run is written to, and would be "
             "replaced. Give another --output_dir."
         )
-    runs.check(_config(options), options.resume, options.overwrite)
+    runs.check(given(options), options.resume, options.overwrite)
     if options.resume and runs.result():
         print(f"The run in {path} is finished already: test accuracy {runs.result()['test_accuracy']:.2%}.")
         return runs.result()
@@ -85,10 +85,6 @@ def _quit(message):
     os._exit(1)
 
 
-def _config(options):
-    return {**given(options), "backend": keras.backend.backend()}
-
-
 def _is_ours(error):
     """Whether it was raised here or in the library, whose messages say all there is to say."""
     file = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
@@ -117,7 +113,7 @@ def _run(experiment, build, load, options, runs):
             "needs one. Take a larger split."
         )
     if machine.leads:
-        runs.begin(_config(options), options.overwrite)
+        runs.begin(given(options), options.overwrite)
     with machine.scope():
         build = _with_flags(build, experiment, options, sets[0], machine)
         trainer = Trainer(experiment.training, options, sets, machine)
