@@ -66,7 +66,6 @@ def test_period_by_epoch(blobs):
     assert fit(blobs, Recorder(5, lambda epoch: 6 * (epoch + 1))) == [6, 12, 24, 36]
 
 
-@pytest.mark.filterwarnings("ignore:.*none of them dropped anything:UserWarning")
 def test_prune_count_by_epoch_reaches_the_threshold(blobs):
     recorder = Recorder({0: 1, 1: 60}, 12, threshold=1e-6)
     model = compiled(mlp())
@@ -104,7 +103,6 @@ def test_a_saved_model_goes_on_where_it_was(blobs, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.filterwarnings("ignore:.*none of them dropped anything:UserWarning")
 def test_an_update_that_a_checkpoint_missed_is_made_up_for(blobs):
     """The clock of a model saved between a boundary and its update."""
     model, recorder = compiled(mlp()), Recorder(5, 12)
@@ -168,7 +166,6 @@ def test_a_model_without_masked_layers_is_refused(blobs):
         fit(blobs, Recorder(5, 5), model=dense)
 
 
-@pytest.mark.filterwarnings("ignore:.*none of them dropped anything:UserWarning")
 def test_a_model_that_is_not_built_says_how_to_build_it(blobs):
     model = keras.Sequential([MaskedDense(6, sparsity=0.5, name="a"), keras.layers.Dense(3)])
     with pytest.raises(ValueError, match=r"is not built: \['a'\] have no weights yet. Call it once"):

@@ -56,7 +56,6 @@ def test_every_method_learns_and_keeps_its_budget(method, data_dir, tmp_path):  
         assert result["parameters"] == pytest.approx(0.3 * sparse + 1_786 + 227, rel=0.1)
 
 
-@pytest.mark.filterwarnings("ignore:.*none of them dropped:UserWarning")  # The threshold has just begun to adapt.
 def test_kernel_slices(data_dir, tmp_path):  # noqa: F811
     result = wrn(tmp_path, data_dir, "--granularity=kernel_slice", "--epochs=2", "--prune_count=20", "--sparsity=0.5")
     assert result["live_weights"] == result["sparse_weights"] // 2

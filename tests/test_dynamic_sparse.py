@@ -236,3 +236,11 @@ def test_no_more_is_dropped_than_fits_between_live_units():
     before = flat(model)
     ks.DynamicSparse(2, 1, threshold=0.5, growth="live_units").update(model, step=1)
     assert flat(model) == before
+
+
+def test_a_threshold_that_stays_below_all_weights_is_said(blobs):
+    """Not after few updates: it doubles at each."""
+    training = {"batch_size": 8, "epochs": 2, "verbose": 0}
+    compiled(mlp()).fit(*blobs, callbacks=[ks.DynamicSparse(15, 3, threshold=1e-15)], **training)
+    with pytest.warns(UserWarning, match="made 24 updates, and none of them dropped anything"):
+        compiled(mlp()).fit(*blobs, callbacks=[ks.DynamicSparse(15, 1, threshold=1e-15)], **training)

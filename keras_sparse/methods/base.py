@@ -221,16 +221,15 @@ class SparseMethod(Within):
                 f"steps of this fit. Received: {self._when()}. Choose a shorter period, or train longer.",
                 stacklevel=2,
             )
-        elif self._updates and not self._moved and not self.done():
+        elif self._updates and not self._moved and not self.may_be_idle():
             warnings.warn(
                 f"{type(self).__name__} made {self._updates} updates, and none of them dropped anything: the masks are "
-                "what they were. Its threshold, count, fraction or target is too low for this network, or has just "
-                "begun to adapt.",
+                "what they were. Its threshold, count, fraction or target is too low for this network.",
                 stacklevel=2,
             )
 
-    def done(self):
-        """Whether it has come to its end, after which there is nothing to do."""
+    def may_be_idle(self):
+        """Whether it is as it should be that no update of this fit dropped anything."""
         return False
 
     def _when(self):

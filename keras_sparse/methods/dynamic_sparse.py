@@ -107,6 +107,10 @@ class DynamicSparse(RandomGrowth):
                 counts[i] = n
         return counts
 
+    def may_be_idle(self):
+        """While the threshold is looked for: it doubles at each update that drops too few, so 8 are a factor of 256."""
+        return self._updates <= 8
+
     def recall(self, memory):
         """Continues with the threshold the model carries, if it has one."""
         self._current = float(view(memory.threshold)) or _single(self.threshold)

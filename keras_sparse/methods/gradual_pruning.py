@@ -96,7 +96,7 @@ class GradualPruning(SparseMethod):
         """Nothing grows."""
         return np.zeros(0, "int64")
 
-    def done(self):
+    def may_be_idle(self):
         """Whether the network is as sparse as the schedule says, to a hundredth."""
         return abs(sparsity(trainable_masked_layers(self.model)) - self._sparsity()) < 0.01
 
