@@ -11,6 +11,8 @@ import keras_sparse as ks
 from keras_sparse.slots import slots
 
 numpy = keras.ops.convert_to_numpy
+# XLA takes seconds for each network on TensorFlow; on JAX it is what makes a step fast.
+UNCOMPILED = ["--nojit_compile"] if keras.backend.backend() == "tensorflow" else []
 needs_steps_per_execution = pytest.mark.skipif(
     keras.backend.backend() == "torch", reason="Keras runs steps_per_execution=1 only on PyTorch"
 )

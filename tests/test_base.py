@@ -5,7 +5,7 @@ import contextlib
 import keras
 import numpy as np
 import pytest
-from nets import assert_dead_is_zero, compiled, live_weights, mlp, needs_steps_per_execution, numpy, state
+from nets import assert_dead_is_zero, compiled, live_weights, mlp, needs_steps_per_execution, numpy, ready, state
 
 import keras_sparse as ks
 from keras_sparse.layers import MaskedDense
@@ -28,7 +28,7 @@ class Recorder(ks.DynamicSparse):
 
 def fit(blobs, recorder, optimizer=None, epochs=3, batch_size=8, model=None, callbacks=(), fit_kwargs=None, **kwargs):
     """12 batches an epoch."""
-    model = compiled(model or mlp(), optimizer, **kwargs)
+    model = compiled(model or mlp(), optimizer, **kwargs) if model or optimizer else ready(mlp, **kwargs)
     model.fit(
         *blobs, batch_size=batch_size, epochs=epochs, callbacks=[recorder, *callbacks], verbose=0, **(fit_kwargs or {})
     )
@@ -68,7 +68,7 @@ def test_period_by_epoch(blobs):
 
 def test_prune_count_by_epoch_reaches_the_threshold(blobs):
     recorder = Recorder({0: 1, 1: 60}, 12, threshold=1e-6)
-    model = compiled(mlp())
+    model = ready(mlp)
     history = model.fit(*blobs, batch_size=8, epochs=3, callbacks=[recorder], verbose=0).history
     assert history["threshold"] == pytest.approx([2e-6, 4e-6, 8e-6])
 
@@ -78,8 +78,7 @@ def test_until(blobs):
 
 
 def test_a_second_fit_goes_on_counting(blobs):
-    model, recorder = mlp(), Recorder(5, 5)
-    compiled(model)
+    model, recorder = ready(mlp), Recorder(5, 5)
     for _ in range(2):
         model.fit(*blobs, batch_size=8, epochs=1, callbacks=[recorder], verbose=0)
     assert recorder.steps == [5, 10, 15, 20]
@@ -88,24 +87,24 @@ def test_a_second_fit_goes_on_counting(blobs):
 def test_a_saved_model_goes_on_where_it_was(blobs, tmp_path):
     """Two epochs at once, and one epoch, saved, loaded, one more, are the same."""
     keras.utils.set_random_seed(1)
-    whole = compiled(mlp())
-    whole.fit(*blobs, batch_size=8, epochs=2, callbacks=[ks.DynamicSparse(15, 5)], shuffle=False, verbose=0)
-    keras.utils.set_random_seed(1)
-    half = compiled(mlp())
+    model = ready(mlp)
+    model.fit(*blobs, batch_size=8, epochs=2, callbacks=[ks.DynamicSparse(15, 5)], shuffle=False, verbose=0)
+    whole = state(model)
+    half = ready(mlp)
     half.fit(*blobs, batch_size=8, epochs=1, callbacks=[ks.DynamicSparse(15, 5)], shuffle=False, verbose=0)
     half.save(tmp_path / "half.keras")
     half = keras.models.load_model(tmp_path / "half.keras")
     half.fit(
         *blobs, batch_size=8, epochs=2, initial_epoch=1, callbacks=[ks.DynamicSparse(15, 5)], shuffle=False, verbose=0
     )
-    for (a, m), (b, n) in zip(state(whole), state(half), strict=True):
+    for (a, m), (b, n) in zip(whole, state(half), strict=True):
         np.testing.assert_array_equal(m, n)
         np.testing.assert_array_equal(a, b)
 
 
 def test_an_update_that_a_checkpoint_missed_is_made_up_for(blobs):
     """The clock of a model saved between a boundary and its update."""
-    model, recorder = compiled(mlp()), Recorder(5, 12)
+    model, recorder = ready(mlp), Recorder(5, 12)
     model.fit(*blobs, batch_size=8, epochs=1, callbacks=[recorder], verbose=0)
     for layer in ks.masked_layers(model):
         layer.kernel_mask.last_update.assign(11)
@@ -114,7 +113,7 @@ def test_an_update_that_a_checkpoint_missed_is_made_up_for(blobs):
 
 
 def test_epochs_without_the_method_are_not_made_up_for(blobs):
-    model, recorder = compiled(mlp()), Recorder(5, 5)
+    model, recorder = ready(mlp), Recorder(5, 5)
     for callbacks in ([recorder], [], [recorder]):
         model.fit(*blobs, batch_size=8, epochs=1, callbacks=callbacks, verbose=0)
     assert recorder.steps == [5, 10, 25, 30, 35]
@@ -129,7 +128,7 @@ def test_a_run_that_died_goes_on_whatever_the_order_of_callbacks(blobs, tmp_path
 
     def run(folder, *callbacks):
         keras.utils.set_random_seed(1)
-        model, recorder = compiled(mlp(0.8)), Recorder(10, 5, threshold=0.05)
+        model, recorder = ready(mlp, 0.8), Recorder(10, 5, threshold=0.05)
         both = [keras.callbacks.BackupAndRestore(tmp_path / folder), recorder][:: 1 if backup_first else -1]
         fit_kwargs = {"shuffle": False, "batch_size": 8, "epochs": 4, "verbose": 0}
         with contextlib.suppress(KeyboardInterrupt):
@@ -217,7 +216,7 @@ def test_layers_are_reached_through_the_model_only_when_due(blobs, monkeypatch):
     inherited = keras.callbacks.Callback.model.fget
     monkeypatch.setattr(Recorder, "model", property(lambda self: accesses.append(1) or inherited(self)))
     recorder = Recorder(5, 12)
-    model = compiled(mlp())
+    model = ready(mlp)
     in_batches = []
 
     class Count(keras.callbacks.Callback):
@@ -233,7 +232,7 @@ def test_layers_are_reached_through_the_model_only_when_due(blobs, monkeypatch):
 
 def test_the_updated_masks_are_what_training_goes_on_with(blobs):
     """Defect 7: on JAX a layer kept by reference during fit is stale, and what is written to it is lost."""
-    model = compiled(mlp(0.5))
+    model = ready(mlp, 0.5)
     masks = []
 
     class Masks(keras.callbacks.Callback):
@@ -258,7 +257,7 @@ def test_a_method_that_breaks_the_budget_is_stopped_and_nothing_is_written(blobs
             return tensor.live[:count]
 
     for method in (Greedy(15, 5, threshold=0.1), Resurrecting(15, 5, threshold=0.1)):
-        model = compiled(mlp())
+        model = ready(mlp)
         before = state(model)
         with pytest.raises(RuntimeError, match=f"{type(method).__name__} broke an invariant"):
             method.update(model, 1)
@@ -268,7 +267,7 @@ def test_a_method_that_breaks_the_budget_is_stopped_and_nothing_is_written(blobs
 
 
 def test_a_loop_of_ones_own(blobs):
-    model = compiled(mlp())
+    model = ready(mlp)
     method = ks.DynamicSparse(15, 5, threshold=0.05)
     budget, before = live_weights(model), state(model)
     for step in range(1, 21):
@@ -355,13 +354,13 @@ def test_what_another_callback_writes_to_dead_weights_is_gone_at_the_end(blobs, 
             for layer in ks.masked_layers(self.model):
                 layer.kernel_variable.assign(np.ones(layer.kernel_variable.shape))
 
-    model = compiled(mlp())
+    model = ready(mlp)
     model.fit(*blobs, batch_size=8, epochs=2, callbacks=[method, Ones()], verbose=0)
     assert_dead_is_zero(model)
 
 
 def test_static_goes_on_with_what_another_method_has_trained(blobs, tmp_path):
-    model = compiled(mlp())
+    model = ready(mlp)
     model.fit(*blobs, batch_size=8, callbacks=[ks.DynamicSparse(5, 4, threshold=0.05)], verbose=0)
     model.save(tmp_path / "m.keras")
     loaded = keras.models.load_model(tmp_path / "m.keras")

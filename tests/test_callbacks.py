@@ -2,7 +2,7 @@
 
 import keras
 import pytest
-from nets import assert_dead_is_zero, compiled, live_weights, mlp, numpy
+from nets import assert_dead_is_zero, live_weights, mlp, numpy, ready
 
 import keras_sparse as ks
 from keras_sparse.callbacks import is_as_sparse
@@ -22,7 +22,7 @@ class Score(keras.callbacks.Callback):
 
 @pytest.fixture
 def model():
-    return compiled(mlp(0.0))
+    return ready(mlp, 0.0)
 
 
 def fit(model, blobs, *callbacks, epochs=8):
@@ -72,7 +72,7 @@ def moving():
 
 
 def test_restored_masks_leave_no_momentum_of_weights_that_die_by_it(blobs):
-    model = compiled(mlp())
+    model = ready(mlp)
     score = {"monitor": "score", "mode": "min", "restore_best_weights": True}
     stop = ks.EarlyStopping(**score, patience=3, from_sparsity=0.5)
     model.fit(*blobs, batch_size=8, epochs=6, callbacks=[moving(), Score(), stop], verbose=0)
@@ -87,7 +87,7 @@ def test_restored_masks_leave_no_momentum_of_weights_that_die_by_it(blobs):
 
 
 def test_weights_set_between_two_epochs_leave_no_momentum_either(blobs):
-    model = compiled(mlp())
+    model = ready(mlp)
     model.fit(*blobs, batch_size=8, epochs=5, callbacks=[moving(), FirstWeights(), Look()], verbose=0)
     assert_dead_is_zero(model)
 

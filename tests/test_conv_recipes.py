@@ -14,7 +14,7 @@ from common.experiment import RESNET50_IMAGENET, WRN_CIFAR10
 from common.models import resnet, wide_resnet
 from common.options import define_flags
 from image_sets import data_dir  # noqa: F401
-from nets import numpy
+from nets import UNCOMPILED, numpy
 from processes import Script
 
 import keras_sparse as ks
@@ -32,7 +32,7 @@ def squares(*args, **kwargs):
 def run(experiment, build, load, folder, *arguments):
     options = flags.FlagValues()
     define_flags(experiment, options)
-    options(["recipe", "--verbose=0", "--nojit_compile", f"--output_dir={folder}", *arguments])
+    options(["recipe", "--verbose=0", *UNCOMPILED, f"--output_dir={folder}", *arguments])
     return train.run(experiment, build, load, options)
 
 
@@ -135,7 +135,7 @@ def test_devices_share_every_test_batch(images, replicas, expected):
 
 def start(folder, data_dir, *arguments):  # noqa: F811
     small = ["--dataset=squares", f"--data_dir={data_dir}", "--depth=10", "--widen_factor=0.25", "--batch_size=16"]
-    small += ["--epochs=2", "--prune_count=100", "--period=3", "--verbose=0", "--sparsity=0.7", "--nojit_compile"]
+    small += ["--epochs=2", "--prune_count=100", "--period=3", "--verbose=0", "--sparsity=0.7", *UNCOMPILED]
     return Script(ROOT / "recipes/wrn_cifar10.py", *small, f"--output_dir={folder}", *arguments)
 
 

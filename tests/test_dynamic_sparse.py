@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from nets import assert_dead_is_zero, compiled, live_weights, mlp, numpy, state
+from nets import assert_dead_is_zero, compiled, live_weights, mlp, numpy, ready, state
 from reference import algorithm_1
 from replay import Replay
 
@@ -84,7 +84,7 @@ def test_a_real_fit_replayed_in_plain_python(blobs, sparsity, period, seed):
         assert sum(map(len, dropped)) == sum(map(len, grown))
         return dropped, grown
 
-    model = compiled(mlp(sparsity, seed=seed))
+    model = ready(mlp, sparsity, seed)
     replay = Replay(reference, period, seed, scale=1e-2)
     method = ks.DynamicSparse(15, period, threshold=0.03, regrow_scale=1e-2, seed=seed)
     model.fit(*blobs, batch_size=8, epochs=4, callbacks=replay.around(method), verbose=0)
@@ -141,7 +141,7 @@ def test_kernel_slices_move_whole_and_keep_the_number_of_weights():
 
 
 def test_regrown_weights_start_small_and_random(blobs):
-    model = compiled(mlp(0.5))
+    model = ready(mlp, 0.5)
     mask = [m for _, m in state(model)]
     ks.DynamicSparse(40, 1, threshold=0.15, regrow_scale=1e-3).update(model, step=1)
     grown = np.concatenate([w[n & ~m] for (w, n), m in zip(state(model), mask, strict=True)])
@@ -152,7 +152,7 @@ def test_regrown_weights_start_small_and_random(blobs):
 
 def test_threshold_and_step_are_kept_in_the_model(blobs, tmp_path):
     """Defect 5: a resume that forgets the adaptive threshold."""
-    model = compiled(mlp())
+    model = ready(mlp)
     method = ks.DynamicSparse(5, 4, threshold=1e-3)
     model.fit(*blobs, batch_size=8, epochs=2, callbacks=[method], verbose=0)
     model.save(tmp_path / "m.keras")
@@ -202,7 +202,7 @@ def test_bad_arguments(arguments, message):
 
 def test_another_model_starts_with_the_threshold_given():
     method = ks.DynamicSparse(1000, 1, threshold=0.25)
-    method.update(compiled(mlp()), 1)
+    method.update(ready(mlp), 1)
     assert method.logs()["threshold"] == 0.5
     fresh = compiled(mlp(seed=1))
     method.update(fresh, 1)
@@ -210,13 +210,13 @@ def test_another_model_starts_with_the_threshold_given():
 
 
 def test_more_to_prune_than_there_is(blobs):
-    model = compiled(mlp(0.9))
+    model = ready(mlp, 0.9)
     with pytest.raises(ValueError, match="not be more than what can be dropped, 33 of 36 live mask elements.*=37"):
         model.fit(*blobs, callbacks=[ks.DynamicSparse(37, 4)], verbose=0)
 
 
 def test_growth_between_live_units_only(blobs):
-    model = compiled(mlp(0.9))
+    model = ready(mlp, 0.9)
     masks = [m for _, m in state(model)]
     dead_in, dead_out = ([~m.any(axis=axis) for m in masks] for axis in (1, 0))
     assert any(d.any() for d in dead_in + dead_out)
@@ -241,6 +241,6 @@ def test_no_more_is_dropped_than_fits_between_live_units():
 def test_a_threshold_that_stays_below_all_weights_is_said(blobs):
     """Not after few updates: it doubles at each."""
     training = {"batch_size": 8, "epochs": 2, "verbose": 0}
-    compiled(mlp()).fit(*blobs, callbacks=[ks.DynamicSparse(15, 3, threshold=1e-15)], **training)
+    ready(mlp).fit(*blobs, callbacks=[ks.DynamicSparse(15, 3, threshold=1e-15)], **training)
     with pytest.warns(UserWarning, match="made 24 updates, and none of them dropped anything"):
-        compiled(mlp()).fit(*blobs, callbacks=[ks.DynamicSparse(15, 1, threshold=1e-15)], **training)
+        ready(mlp).fit(*blobs, callbacks=[ks.DynamicSparse(15, 1, threshold=1e-15)], **training)

@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from nets import assert_dead_is_zero, compiled, live_weights, mlp, state
+from nets import assert_dead_is_zero, live_weights, mlp, ready, state
 
 import keras_sparse as ks
 from keras_sparse.methods.tensor import Tensor
@@ -45,7 +45,7 @@ class TestByHand:
 
 
 def test_sparsity_follows_the_schedule(blobs):
-    model = compiled(mlp(0.0))
+    model = ready(mlp, 0.0)
     actual = {}
 
     class Watch(keras.callbacks.Callback):
@@ -66,7 +66,7 @@ def test_sparsity_follows_the_schedule(blobs):
 
 
 def test_a_schedule_that_is_due_before_the_first_step(blobs):
-    model = compiled(mlp(0.0))
+    model = ready(mlp, 0.0)
     seen = []
 
     class First(keras.callbacks.Callback):
@@ -90,13 +90,14 @@ def test_tfmot_schedules_are_asked_only_when_they_can_be_due(blobs):
             asked.append(step)
             return schedule(step)
 
-    models = []
+    runs = []
     for s in (Asked(), curve):
         keras.utils.set_random_seed(4)
-        models.append(compiled(mlp(0.0)))
-        models[-1].fit(*blobs, batch_size=8, epochs=3, callbacks=[ks.GradualPruning(s)], shuffle=False, verbose=0)
+        model = ready(mlp, 0.0)
+        model.fit(*blobs, batch_size=8, epochs=3, callbacks=[ks.GradualPruning(s)], shuffle=False, verbose=0)
+        runs.append(state(model))
     assert set(asked) == {6, 12, 18, 24, 30, 36}
-    for (_, m), (_, n) in zip(*map(state, models), strict=True):
+    for (_, m), (_, n) in zip(*runs, strict=True):
         np.testing.assert_array_equal(m, n)
 
 
@@ -104,7 +105,7 @@ def test_tfmot_schedules_are_asked_only_when_they_can_be_due(blobs):
 def test_a_last_pruning_before_the_schedules_end_is_said(blobs, frequency, end):
     schedule = ks.schedules.polynomial_decay(0.0, 0.9, begin_step=0, end_step=end, frequency=frequency)
     last = end // frequency * frequency
-    model, pruning = compiled(mlp(0.0)), ks.GradualPruning(schedule)
+    model, pruning = ready(mlp, 0.0), ks.GradualPruning(schedule)
     with pytest.warns(UserWarning, match=rf"not reach its final sparsity, 0.9, but.*last pruning is at step {last}\."):
         model.fit(*blobs, batch_size=8, epochs=2, callbacks=[pruning], verbose=0)
     assert pruning.logs()["target_sparsity"] == pytest.approx(float(schedule(last)[1])) != 0.9
@@ -113,7 +114,7 @@ def test_a_last_pruning_before_the_schedules_end_is_said(blobs, frequency, end):
 def test_a_target_below_what_is_there_is_said(blobs):
     pruning = ks.GradualPruning(lambda step: (step % 3 == 0, 0.3))
     with pytest.warns(UserWarning, match="none of them dropped anything"):
-        compiled(mlp(0.6)).fit(*blobs, batch_size=8, epochs=2, callbacks=[pruning], verbose=0)
+        ready(mlp, 0.6).fit(*blobs, batch_size=8, epochs=2, callbacks=[pruning], verbose=0)
 
 
 def test_making_a_schedule_leaves_the_process_on_keras_3():
@@ -180,13 +181,13 @@ def test_masks_equal_those_of_tfmot_at_every_pruning(tmp_path):
 def test_two_prunings_in_one_execution_are_refused(blobs):
     if keras.backend.backend() == "torch":
         pytest.skip("Keras runs steps_per_execution=1 only on PyTorch")
-    model = compiled(mlp(0.0), steps_per_execution=12)
+    model = ready(mlp, 0.0, steps_per_execution=12)
     with pytest.raises(ValueError, match="GradualPruning has to act.*the period is 6 batches"):
         model.fit(*blobs, batch_size=8, callbacks=[ks.GradualPruning(curve)], verbose=0)
 
 
 def test_a_schedule_that_is_never_due_or_not_finished_is_said(blobs):
-    model = compiled(mlp(0.0))
+    model = ready(mlp, 0.0)
     with pytest.warns(UserWarning, match="GradualPruning made no update: none was due in the 12 optimizer steps"):
         model.fit(*blobs, batch_size=8, callbacks=[ks.GradualPruning(lambda s: (s == 100, 0.5))], verbose=0)
 
@@ -196,7 +197,7 @@ def test_a_schedule_that_is_never_due_or_not_finished_is_said(blobs):
         def __call__(self, step):
             return curve(step, end=60)
 
-    model = compiled(mlp(0.0))
+    model = ready(mlp, 0.0)
     with pytest.warns(
         UserWarning, match="did not reach its final sparsity: the schedule ends at step 60, .* at step 12"
     ):

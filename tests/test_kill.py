@@ -14,6 +14,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from nets import UNCOMPILED
 from processes import Script
 
 ROOT = Path(__file__).parents[1]
@@ -37,7 +38,7 @@ class Run:
     def __init__(self, method, folder):
         self.folder = folder
         flags = [f"--method={method}", "--sparsity=0.9", "--train_split=train[:1000]", "--epochs=10", *METHODS[method]]
-        small = ["--dataset=mnist_5k", "--period=3", "--verbose=0", "--nojit_compile"]
+        small = ["--dataset=mnist_5k", "--period=3", "--verbose=0", *UNCOMPILED]
         self.flags = [*small, "--resume", *flags, f"--output_dir={folder}"]
 
     def start(self):

@@ -15,12 +15,12 @@ from common import data, folder, methods, train
 from common.experiment import LENET_MNIST, WRN_CIFAR10
 from common.models import lenet_300_100, wide_resnet
 from common.options import define_flags, refuse
-from nets import numpy
+from nets import UNCOMPILED, numpy
 
 import keras_sparse as ks
 
 ROOT = Path(__file__).parents[1]
-SMALL = ["--dataset=mnist_5k", "--train_split=train[:1000]", "--verbose=0", "--nojit_compile"]
+SMALL = ["--dataset=mnist_5k", "--train_split=train[:1000]", "--verbose=0", *UNCOMPILED]
 
 
 def run(folder, *arguments):

@@ -5,7 +5,7 @@ import math
 import keras
 import numpy as np
 import pytest
-from nets import compiled, live_weights, mlp, needs_steps_per_execution, numpy, state
+from nets import compiled, live_weights, mlp, needs_steps_per_execution, numpy, ready, state
 from replay import Replay
 
 import keras_sparse as ks
@@ -29,7 +29,7 @@ def losses(model, x, y, layer, position, by):
 
 
 def test_dense_gradients_are_what_the_loss_would_gain_dead_weights_included(blobs):
-    model = compiled(mlp(0.7, seed=1))
+    model = ready(mlp, 0.7, 1)
     x, y = (keras.ops.convert_to_tensor(a) for a in blobs)
     layers = ks.masked_layers(model)
     for i, layer in enumerate(layers):  # away from the kink of units without live inputs
@@ -83,7 +83,7 @@ def test_dense_gradients_leave_the_state_as_it_is():
 @pytest.mark.parametrize(("sparsity", "fraction"), [(0.8, 0.3), (0.4, 0.6)])
 def test_a_real_fit_replayed_in_plain_python(blobs, sparsity, fraction):
     x, y = blobs
-    model = compiled(mlp(sparsity))
+    model = ready(mlp, sparsity)
     total = 24  # two of four epochs of twelve steps
 
     def reference(weights, masks, choose):
@@ -131,7 +131,7 @@ def test_executions_of_several_steps_train_on_every_batch_once(blobs, per_execut
     models = []
     for n in (1, per_execution):
         keras.utils.set_random_seed(2)
-        models.append(compiled(mlp(0.8), steps_per_execution=n))
+        models.append(ready(mlp, 0.8, steps_per_execution=n))
         method = ks.RigL(0.3, period=12, until=2)
         models[-1].fit(x, y, batch_size=8, epochs=3, callbacks=[method], shuffle=False, verbose=0)
         assert int(numpy(models[-1].optimizer.iterations)) == 36
@@ -142,7 +142,7 @@ def test_executions_of_several_steps_train_on_every_batch_once(blobs, per_execut
 
 def test_a_probe_batch_is_used_instead(blobs):
     x, y = blobs
-    model = compiled(mlp(0.8))
+    model = ready(mlp, 0.8)
     before = state(model)
     method = ks.RigL(0.3, period=5, until=10, probe=(x[:16], y[:16]))
     method.update(model, step=5)
@@ -155,7 +155,7 @@ def test_a_probe_batch_is_used_instead(blobs):
 
 
 def test_the_training_function_is_given_back(blobs):
-    model = compiled(mlp(0.8))
+    model = ready(mlp, 0.8)
     for _ in range(2):
         model.fit(*blobs, batch_size=8, epochs=1, callbacks=[ks.RigL(period=4, until=2)], verbose=0)
     function = model.train_function
@@ -165,7 +165,7 @@ def test_the_training_function_is_given_back(blobs):
 
 
 def test_it_ends_at_three_quarters_by_default(blobs):
-    model = compiled(mlp(0.8))
+    model = ready(mlp, 0.8)
     history = model.fit(*blobs, batch_size=8, epochs=4, callbacks=[ks.RigL(period=4)], verbose=0).history
     assert history["dropped"][0] > history["dropped"][1] > history["dropped"][2] >= 0
     assert history["dropped"][3] == 0
@@ -176,7 +176,7 @@ def test_a_second_phase_decays_from_its_own_first_epoch(blobs):
     """The optimizer's count goes on where a model was trained before; the schedule is by epoch."""
     histories = []
     for epochs_before in (0, 3):
-        model = compiled(mlp(0.8))
+        model = ready(mlp, 0.8)
         model.optimizer.build(model.trainable_variables)
         model.optimizer.iterations.assign(12 * epochs_before)
         fit = model.fit(*blobs, batch_size=8, epochs=4, callbacks=[ks.RigL(0.5, period=4)], verbose=0)
@@ -186,7 +186,7 @@ def test_a_second_phase_decays_from_its_own_first_epoch(blobs):
 
 def test_gradients_that_are_not_numbers_do_not_choose(blobs):
     x, y = blobs
-    model = compiled(mlp(0.8))
+    model = ready(mlp, 0.8)
     before = [m for _, m in state(model)]
     with pytest.warns(UserWarning, match="RigL skipped its update at step 1.*NaN or infinite.*Lower the learning rate"):
         ks.RigL(0.3, until=5, probe=(np.full_like(x, np.nan), y)).update(model, 1)
@@ -195,7 +195,7 @@ def test_gradients_that_are_not_numbers_do_not_choose(blobs):
 
 
 def test_outside_of_fit_it_says_what_it_needs(blobs):
-    model = compiled(mlp(0.8))
+    model = ready(mlp, 0.8)
     with pytest.raises(ValueError, match="RigL saw no batch.*probe="):
         ks.RigL(until=5).update(model, 1)
     with pytest.raises(ValueError, match="RigL needs `until`"):
@@ -240,13 +240,13 @@ def test_an_output_without_a_loss_has_gradient_0(blobs):
 @pytest.mark.parametrize("per_execution", [1, pytest.param(5, marks=needs_steps_per_execution)])
 def test_the_end_of_each_epoch(blobs, per_execution):
     """The last batch counts, also where the executions do not divide the epoch."""
-    model = compiled(mlp(), steps_per_execution=per_execution)
+    model = ready(mlp, steps_per_execution=per_execution)
     method = ks.RigL(period="epoch", until=3)
     history = model.fit(*blobs, batch_size=8, epochs=3, callbacks=[method], shuffle=False, verbose=0).history
     assert history["grown"][0] > history["grown"][1] > history["grown"][2] == 0
     x, y = blobs
     keras.utils.set_random_seed(1)
-    probed = compiled(mlp())
+    probed = ready(mlp)
     method = ks.RigL(period="epoch", until=3, probe=(x[-8:], y[-8:]))
     probed.fit(*blobs, batch_size=8, epochs=3, callbacks=[method], shuffle=False, verbose=0)
     for (_, one), (_, other) in zip(state(model), state(probed), strict=True):

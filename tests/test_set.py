@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from nets import compiled, live_weights, mlp, state
+from nets import compiled, live_weights, mlp, ready, state
 from replay import Replay
 
 import keras_sparse as ks
@@ -66,7 +66,7 @@ def reference(criterion, fraction):
 @pytest.mark.parametrize("criterion", ["magnitude", "sign"])
 @pytest.mark.parametrize(("sparsity", "fraction", "seed"), [(0.9, 0.3, 0), (0.4, 0.2, 1)])
 def test_a_real_fit_replayed_in_plain_python(blobs, criterion, sparsity, fraction, seed):
-    model = compiled(mlp(sparsity, seed=seed))
+    model = ready(mlp, sparsity, seed)
     replay = Replay(reference(criterion, fraction), period=4, seed=seed, scale=1e-2)
     method = ks.SET(fraction=fraction, period=4, criterion=criterion, regrow_scale=1e-2, seed=seed)
     model.fit(*blobs, batch_size=8, epochs=3, callbacks=replay.around(method), verbose=0)
@@ -86,7 +86,7 @@ def test_as_published_each_epoch_from_an_erdos_renyi_start(blobs):
 
 
 def test_fraction_and_count_by_epoch(blobs):
-    model = compiled(mlp(0.6))
+    model = ready(mlp, 0.6)
     history = model.fit(*blobs, batch_size=8, epochs=4, callbacks=[ks.SET(count={0: 20, 2: 5})], verbose=0).history
     assert history["dropped"] == [20, 20, 5, 0]
     assert live_weights(model) == live_weights(mlp(0.6))
@@ -112,9 +112,9 @@ def test_bad_arguments(arguments, message):
 @pytest.mark.parametrize("count", [200, {0: 5, 1: 200}, lambda epoch: 5 + 100 * epoch])
 def test_more_than_can_be_dropped_is_refused(blobs, count):
     with pytest.raises(ValueError, match=r"`count` must not be more than what can be dropped, 13\d of 14\d live"):
-        compiled(mlp()).fit(*blobs, epochs=3, callbacks=[ks.SET(count=count, period=2)], verbose=0)
+        ready(mlp).fit(*blobs, epochs=3, callbacks=[ks.SET(count=count, period=2)], verbose=0)
 
 
 def test_a_fraction_that_rounds_to_nothing_is_said(blobs):
     with pytest.warns(UserWarning, match="SET made 2 updates, and none of them dropped anything"):
-        compiled(mlp()).fit(*blobs, epochs=3, callbacks=[ks.SET(fraction=0.001)], verbose=0)
+        ready(mlp).fit(*blobs, epochs=3, callbacks=[ks.SET(fraction=0.001)], verbose=0)
