@@ -6,7 +6,6 @@ import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import keras
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -24,7 +23,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     """Lets the processes of a run share what JAX compiles; scripts that tests start, and kill, do not."""
-    if keras.backend.backend() == "jax":
+    if os.environ.get("KERAS_BACKEND") == "jax":
         import jax
 
         if not hasattr(config, "workerinput"):
@@ -42,6 +41,8 @@ def pytest_unconfigure(config):
 
 def pytest_collection_modifyitems(items):
     """Skips what needs another backend than the one under test."""
+    import keras  # Not above: the process that only starts the others, and collects nothing, is not to wait for it.
+
     backend = keras.backend.backend()
     for item in items:
         for needed in {"tensorflow", "jax"} & set(item.keywords) - {backend}:
@@ -50,6 +51,8 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def _same_seed():
+    import keras
+
     keras.utils.set_random_seed(1)
 
 

@@ -1,5 +1,6 @@
 """What every method keeps, on every backend: one row a method."""
 
+import itertools
 from pathlib import Path
 
 import keras
@@ -40,15 +41,41 @@ def residual_conv():
 NETS = {"mlp": (mlp, (8,)), "residual conv": (residual_conv, (8, 8, 2))}
 
 
+def data(shape):
+    images = np.random.default_rng(0).normal(size=(48, *shape)).astype("float32")
+    return images, np.arange(48, dtype="int32") % 3
+
+
 @pytest.fixture(params=NETS)
 def net(request):
     build, shape = NETS[request.param]
-    images = np.random.default_rng(0).normal(size=(48, *shape)).astype("float32")
-    return build, images, np.arange(48, dtype="int32") % 3
+    return build, *data(shape)
 
 
 def fit(model, method, x, y, epochs=2, **kwargs):
     return model.fit(x, y, batch_size=8, epochs=epochs, callbacks=[method], shuffle=False, verbose=0, **kwargs).history
+
+
+class Trained:
+    """A net that one method has trained, and what it left; the model itself is taken away by the next `ready`."""
+
+    def __init__(self, name, net, folder):
+        self.name, (self.build, shape) = name, NETS[net]
+        self.x, self.y = data(shape)
+        model = ready(self.build)
+        self.before, self.budget = live_weights(model), budget_after(name, model)
+        self.history = fit(model, METHODS[name](), self.x, self.y)
+        self.state, self.predicted = state(model), numpy(model(self.x))
+        self.after = live_weights(model)
+        assert_dead_is_zero(model)
+        self.files = folder / "m.keras", folder / "m.weights.h5"
+        model.save(self.files[0])
+        model.save_weights(self.files[1])
+
+
+@pytest.fixture(scope="module", params=list(itertools.product(METHODS, NETS)), ids=" ".join)
+def trained(request, tmp_path_factory):
+    return Trained(*request.param, tmp_path_factory.mktemp("trained"))
 
 
 def assert_equal_states(one, other):
@@ -62,55 +89,39 @@ def test_every_exported_method_is_in_the_contract():
     assert exported - {"SparseMethod"} == set(METHODS)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_budget_zeros_and_logs(name, net):
-    build, x, y = net
-    model = ready(build)
-    before, budget = live_weights(model), budget_after(name, model)
-    history = fit(model, METHODS[name](), x, y)
-    assert live_weights(model) == budget
+def test_budget_zeros_and_logs(trained):
+    history, size = trained.history, sum(w.size for w, _ in trained.state)
+    assert trained.after == trained.budget
+    assert history["sparsity"][-1] == pytest.approx(1 - trained.budget / size)
+    assert sum(history["dropped"]) - sum(history["grown"]) == trained.before - trained.budget
+    assert sum(history["dropped"]) > 0 or trained.name == "Static"
+
+
+def test_save_and_load(trained):
+    whole, weights = trained.files
+    other = trained.build()
+    other.load_weights(weights)
+    for loaded in (keras.models.load_model(whole), other):
+        assert_equal_states(trained.state, state(loaded))
+        np.testing.assert_array_equal(trained.predicted, numpy(loaded(trained.x)))
+
+
+def test_the_same_run_gives_the_same_bits_and_nothing_regrows_afterwards(trained):
+    """Defect 1: pruned weights regrow between a callback's calls and after its last step."""
+    model = ready(trained.build)
+    fit(model, METHODS[trained.name](), trained.x, trained.y)
+    assert_equal_states(trained.state, state(model))
+    model.fit(trained.x, trained.y, batch_size=8, verbose=0)  # without the callback
+    for (_, n), (_, m) in zip(state(model), trained.state, strict=True):
+        np.testing.assert_array_equal(n, m)
     assert_dead_is_zero(model)
-    size = sum(w.size for w, _ in state(model))
-    assert history["sparsity"][-1] == pytest.approx(1 - budget / size)
-    assert sum(history["dropped"]) - sum(history["grown"]) == before - budget
-    assert sum(history["dropped"]) > 0 or name == "Static"
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_the_same_run_twice_gives_the_same_bits(name, net):
-    build, x, y = net
-    runs = []
-    for _ in range(2):
-        model = ready(build)
-        fit(model, METHODS[name](), x, y)
-        runs.append(state(model))
-    assert_equal_states(*runs)
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_save_and_load(name, net, tmp_path):
-    build, x, y = net
-    model = ready(build)
-    fit(model, METHODS[name](), x, y)
-    model.save(tmp_path / "m.keras")
-    model.save_weights(tmp_path / "m.weights.h5")
-    other = build()
-    other.load_weights(tmp_path / "m.weights.h5")
-    for loaded in (keras.models.load_model(tmp_path / "m.keras"), other):
-        assert_equal_states(state(model), state(loaded))
-        np.testing.assert_array_equal(numpy(model(x[:4])), numpy(loaded(x[:4])))
 
 
 @needs_steps_per_execution
-@pytest.mark.parametrize("name", METHODS)
-def test_steps_per_execution_gives_the_run_of_single_steps(name, net):
-    build, x, y = net
-    runs = []
-    for per_execution in (1, 2):
-        model = ready(build, steps_per_execution=per_execution)
-        fit(model, METHODS[name](), x, y)
-        runs.append(state(model))
-    for (a, m), (b, n) in zip(*runs, strict=True):
+def test_steps_per_execution_gives_the_run_of_single_steps(trained):
+    model = ready(trained.build, steps_per_execution=2)
+    fit(model, METHODS[trained.name](), trained.x, trained.y)
+    for (a, m), (b, n) in zip(trained.state, state(model), strict=True):
         np.testing.assert_array_equal(m, n)
         np.testing.assert_allclose(a, b, atol=1e-5)
 
@@ -129,19 +140,6 @@ def test_compiled_by_xla_and_in_mixed_precision(name, net):
     history = fit(model, METHODS[name](), x, y)
     assert np.isfinite(history["loss"]).all()
     assert live_weights(model) == budget
-    assert_dead_is_zero(model)
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_nothing_regrows_after_the_last_update(name, net):
-    """Defect 1: pruned weights regrow between a callback's calls and after its last step."""
-    build, x, y = net
-    model = ready(build)
-    fit(model, METHODS[name](), x, y)
-    masks = [m for _, m in state(model)]
-    model.fit(x, y, batch_size=8, verbose=0)  # without the callback
-    for (_, n), m in zip(state(model), masks, strict=True):
-        np.testing.assert_array_equal(m, n)
     assert_dead_is_zero(model)
 
 

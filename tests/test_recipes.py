@@ -30,37 +30,33 @@ def run(folder, *arguments):
     return train.run(LENET_MNIST, lenet_300_100, options=options)
 
 
-def test_a_run_leaves_what_it_promises(tmp_path, capsys):
-    result = run(tmp_path, "--epochs=12", "--sparsity=0.95", "--period=20")
-    files = {p.name for p in tmp_path.iterdir()}
+def test_a_run_leaves_what_it_promises_and_the_same_command_the_same_bits(tmp_path, capsys):
+    command = ["--epochs=12", "--sparsity=0.95", "--period=20", "--seed=3"]
+    result = run(tmp_path / "a", *command)
+    printed = capsys.readouterr().out
+    files = {p.name for p in (tmp_path / "a").iterdir()}
     assert files == {"config.json", "history.csv", "result.json", "model.keras", "tensorboard"}
-    assert json.loads((tmp_path / "result.json").read_text()) == result
+    assert json.loads((tmp_path / "a/result.json").read_text()) == result
     assert result["live_weights"] == 13_310
     assert result["sparse_weights"] == 266_200
     assert 0.75 < result["test_accuracy"] <= result["best_test_accuracy"] <= 1
-    config = json.loads((tmp_path / "config.json").read_text())
+    config = json.loads((tmp_path / "a/config.json").read_text())
     assert (config["sparsity"], config["method"], config["train_split"]) == (0.95, "dynamic_sparse", "train[:1000]")
-    with (tmp_path / "history.csv").open() as file:
+    with (tmp_path / "a/history.csv").open() as file:
         history = list(csv.DictReader(file))
     assert len(history) == 12
     assert float(history[-1]["val_accuracy"]) == pytest.approx(result["test_accuracy"])
     assert sum(float(row["dropped"]) for row in history) > 0
-    assert list((tmp_path / "tensorboard").rglob("events*"))
-    printed = capsys.readouterr().out
+    assert list((tmp_path / "a/tensorboard").rglob("events*"))
     assert f"Test accuracy: {result['test_accuracy']:.2%}" in printed
     assert "13,310 of 266,200 weights live" in printed
-    model = keras.models.load_model(tmp_path / "model.keras")
+    model = keras.models.load_model(tmp_path / "a/model.keras")
     images, labels = data.load("mnist_5k", ("train", "test"))[1].evaluation(1000, 1000)
     accuracy = (numpy(model(images)).argmax(axis=-1) == labels).mean()
     assert accuracy == pytest.approx(result["test_accuracy"])
-
-
-def test_the_same_command_gives_the_same_bits(tmp_path):
-    models = []
-    for name in "ab":
-        run(tmp_path / name, "--epochs=12", "--seed=3", "--sparsity=0.95", "--period=20")
-        models.append(keras.models.load_model(tmp_path / name / "model.keras"))
-    for a, b in zip(models[0].weights, models[1].weights, strict=True):
+    run(tmp_path / "b", *command)
+    again = keras.models.load_model(tmp_path / "b/model.keras")
+    for a, b in zip(model.weights, again.weights, strict=True):
         np.testing.assert_array_equal(numpy(a), numpy(b))
 
 

@@ -121,7 +121,11 @@ def test_a_sweep_runs_only_what_is_not_finished(tmp_path):
 
 @pytest.mark.tensorflow
 @pytest.mark.parametrize(
-    ("network", "more"), [("lenet", ["--steps=40"]), ("wrn", ["--steps=2", "--depth=10", "--widen_factor=2"])]
+    ("network", "more"),
+    [
+        ("lenet", ["--steps=40"]),
+        pytest.param("wrn", ["--steps=2", "--depth=10", "--widen_factor=2"], marks=pytest.mark.long),
+    ],
 )
 def test_the_benchmark_runs(network, more):
     flags = [f"--network={network}", "--rounds=1", "--batch_size=10", "--nojit_compile", *more]

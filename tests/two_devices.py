@@ -1,10 +1,9 @@
 """Trains on two logical CPUs with MirroredStrategy and compares with one; run by test_contract.py."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from nets import assert_dead_is_zero, compiled, live_weights, mlp, state
+from nets import assert_dead_is_zero, live_weights, mlp, ready, state
 from test_contract import METHODS
 
 import keras_sparse as ks
@@ -12,28 +11,38 @@ import keras_sparse as ks
 x, y = np.random.default_rng(0).normal(size=(48, 8)).astype("float32"), np.arange(48, dtype="int32") % 3
 
 
-def train(strategy, method):
-    keras.utils.set_random_seed(1)
+def on_one():  # A function for each strategy, since `ready` makes one model for each function.
+    return mlp()
+
+
+def on_two():
+    return mlp()
+
+
+def train(strategy, build, method):
     with strategy.scope():
-        model = compiled(mlp())
+        model = ready(build)
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
     model.fit(data, epochs=3, callbacks=[method], shuffle=False, verbose=0)
     return model
 
 
 def compare(two, name):
-    on_one, on_two = (train(strategy, METHODS[name]()) for strategy in (tf.distribute.get_strategy(), two))
-    assert live_weights(on_one) == live_weights(on_two)
-    assert_dead_is_zero(on_two)
-    for (a, m), (b, n) in zip(state(on_one), state(on_two), strict=True):
+    single, double = (
+        train(strategy, build, METHODS[name]())
+        for strategy, build in ((tf.distribute.get_strategy(), on_one), (two, on_two))
+    )
+    assert live_weights(single) == live_weights(double)
+    assert_dead_is_zero(double)
+    for (a, m), (b, n) in zip(state(single), state(double), strict=True):
         np.testing.assert_array_equal(m, n)
         np.testing.assert_allclose(a, b, atol=1e-5)
-    for layer in ks.masked_layers(on_two):
+    for layer in ks.masked_layers(double):
         for variable in (layer.kernel_variable, layer.kernel_mask.value):
             replicas = two.experimental_local_results(variable.value)
             assert len(replicas) == 2
             np.testing.assert_array_equal(replicas[0].numpy(), replicas[1].numpy())
-    return on_two
+    return double
 
 
 def kill_a_replica(two, model):
