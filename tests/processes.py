@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -35,6 +36,12 @@ class Script:
         self._process.kill()
         self._process.join()
 
+    def interrupt(self):
+        """By Ctrl-C; returns its exit code and what it has printed."""
+        os.kill(self._process.pid, signal.SIGINT)
+        assert not self.running(60), "Ctrl-C was lost."
+        return self._process.exitcode, Path(self._output.name).read_text()
+
     def finish(self, seconds=300):
         """Waits for its end; returns what it has printed. It must not have failed."""
         if self.running(seconds):
@@ -49,5 +56,6 @@ def _run(command, output):
     for stream in (1, 2):
         os.dup2(file, stream)
     sys.argv = command
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell has started in its background
     sys.path.insert(0, str(Path(command[0]).parent))
     runpy.run_path(command[0], run_name="__main__")

@@ -1,4 +1,4 @@
-"""Recipes killed by SIGKILL at random moments, and gone on with, end with the bits of a run that nobody killed.
+"""Recipes cut off at random moments, and gone on with, end with the bits of a run that nobody disturbed.
 
 `pytest tests/test_kill.py --kills 4` kills each method's run four times, each time a run of its own.
 """
@@ -6,6 +6,11 @@
 import io
 import json
 import random
+import re
+import shlex
+import shutil
+import subprocess
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -33,7 +38,12 @@ pytestmark = [
 
 
 class Run:
-    """A recipe in a process of its own, with --resume."""
+    """A recipe in a process of its own, with --resume.
+
+    Attributes:
+        folder: where it writes.
+        flags: of its command line.
+    """
 
     def __init__(self, method, folder):
         self.folder = folder
@@ -79,6 +89,15 @@ class Run:
         return result, (self.folder / "history.csv").read_text(), arrays
 
 
+def assert_same(run, whole):
+    """`whole` is what `Run.bits` gave."""
+    result, history, arrays = whole
+    after, lines, others = run.bits()
+    assert (after, lines, others.keys()) == (result, history, arrays.keys())
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, others[name], err_msg=name)
+
+
 @pytest.fixture
 def kills(request):
     return request.config.getoption("--kills")
@@ -88,8 +107,7 @@ def kills(request):
 def test_a_killed_run_ends_with_the_same_bits(method, kills, tmp_path):
     whole = Run(method, tmp_path / "whole")
     seconds = whole.finish()
-    result, history, arrays = whole.bits()
-    assert any("optimizer" in name for name in arrays)
+    assert any("optimizer" in name for name in whole.bits()[2])
     done, delays = 0, []
     while done < kills:
         delays.append(random.uniform(0, 0.95 * seconds))
@@ -99,10 +117,52 @@ def test_a_killed_run_ends_with_the_same_bits(method, kills, tmp_path):
             continue
         done += 1
         run.finish()
-        after, lines, others = run.bits()
-        assert after == result, delays
-        assert lines == history, delays
-        assert arrays.keys() == others.keys()
-        for name, array in arrays.items():
-            np.testing.assert_array_equal(array, others[name], err_msg=f"{name} after a kill at {delays[-1]} s")
+        assert_same(run, whole.bits())
         assert not (run.folder / "backup").exists()
+
+
+def test_a_run_stopped_by_ctrl_c_says_how_to_go_on_and_ends_with_the_same_bits(kills, tmp_path):
+    whole = Run("dynamic_sparse", tmp_path / "whole")
+    seconds, stopped = whole.finish(), 0
+    for i in range(5 * kills + 5):
+        run = Run("dynamic_sparse", tmp_path / f"stopped{i}")
+        script = run.start()
+        if not script.running(random.uniform(0, 0.8 * seconds)):
+            continue
+        code, printed = script.interrupt()
+        if code != 0:  # else it was about to end
+            assert code == 130
+            assert re.search(r"Stopped\. (The epochs finished so far are in .*; go on|No epoch.*start) with:", printed)
+            assert re.search(r"python .*lenet_mnist\.py .*--resume", printed)
+            stopped += 1
+        run.finish()
+        assert_same(run, whole.bits())
+        if stopped == kills:
+            return
+    raise AssertionError("It ends before it can be stopped.")
+
+
+def test_a_run_whose_disk_is_full_goes_on_when_there_is_room(tmp_path):
+    mounts = ["unshare", "--map-root-user", "--mount", "bash", "-c"]
+    disk, copy = tmp_path / "disk", tmp_path / "copy"
+    disk.mkdir()
+    tmpfs = f"mount -t tmpfs -o size=3m none {disk}"  # a backup and a half
+    if not shutil.which("unshare") or subprocess.run([*mounts, tmpfs], capture_output=True).returncode:
+        pytest.skip("needs Linux, and the right to mount")
+    run = Run("dynamic_sparse", disk / "run")
+    recipe = shlex.join([sys.executable, str(ROOT / "recipes/lenet_mnist.py"), *run.flags])
+    more = f"mount -o remount,size=50m {disk}"
+    both = subprocess.run(
+        [*mounts, f"{tmpfs} && {recipe}; echo code $? && {more} && {recipe} && cp -r {disk}/run {copy}"],
+        capture_output=True,
+        text=True,
+    )
+    assert both.returncode == 0, both.stderr[-3000:]
+    assert "code 1\n" in both.stdout
+    assert (
+        f"The disk of {disk}/run is full. The last backup is whole: make room, and go on with --resume." in both.stderr
+    )
+    whole = Run("dynamic_sparse", tmp_path / "whole")
+    whole.finish()
+    run.folder = copy
+    assert_same(run, whole.bits())

@@ -2,21 +2,15 @@
 
 import dataclasses
 import functools
-import os
-import shlex
-import sys
 import time
-import traceback
 from pathlib import Path
 
 import keras
 from absl import app, flags
 
 import keras_sparse as ks
-from common import data, devices, folder, methods
+from common import data, devices, endings, folder, methods
 from common.options import given
-
-READING = ("DataLossError", "NotFoundError")  # TensorFlow's, of data that are read while training
 
 
 def run(experiment, build, load=data.load, options=flags.FLAGS):
@@ -50,48 +44,11 @@ def run(experiment, build, load=data.load, options=flags.FLAGS):
     if options.resume and runs.result():
         print(f"The run in {path} is finished already: test accuracy {runs.result()['test_accuracy']:.2%}.")
         return runs.result()
-    try:
-        return _run(experiment, build, load, options, runs)
-    except KeyboardInterrupt:
-        go_on = shlex.join(
-            [sys.argv[0], *(a for a in sys.argv[1:] if a not in ("--overwrite", "--resume")), "--resume"]
-        )
-        backend = f"KERAS_BACKEND={keras.backend.backend()} " if "KERAS_BACKEND" in os.environ else ""
-        kept = f"The epochs finished so far are in {path}; go on" if runs.backups() else "No epoch was finished; start"
-        print(f"\nStopped. {kept} with:\n    {backend}python {go_on}", file=sys.stderr)
-        raise SystemExit(130) from None
-    except ValueError as error:
-        if not _is_ours(error):
-            raise
-        raise app.UsageError(str(error)) from error
-    except OSError as error:
-        if not folder.is_full(error):
-            raise
-        kept = "The last backup is whole: make room, and go on with" if runs.backups() else "Make room, and start with"
-        _quit(f"The disk of {path} is full ({error}). {kept} --resume.")
-    except Exception as error:
-        if type(error).__name__ not in READING:
-            raise
-        raise app.UsageError(
-            f"A file of --dataset={options.dataset} is damaged or gone: {str(error).splitlines()[0][:300]} Delete the "
-            "folder of the set, let TFDS prepare it again, and go on with --resume."
-        ) from error
+    with endings.explained(options, runs), endings.CtrlC() as ctrl_c:
+        return _run(experiment, build, load, options, runs, ctrl_c)
 
 
-def _quit(message):
-    """Ends the process at once: HDF5 crashes at its regular end where it could not finish a file."""
-    print(message, file=sys.stderr, flush=True)
-    sys.stdout.flush()
-    os._exit(1)
-
-
-def _is_ours(error):
-    """Whether it was raised here or in the library, whose messages say all there is to say."""
-    file = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-    return any(file.is_relative_to(Path(x).parent) for x in (__file__, ks.__file__))
-
-
-def _run(experiment, build, load, options, runs):
+def _run(experiment, build, load, options, runs, ctrl_c):
     if experiment.ours and options.settings == "ours":
         experiment = experiment.ours
     keras.utils.set_random_seed(options.seed)
@@ -116,7 +73,7 @@ def _run(experiment, build, load, options, runs):
         runs.begin(given(options), options.overwrite)
     with machine.scope():
         build = _with_flags(build, experiment, options, sets[0], machine)
-        trainer = Trainer(experiment.training, options, sets, machine)
+        trainer = Trainer(experiment.training, options, sets, machine, ctrl_c)
         dense = _trained_dense(build, trainer, options, runs.path) if options.method == "compressed" else None
         plan = methods.plan(experiment, build, options, steps, dense)
     seconds = trainer.fit(plan, runs.path)
@@ -168,12 +125,14 @@ class Trainer:
         options: parsed flags.
         sets: the data to train and to test on.
         machine: `common.devices.Devices`.
+        ctrl_c: `common.endings.CtrlC`.
     """
 
     training: object
     options: flags.FlagValues
     sets: tuple
     machine: devices.Devices
+    ctrl_c: endings.CtrlC
 
     def fit(self, plan, path):
         """Trains by a `common.methods.Plan`, from the last backup in a folder; returns the seconds of this process."""
@@ -190,7 +149,7 @@ class Trainer:
             )
         backup = ks.BackupAndRestore(path / "backup", delete_checkpoint=False)
         begin = backup.epoch
-        callbacks = [*plan.callbacks, keras.callbacks.LearningRateScheduler(ks.schedules.ByEpoch(rates))]
+        callbacks = [self.ctrl_c, *plan.callbacks, keras.callbacks.LearningRateScheduler(ks.schedules.ByEpoch(rates))]
         if self.machine.leads:
             path.mkdir(parents=True, exist_ok=True)
             folder.forget_epochs(path / "history.csv", begin)
