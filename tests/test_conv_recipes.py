@@ -1,6 +1,7 @@
 """The recipes of WRN and ResNet, small, on images that a test makes."""
 
 import json
+import shutil
 import socket
 from pathlib import Path
 
@@ -80,6 +81,20 @@ def test_resnet_on_photos(data_dir, tmp_path):  # noqa: F811
     assert 0 <= result["test_accuracy"] <= result["test_top_5_accuracy"] == 1  # of three classes
     report = ks.report(keras.models.load_model(tmp_path / "model.keras"))
     assert report.live_weights == round(0.2 * report.sparse_weights)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Keras's CSVLogger stays open.
+@pytest.mark.parametrize("harm", ["byte", "end", "all"])
+def test_photos_that_cannot_be_read_while_training(data_dir, tmp_path, harm):  # noqa: F811
+    folder = shutil.copytree(data_dir, tmp_path / "tfds")
+    (path,) = folder.glob("photos/*/*train.tfrecord*")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes({"byte": content, "end": content[: len(content) // 2], "all": b""}[harm])
+    small = ["--dataset=photos", f"--data_dir={folder}", "--test_split=test", "--image_size=32", "--batch_size=8"]
+    small += ["--depth=14", "--widen_factor=0.125", "--epochs=2", "--period=4", "--prune_count=200"]
+    with pytest.raises(app.UsageError, match="--dataset=photos is damaged or gone.*TFDS prepare it again.*--resume"):
+        run(RESNET50_IMAGENET, resnet, stream.load, tmp_path / "run", *small)
 
 
 def test_the_same_command_gives_the_same_bits(data_dir, tmp_path):  # noqa: F811

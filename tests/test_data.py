@@ -222,6 +222,13 @@ class TestExported:
         assert test.central(slice(0, 4))[0].shape == (4, 16, 16, 3)
         assert train.batch(0, 8, 0)[0].std() > 0.1
 
+    def test_a_set_or_a_split_that_is_not_there(self, data_dir, tmp_path):  # noqa: F811
+        with pytest.raises(app.UsageError, match="--dataset=nonsuch cannot be read.*Check --dataset"):
+            export("nonsuch", tmp_path, data_dir)
+        with pytest.raises(app.UsageError, match="--splits=test.nope of squares cannot be read.*Its splits"):
+            export("squares", tmp_path, data_dir, ["test", "nope"])
+        assert not list(tmp_path.iterdir())
+
 
 @pytest.mark.parametrize("harm", ["cut off", "missing", "no json"])
 def test_damaged_exported_arrays(tmp_path, harm):

@@ -9,10 +9,15 @@ the square in the middle: the recipes crop 224 of them. The folder OUTPUT_DIR/DA
 """
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 from absl import app, flags
+
+sys.path.append(str(Path(__file__).parents[1] / "recipes"))
+
+from common import tfds
 
 
 def export(dataset, output_dir, data_dir=None, splits=None, side=256):
@@ -21,15 +26,16 @@ def export(dataset, output_dir, data_dir=None, splits=None, side=256):
     Args:
         dataset: TFDS name.
         output_dir: folder that gets a folder of that name.
-        data_dir: TFDS data_dir, or None.
+        data_dir: TFDS data_dir, which must exist, or None.
         splits: list of names, or None for those TFDS says to have.
         side: int, pixels of a side of images that are not of one size.
+
+    Raises:
+        app.UsageError: if there is no such set, it cannot be prepared, or has no images and labels, or no such split.
     """
     import tensorflow as tf
-    import tensorflow_datasets as tfds
 
-    builder = tfds.builder(dataset, data_dir=data_dir)
-    builder.download_and_prepare()
+    builder = tfds.builder(dataset, data_dir, {"splits": "+".join(splits)} if splits else {})
     folder = Path(output_dir) / dataset
     folder.mkdir(parents=True, exist_ok=True)
     shape = builder.info.features["image"].shape
@@ -68,7 +74,7 @@ def define_flags():
     flags.DEFINE_string("dataset", None, "TFDS name.", required=True)
     flags.DEFINE_string("output_dir", None, "Where DATASET/ is written.", required=True)
     flags.DEFINE_string("data_dir", None, "TFDS data_dir; default: TFDS_DATA_DIR, or TFDS's own.")
-    flags.DEFINE_list("splits", None, "Which; default: all that have labels.")
+    flags.DEFINE_list("splits", None, "Which; default: all.")
     flags.DEFINE_integer("side", 256, "Pixels of a side, where images are of several sizes.", 1)
 
 

@@ -197,9 +197,9 @@ def is_exported(dataset, data_dir):
 
 
 def _tfds(dataset, splits, data_dir):
+    splits, arrays = tfds.named(splits), []
     builder = tfds.builder(dataset, data_dir, splits)
-    arrays = []
-    for flag, split in zip(("train_split", "test_split"), splits, strict=True):
+    for flag, split in splits.items():
         with tfds.reading(dataset, data_dir, "Its images have to be of one size.", flag, split):
             examples = builder.as_dataset(split=split, batch_size=-1)
             arrays.append((examples["image"].numpy(), examples["label"].numpy()))

@@ -15,7 +15,8 @@ from absl import app
 import keras_sparse as ks
 from common import folder
 
-READING = ("DataLossError", "NotFoundError")  # TensorFlow's, of data that are read while training
+# TensorFlow's, of data that are read while training: a damaged record, a file that is gone, one with too few records.
+READING = ("DataLossError", "NotFoundError", "FailedPreconditionError")
 
 
 class CtrlC(keras.callbacks.Callback):

@@ -156,7 +156,7 @@ def load(dataset, splits, data_dir=None, size=224):
     """
     if data.is_exported(dataset, data_dir):
         return data.load(dataset, splits, data_dir, augment.ResizedCropFlip(), size)
-    builder = tfds.builder(dataset, data_dir, splits)
+    builder = tfds.builder(dataset, data_dir, tfds.named(splits))
     return [Stream(builder, split, size) for split in splits]
 
 
@@ -169,7 +169,8 @@ def _decoded(image):
 def _records(file, skip, take):
     import tensorflow as tf
 
-    return tf.data.TFRecordDataset(file, buffer_size=1 << 20).skip(skip).take(take)
+    records = tf.data.TFRecordDataset(file, buffer_size=1 << 20).skip(skip).take(take)
+    return records.apply(tf.data.experimental.assert_cardinality(take))  # A file cut off between two is no error else.
 
 
 def _shuffled(seed, epoch, *columns):

@@ -12,7 +12,7 @@ def builder(dataset, data_dir, splits):
     Args:
         dataset: TFDS name.
         data_dir: folder, or None for the environment's TFDS_DATA_DIR, or TFDS's own default.
-        splits: TFDS split strings that it must have.
+        splits: dict of flag to the TFDS split string that it names, which the set must have; `named(...)`'s, say.
 
     Returns:
         `tfds.core.DatasetBuilder`.
@@ -36,7 +36,7 @@ def builder(dataset, data_dir, splits):
             f"--dataset={dataset} is no set of images with a label each: it has {sorted(features)}. Choose one that "
             "has `image` and `label`."
         )
-    for flag, split in zip(("train_split", "test_split"), splits, strict=True):
+    for flag, split in splits.items():
         with reading(
             dataset, data_dir, f"Its splits: {sorted(made.info.splits)}; a part is 'train[:1000]'.", flag, split
         ):
@@ -48,6 +48,11 @@ def builder(dataset, data_dir, splits):
                 "again."
             )
     return made
+
+
+def named(splits):
+    """The dict of the recipes' two flags to their splits."""
+    return dict(zip(("train_split", "test_split"), splits, strict=True))
 
 
 @contextlib.contextmanager
