@@ -61,6 +61,7 @@ def ready(build=mlp, *arguments, optimizer=None, **settings):
     for variable, value in zip(variables, first, strict=True):
         variable.assign(value)
     model._initial_epoch = None  # Keras's backups leave it behind.
+    keras.utils.set_random_seed(1)  # Whether it was made now or found.
     return model
 
 
