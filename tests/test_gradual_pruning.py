@@ -12,6 +12,7 @@ import pytest
 from nets import assert_dead_is_zero, live_weights, mlp, ready, state
 
 import keras_sparse as ks
+from keras_sparse.methods.standing import Standing
 from keras_sparse.methods.tensor import Tensor
 
 
@@ -115,6 +116,17 @@ def test_a_target_below_what_is_there_is_said(blobs):
     pruning = ks.GradualPruning(lambda step: (step % 3 == 0, 0.3))
     with pytest.warns(UserWarning, match="none of them dropped anything"):
         ready(mlp, 0.6).fit(*blobs, batch_size=8, epochs=2, callbacks=[pruning], verbose=0)
+
+
+def test_a_schedule_that_was_over_before_leaves_nothing_behind(blobs):
+    """Fine-tuning with Muon, whose work on dead weights is undone inside of the step while a method is there."""
+    model = ready(mlp, 0.0, optimizer=keras.optimizers.Muon)
+    schedule = ks.schedules.polynomial_decay(0.0, 0.9, begin_step=0, end_step=12, frequency=6)
+    for epoch in range(2):
+        pruning = ks.GradualPruning(schedule)
+        model.fit(*blobs, batch_size=8, initial_epoch=epoch, epochs=epoch + 1, callbacks=[pruning], verbose=0)
+        assert not isinstance(getattr(model.train_function, "__self__", None), Standing)
+    assert_dead_is_zero(model)
 
 
 def test_making_a_schedule_leaves_the_process_on_keras_3():

@@ -56,6 +56,17 @@ def test_nan_and_infinity_leave_the_masks_alone_and_are_said_once(blobs, name, b
     assert_dead_is_zero(model)
 
 
+def test_a_fit_with_no_epoch_left(blobs, name):
+    """As of a run that was killed between its last epoch and its end, and goes on."""
+    model = ready()
+    fit(model, blobs, METHODS[name]())
+    before = state(model)
+    fit(model, blobs, METHODS[name](), initial_epoch=2)
+    for (a, m), (b, n) in zip(before, state(model), strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(m, n)
+
+
 def layer_used_twice():
     inputs = keras.Input((8,))
     shared = keras.layers.Dense(8, activation="relu", name="shared")

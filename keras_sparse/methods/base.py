@@ -213,19 +213,24 @@ class SparseMethod(Within):
             logs.update(sparsity=sparsity(layers), dropped=self._dropped, grown=self._grown, **self.logs())
 
     def on_train_end(self, logs=None):
-        """Warns if there was time for updates, but none was made."""
+        """Warns, if there was something to train: a run that goes on may have no epoch left."""
         super().on_train_end(logs)
+        if self._examined is not None:
+            self.warn()
+
+    def warn(self):
+        """Warns if there was time for updates, but none was made, or none dropped anything."""
         if self._ever_active and not self._updates and not self._skipped:
             warnings.warn(
                 f"{type(self).__name__} made no update: none was due in the {self._examined - self._started} optimizer "
                 f"steps of this fit. Received: {self._when()}. Choose a shorter period, or train longer.",
-                stacklevel=2,
+                stacklevel=3,
             )
         elif self._updates and not self._moved and not self.may_be_idle():
             warnings.warn(
                 f"{type(self).__name__} made {self._updates} updates, and none of them dropped anything: the masks are "
                 "what they were. Its threshold, count, fraction or target is too low for this network.",
-                stacklevel=2,
+                stacklevel=3,
             )
 
     def may_be_idle(self):

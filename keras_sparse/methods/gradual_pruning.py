@@ -116,16 +116,16 @@ class GradualPruning(SparseMethod):
                 stacklevel=2,
             )
 
-    def on_train_end(self, logs=None):
+    def warn(self):
         """Warns if the schedule did not come to its end."""
         last = getattr(self.schedule, "end_step", -1)
         if not 0 <= last <= self._started:  # else it was over before
-            super().on_train_end(logs)
+            super().warn()
         if self._examined + 1 < last:
             warnings.warn(
                 f"GradualPruning did not reach its final sparsity: the schedule ends at step {last}, the training at "
                 f"step {self._examined}. Train longer, or end the schedule earlier.",
-                stacklevel=2,
+                stacklevel=3,
             )
 
     def _when(self):
