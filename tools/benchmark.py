@@ -173,9 +173,10 @@ def periodic(masked, experiment, options, images):
     training, settings = experiment.training, experiment.compressed
     per_epoch = images / training.batch_size
     epochs = 1 + min(5, FLAGS.rounds)
+    weights = masked.model.get_weights()
     for name in ("dynamic_sparse", "set", "rigl", "compressed"):
         if name == "compressed":
-            method = timed(ks.GradualPruning(lambda step: (step % options.period == 0, min(0.9, step / 1e5))))
+            method = timed(ks.GradualPruning(functools.partial(pruned, experiment.sparsity, options.period)))
             share = settings.prunings / (settings.epochs * per_epoch)
         else:
             table = methods.callback(name, experiment, define(experiment), masked.model)
@@ -190,6 +191,12 @@ def periodic(masked, experiment, options, images):
             f"{1e3 * (step + share * update):.2f} ms a step, {share * update / step:.2%} of it updates "
             f"({share * update / run:.2%} of a run with its tests)"
         )
+    masked.model.set_weights(weights)  # Pruning has left less of it.
+
+
+def pruned(start, period, step):
+    """A schedule by which each pruning removes a hundredth of what a network that is sparse from the start has left."""
+    return step % period == 0, 1 - (1 - start) * 0.99 ** (step // period)
 
 
 def define(experiment, *arguments):
