@@ -44,7 +44,7 @@ def eligible(model, keep_dense):
         unknown = set(names) - {x.name for x in layers}
         if unknown:
             raise ValueError(
-                f"`keep_dense` names layers that the model has not: {sorted(unknown)}. Its layers: "
+                f"`keep_dense` names layers that the model does not have: {sorted(unknown)}. Its layers: "
                 f"{[x.name for x in layers if type(x) in MASKED]}."
             )
     keep = keep_dense if callable(keep_dense) else lambda layer: layer.name in names

@@ -218,7 +218,7 @@ CALLS = {
     "sparsify: keep_dense of unknown names": (
         lambda t: ks.sparsify(dense(), 0.5, keep_dense=["z"]),
         ValueError,
-        ("`keep_dense` names layers that the model has not: ['z']", "Its layers: ['a', 'b']"),
+        ("`keep_dense` names layers that the model does not have: ['z']", "Its layers: ['a', 'b']"),
     ),
     "sparsify: keep_dense None": (
         lambda t: ks.sparsify(dense(), 0.5, keep_dense=None),

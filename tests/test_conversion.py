@@ -182,7 +182,7 @@ def test_errors_say_what_to_do():
         ks.sparsify(keras.Sequential([keras.Input((4,)), layers.ReLU()]), 0.5)
     with pytest.raises(ValueError, match="found no layer to mask"):
         ks.sparsify(model, 0.5, keep_dense=["a"])
-    with pytest.raises(ValueError, match=r"names layers that the model has not: \['z'\]. Its layers: \['a'\]"):
+    with pytest.raises(ValueError, match=r"names layers that the model does not have: \['z'\]. Its layers: \['a'\]"):
         ks.sparsify(model, 0.5, keep_dense=["z"])
     with pytest.raises(ValueError, match="Unknown distribution"):
         ks.sparsify(model, 0.5, distribution="x")

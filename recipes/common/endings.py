@@ -20,7 +20,7 @@ READING = ("DataLossError", "NotFoundError", "FailedPreconditionError")
 
 
 class CtrlC(keras.callbacks.Callback):
-    """Ends training at the end of the step in which Ctrl-C is pressed. Also a context, in which it is listened to.
+    """Ends training at the end of the step, or test, in which Ctrl-C is pressed. Also the context that listens to it.
 
     Python raises KeyboardInterrupt wherever it is: in a destructor or a hook of the garbage collector, where it is
     lost, or in the midst of XLA's work, which can end in a crash. On JAX 8 of 25 came to that.
@@ -49,7 +49,7 @@ class CtrlC(keras.callbacks.Callback):
         if at_once:
             raise KeyboardInterrupt
         # `print` must not be called while it is at work, as it may be now.
-        os.write(sys.stderr.fileno(), b"\nStopping after this step. To stop at once, press Ctrl-C again.\n")
+        os.write(sys.stderr.fileno(), b"\nStopping after this step or test. To stop at once, press Ctrl-C again.\n")
 
     def on_train_begin(self, logs=None):
         """From here on it waits."""
@@ -59,8 +59,15 @@ class CtrlC(keras.callbacks.Callback):
         """To here."""
         self._training = False
 
+    def on_epoch_begin(self, epoch, logs=None):
+        """Stops, if asked to in the tests after the epoch before; or before training, and it got lost there."""
+        self._stop_if_asked()
+
     def on_train_batch_end(self, batch, logs=None):
-        """Stops, if asked to; also if that was before training, and got lost there."""
+        """Stops, if asked to."""
+        self._stop_if_asked()
+
+    def _stop_if_asked(self):
         if self._asked:
             raise KeyboardInterrupt
 
@@ -81,16 +88,15 @@ def explained(options, runs):
     try:
         yield
     except KeyboardInterrupt:
-        go_on = shlex.join(
-            [sys.argv[0], *(a for a in sys.argv[1:] if a not in ("--overwrite", "--resume")), "--resume"]
-        )
+        same = [a for a in sys.argv[1:] if a not in ("--overwrite", "--resume")]
+        go_on = shlex.join([sys.executable, sys.argv[0], *same, "--resume"])
         backend = f"KERAS_BACKEND={keras.backend.backend()} " if "KERAS_BACKEND" in os.environ else ""
         kept = (
             f"The epochs finished so far are in {runs.path}; go on"
             if runs.backups()
             else "No epoch was finished; start"
         )
-        _quit(f"\nStopped. {kept} with:\n    {backend}python {go_on}", 130)
+        _quit(f"\nStopped. {kept} with:\n    {backend}{go_on}", 130)
     except ValueError as error:
         if not _is_ours(error):
             raise

@@ -149,6 +149,8 @@ class Trainer:
             )
         backup = ks.BackupAndRestore(path / "backup", delete_checkpoint=False)
         begin = backup.epoch
+        if begin and self.machine.leads:
+            print(f"Going on after epoch {begin}.")
         callbacks = [self.ctrl_c, *plan.callbacks, keras.callbacks.LearningRateScheduler(ks.schedules.ByEpoch(rates))]
         if self.machine.leads:
             path.mkdir(parents=True, exist_ok=True)
