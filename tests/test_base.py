@@ -86,7 +86,6 @@ def test_a_second_fit_goes_on_counting(blobs):
 
 def test_a_saved_model_goes_on_where_it_was(blobs, tmp_path):
     """Two epochs at once, and one epoch, saved, loaded, one more, are the same."""
-    keras.utils.set_random_seed(1)
     model = ready(mlp)
     model.fit(*blobs, batch_size=8, epochs=2, callbacks=[ks.DynamicSparse(15, 5)], shuffle=False, verbose=0)
     whole = state(model)
@@ -127,7 +126,6 @@ def test_a_run_that_died_goes_on_whatever_the_order_of_callbacks(blobs, tmp_path
                 raise KeyboardInterrupt
 
     def run(folder, *callbacks):
-        keras.utils.set_random_seed(1)
         model, recorder = ready(mlp, 0.8), Recorder(10, 5, threshold=0.05)
         both = [keras.callbacks.BackupAndRestore(tmp_path / folder), recorder][:: 1 if backup_first else -1]
         fit_kwargs = {"shuffle": False, "batch_size": 8, "epochs": 4, "verbose": 0}

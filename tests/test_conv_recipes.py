@@ -73,10 +73,14 @@ def test_the_paper_s_number_of_slices():
     assert (method.prune_count(0), method.period(80), method.until) == (2000, 400, 190)
 
 
-def test_resnet_on_photos(data_dir, tmp_path):  # noqa: F811
+def photos(folder, data_dir):  # noqa: F811
     small = ["--dataset=photos", f"--data_dir={data_dir}", "--test_split=test", "--image_size=32", "--batch_size=8"]
     small += ["--depth=14", "--widen_factor=0.125", "--epochs=2", "--period=4", "--prune_count=200"]
-    result = run(RESNET50_IMAGENET, resnet, stream.load, tmp_path, *small)
+    return run(RESNET50_IMAGENET, resnet, stream.load, folder, *small)
+
+
+def test_resnet_on_photos(data_dir, tmp_path):  # noqa: F811
+    result = photos(tmp_path, data_dir)
     assert result["steps_per_epoch"] == 5
     assert 0 <= result["test_accuracy"] <= result["test_top_5_accuracy"] == 1  # of three classes
     report = ks.report(keras.models.load_model(tmp_path / "model.keras"))
@@ -91,10 +95,8 @@ def test_photos_that_cannot_be_read_while_training(data_dir, tmp_path, harm):  #
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 255
     path.write_bytes({"byte": content, "end": content[: len(content) // 2], "all": b""}[harm])
-    small = ["--dataset=photos", f"--data_dir={folder}", "--test_split=test", "--image_size=32", "--batch_size=8"]
-    small += ["--depth=14", "--widen_factor=0.125", "--epochs=2", "--period=4", "--prune_count=200"]
     with pytest.raises(app.UsageError, match="--dataset=photos is damaged or gone.*TFDS prepare it again.*--resume"):
-        run(RESNET50_IMAGENET, resnet, stream.load, tmp_path / "run", *small)
+        photos(tmp_path / "run", folder)
 
 
 def test_the_same_command_gives_the_same_bits(data_dir, tmp_path):  # noqa: F811

@@ -192,7 +192,6 @@ def test_any_optimizer(blobs, optimizer):
 def test_many_steps_at_once_are_those_of_one_by_one(blobs):
     runs = []
     for steps in (1, 5):
-        keras.utils.set_random_seed(2)
         runs.append(ready(mlp, 0.8, steps_per_execution=steps))
         history = (
             runs[-1]

@@ -93,7 +93,6 @@ def test_tfmot_schedules_are_asked_only_when_they_can_be_due(blobs):
 
     runs = []
     for s in (Asked(), curve):
-        keras.utils.set_random_seed(4)
         model = ready(mlp, 0.0)
         model.fit(*blobs, batch_size=8, epochs=3, callbacks=[ks.GradualPruning(s)], shuffle=False, verbose=0)
         runs.append(state(model))

@@ -89,13 +89,13 @@ class Run:
         return result, (self.folder / "history.csv").read_text(), arrays
 
 
-def assert_same(run, whole):
-    """`whole` is what `Run.bits` gave."""
+def assert_same(run, whole, when):
+    """`whole` is what `Run.bits` gave of a run that nobody disturbed, `when` what the other went through."""
     result, history, arrays = whole
     after, lines, others = run.bits()
-    assert (after, lines, others.keys()) == (result, history, arrays.keys())
+    assert (after, lines, others.keys()) == (result, history, arrays.keys()), when
     for name, array in arrays.items():
-        np.testing.assert_array_equal(array, others[name], err_msg=name)
+        np.testing.assert_array_equal(array, others[name], err_msg=f"{name} {when}")
 
 
 @pytest.fixture
@@ -107,7 +107,8 @@ def kills(request):
 def test_a_killed_run_ends_with_the_same_bits(method, kills, tmp_path):
     whole = Run(method, tmp_path / "whole")
     seconds = whole.finish()
-    assert any("optimizer" in name for name in whole.bits()[2])
+    expected = whole.bits()
+    assert any("optimizer" in name for name in expected[2])
     done, delays = 0, []
     while done < kills:
         delays.append(random.uniform(0, 0.95 * seconds))
@@ -117,13 +118,13 @@ def test_a_killed_run_ends_with_the_same_bits(method, kills, tmp_path):
             continue
         done += 1
         run.finish()
-        assert_same(run, whole.bits())
+        assert_same(run, expected, f"after a kill at {delays[-1]} s")
         assert not (run.folder / "backup").exists()
 
 
 def test_a_run_stopped_by_ctrl_c_says_how_to_go_on_and_ends_with_the_same_bits(kills, tmp_path):
     whole = Run("dynamic_sparse", tmp_path / "whole")
-    seconds, stopped = whole.finish(), 0
+    seconds, expected, stopped = whole.finish(), whole.bits(), 0
     for i in range(5 * kills + 5):
         run = Run("dynamic_sparse", tmp_path / f"stopped{i}")
         script = run.start()
@@ -136,7 +137,7 @@ def test_a_run_stopped_by_ctrl_c_says_how_to_go_on_and_ends_with_the_same_bits(k
             assert re.search(r"python .*lenet_mnist\.py .*--resume", printed)
             stopped += 1
         run.finish()
-        assert_same(run, whole.bits())
+        assert_same(run, expected, "after Ctrl-C")
         if stopped == kills:
             return
     raise AssertionError("It ends before it can be stopped.")
@@ -165,4 +166,4 @@ def test_a_run_whose_disk_is_full_goes_on_when_there_is_room(tmp_path):
     whole = Run("dynamic_sparse", tmp_path / "whole")
     whole.finish()
     run.folder = copy
-    assert_same(run, whole.bits())
+    assert_same(run, whole.bits(), "after a full disk")

@@ -130,7 +130,6 @@ def test_executions_of_several_steps_train_on_every_batch_once(blobs, per_execut
     x, y = blobs
     models = []
     for n in (1, per_execution):
-        keras.utils.set_random_seed(2)
         models.append(ready(mlp, 0.8, steps_per_execution=n))
         method = ks.RigL(0.3, period=12, until=2)
         models[-1].fit(x, y, batch_size=8, epochs=3, callbacks=[method], shuffle=False, verbose=0)
@@ -245,7 +244,6 @@ def test_the_end_of_each_epoch(blobs, per_execution):
     history = model.fit(*blobs, batch_size=8, epochs=3, callbacks=[method], shuffle=False, verbose=0).history
     assert history["grown"][0] > history["grown"][1] > history["grown"][2] == 0
     x, y = blobs
-    keras.utils.set_random_seed(1)
     probed = ready(mlp)
     method = ks.RigL(period="epoch", until=3, probe=(x[-8:], y[-8:]))
     probed.fit(*blobs, batch_size=8, epochs=3, callbacks=[method], shuffle=False, verbose=0)
