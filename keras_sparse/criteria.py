@@ -1,7 +1,7 @@
 """What to drop, how to share regrowth between layers, where to grow: pure NumPy.
 
 Everything here is counted in *mask elements*: one element is a single weight, or a whole kernel slice where the mask is
-coarser than the kernel (see `keras_sparse.masks.mask_shape`). A mask is the sorted flat positions of its live
+coarser than the kernel (see `keras_sparse.layers.masks.mask_shape`). A mask is the sorted flat positions of its live
 elements, so that the work grows with them and not with the dense size.
 """
 

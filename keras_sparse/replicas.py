@@ -5,8 +5,8 @@ import zlib
 import keras
 import numpy as np
 
-from keras_sparse.conversion import built_masked_layers
-from keras_sparse.elements import view
+from keras_sparse.backend.elements import view
+from keras_sparse.layers.traversal import built_masked_layers
 
 
 def check_replicas(model):

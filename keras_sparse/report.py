@@ -6,8 +6,8 @@ import math
 import keras
 from keras import ops
 
-from keras_sparse.conversion import built_masked_layers
-from keras_sparse.masks import unit_axes
+from keras_sparse.layers.masks import unit_axes
+from keras_sparse.layers.traversal import built_masked_layers
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 from keras import layers
 
 import keras_sparse as ks
-from keras_sparse.slots import slots
+from keras_sparse.training.optimizer_state import slots
 
 numpy = keras.ops.convert_to_numpy
 # XLA takes seconds for each network on TensorFlow; on JAX it is what makes a step fast.

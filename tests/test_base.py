@@ -9,8 +9,8 @@ from nets import assert_dead_is_zero, compiled, live_weights, mlp, needs_steps_p
 
 import keras_sparse as ks
 from keras_sparse.layers import MaskedDense
-from keras_sparse.methods.tensor import Tensor, by_unit
-from keras_sparse.slots import slots
+from keras_sparse.training.layer_state import Tensor, by_unit
+from keras_sparse.training.optimizer_state import slots
 
 
 class Recorder(ks.DynamicSparse):

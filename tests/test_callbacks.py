@@ -5,7 +5,7 @@ import pytest
 from nets import assert_dead_is_zero, live_weights, mlp, numpy, ready
 
 import keras_sparse as ks
-from keras_sparse.callbacks import is_as_sparse
+from keras_sparse.callbacks.from_sparsity import is_as_sparse
 
 
 def prune(step):

@@ -9,10 +9,10 @@ import threefry as plain
 from keras import ops
 from nets import numpy
 
-from keras_sparse.methods import draws
+from keras_sparse import counter_rng as draws
 from keras_sparse.methods.deepr import before, wake
-from keras_sparse.methods.inside import compiled
-from keras_sparse.methods.site import Site
+from keras_sparse.training.site import Site
+from keras_sparse.training.train_step import compiled
 
 POSITIONS = np.arange(20_000, dtype="int32")
 

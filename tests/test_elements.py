@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nets import numpy
 
-from keras_sparse.elements import assign, clear, view, write
+from keras_sparse.backend.elements import assign, view, write
+from keras_sparse.training.dead_weights import clear_variable as clear
 
 SHAPES = st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple)
 

@@ -12,8 +12,8 @@ import pytest
 from nets import assert_dead_is_zero, live_weights, mlp, ready, state
 
 import keras_sparse as ks
-from keras_sparse.methods.standing import Standing
-from keras_sparse.methods.tensor import Tensor
+from keras_sparse.training.layer_state import Tensor
+from keras_sparse.training.standing import Standing
 
 
 def curve(step, begin=0, end=24, frequency=6, final=0.9):

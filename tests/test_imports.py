@@ -14,21 +14,21 @@ PACKAGE = Path(keras_sparse.__file__).parent
 # Each room may import from those above it.
 ORDER = [
     {"criteria"},
-    {"schedules", "masks"},
-    {"elements"},
-    {"slots"},
-    {"layers", "distributions"},
-    {"convertible"},
+    {"validation"},
+    {"schedules", "distributions", "counter_rng"},
+    {"backend"},
+    {"layers"},
     {"conversion"},
     {"replicas"},
+    {"training"},
     {"methods"},
-    {"callbacks", "report", "tensorboard", "export"},
+    {"callbacks", "report", "export"},
 ]
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
 
 
 def room(module):
-    """ "methods" for keras_sparse.methods.base, and so on."""
+    """ "methods" for keras_sparse.training.sparse_method, and so on."""
     return module.split(".")[1]
 
 

@@ -8,7 +8,7 @@ from nets import numpy
 
 import keras_sparse as ks
 from keras_sparse.layers import MASKED, MaskedConv2D, MaskedDense
-from keras_sparse.masks import mask_shape
+from keras_sparse.layers.masks import mask_shape
 
 CASES = {
     "Dense": ((7,), {"units": 5}),

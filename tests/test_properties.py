@@ -18,9 +18,10 @@ from keras import layers
 from nets import assert_dead_is_zero, compiled, state
 
 import keras_sparse as ks
-from keras_sparse.methods import draws, in_step
-from keras_sparse.methods.tensor import tensors_of
-from keras_sparse.slots import keeps_zeros, slots
+from keras_sparse import counter_rng as draws
+from keras_sparse import in_step
+from keras_sparse.training.layer_state import tensors_of
+from keras_sparse.training.optimizer_state import keeps_zeros, slots
 
 pytestmark = pytest.mark.long
 

@@ -10,7 +10,7 @@ from replay import Replay
 
 import keras_sparse as ks
 from keras_sparse.layers import MaskedDense
-from keras_sparse.methods.gradients import dense_gradients
+from keras_sparse.training.dense_gradients import dense_gradients
 
 
 def losses(model, x, y, layer, position, by):

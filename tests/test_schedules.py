@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_sparse.methods.arguments import check_positive_int
 from keras_sparse.schedules import ByEpoch, by_epoch, multiples
+from keras_sparse.validation import check_positive_int
 
 
 def test_a_value_holds_until_the_next():

@@ -7,7 +7,7 @@ from replay import Replay
 
 import keras_sparse as ks
 from keras_sparse.criteria import apportion
-from keras_sparse.methods.tensor import Tensor
+from keras_sparse.training.layer_state import Tensor
 
 
 def tensor(weights):

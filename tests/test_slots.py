@@ -6,7 +6,7 @@ import pytest
 from nets import assert_dead_is_zero, compiled, live_weights, mlp, numpy, state
 
 import keras_sparse as ks
-from keras_sparse.slots import iterations, keeps_zeros, slots
+from keras_sparse.training.optimizer_state import iterations, keeps_zeros, slots
 
 OPTIMIZERS = sorted(
     name

@@ -1,6 +1,5 @@
 """Sparse training methods, a file a paper."""
 
-from keras_sparse.methods.base import SparseMethod
 from keras_sparse.methods.deepr import DeepR
 from keras_sparse.methods.dynamic_sparse import DynamicSparse
 from keras_sparse.methods.gradual_pruning import GradualPruning
@@ -8,4 +7,4 @@ from keras_sparse.methods.rigl import RigL
 from keras_sparse.methods.set import SET
 from keras_sparse.methods.static import Static
 
-__all__ = ["SET", "DeepR", "DynamicSparse", "GradualPruning", "RigL", "SparseMethod", "Static"]
+__all__ = ["SET", "DeepR", "DynamicSparse", "GradualPruning", "RigL", "Static"]

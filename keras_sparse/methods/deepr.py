@@ -8,13 +8,13 @@ import itertools
 import numpy as np
 from keras import ops
 
-from keras_sparse import elements
-from keras_sparse.conversion import trainable_masked_layers
-from keras_sparse.methods import draws
-from keras_sparse.methods.arguments import check_choice, check_not_negative, check_number
-from keras_sparse.methods.in_step import InStep
-from keras_sparse.methods.site import placed
+from keras_sparse import counter_rng as draws
+from keras_sparse.backend import elements
+from keras_sparse.layers.traversal import trainable_masked_layers
 from keras_sparse.schedules import by_epoch
+from keras_sparse.training.per_step_method import InStep
+from keras_sparse.training.site import placed
+from keras_sparse.validation import check_choice, check_not_negative, check_number
 
 READINGS = ("bellec", "table_4")
 

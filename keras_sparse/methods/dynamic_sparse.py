@@ -6,12 +6,13 @@ reparameterization", ICML 2019, algorithm 1.
 
 import numpy as np
 
-from keras_sparse import criteria, elements
-from keras_sparse.elements import view
-from keras_sparse.methods.arguments import check_number, check_positive_int
-from keras_sparse.methods.random_growth import RandomGrowth
-from keras_sparse.methods.tensor import by_unit
+from keras_sparse import criteria
+from keras_sparse.backend import elements
+from keras_sparse.backend.elements import view
 from keras_sparse.schedules import by_epoch
+from keras_sparse.training.layer_state import by_unit
+from keras_sparse.training.random_growth import RandomGrowth
+from keras_sparse.validation import check_number, check_positive_int
 
 
 class DynamicSparse(RandomGrowth):

@@ -8,12 +8,11 @@ import warnings
 import numpy as np
 
 from keras_sparse import criteria
-from keras_sparse.conversion import trainable_masked_layers
-from keras_sparse.masks import check_sparsity
-from keras_sparse.methods.arguments import check_choice
-from keras_sparse.methods.base import SparseMethod
-from keras_sparse.methods.tensor import by_unit, sparsity
+from keras_sparse.layers.traversal import trainable_masked_layers
 from keras_sparse.schedules import multiples
+from keras_sparse.training.layer_state import by_unit, sparsity
+from keras_sparse.training.sparse_method import SparseMethod
+from keras_sparse.validation import check_choice, check_sparsity
 
 
 class GradualPruning(SparseMethod):

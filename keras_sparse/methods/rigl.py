@@ -6,9 +6,9 @@ Evci et al., "Rigging the Lottery: Making All Tickets Winners", ICML 2020.
 import math
 
 from keras_sparse import criteria
-from keras_sparse.methods.arguments import check_fraction
-from keras_sparse.methods.gradient_growth import GradientGrowth
-from keras_sparse.slots import iterations
+from keras_sparse.training.gradient_growth import GradientGrowth
+from keras_sparse.training.optimizer_state import iterations
+from keras_sparse.validation import check_fraction
 
 
 class RigL(GradientGrowth):

@@ -7,10 +7,10 @@ science", Nature Communications 2018.
 import numpy as np
 
 from keras_sparse import criteria
-from keras_sparse.methods.arguments import check_choice, check_fraction, check_positive_int
-from keras_sparse.methods.clock import EPOCH
-from keras_sparse.methods.random_growth import RandomGrowth
 from keras_sparse.schedules import by_epoch
+from keras_sparse.training.random_growth import RandomGrowth
+from keras_sparse.training.update_schedule import EPOCH
+from keras_sparse.validation import check_choice, check_fraction, check_positive_int
 
 
 class SET(RandomGrowth):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_sparse.methods.base import SparseMethod
+from keras_sparse.training.sparse_method import SparseMethod
 
 
 class Static(SparseMethod):

@@ -8,23 +8,22 @@ import warnings
 
 import numpy as np
 
-from keras_sparse import elements
-from keras_sparse.conversion import masked_layers, trainable_masked_layers
-from keras_sparse.layers import check_seed
-from keras_sparse.methods.arguments import check_optimizer, check_step
-from keras_sparse.methods.change import Change, check_budget
-from keras_sparse.methods.tensor import live_weights, places, sparsity, tensors_of
-from keras_sparse.methods.within import Within
-from keras_sparse.methods.zeros import clear, keep_zeros
+from keras_sparse.backend import elements
+from keras_sparse.layers.traversal import masked_layers, trainable_masked_layers
 from keras_sparse.replicas import check_replicas
+from keras_sparse.training.dead_weights import clear, keep_zeros
+from keras_sparse.training.layer_state import live_weights, places, sparsity, tensors_of
+from keras_sparse.training.mask_update import Change, check_budget
+from keras_sparse.training.within import Within
+from keras_sparse.validation import check_optimizer, check_seed, check_step
 
 
 class SparseMethod(Within):
     """Base of the callbacks that train masked layers.
 
     After every update these hold, or it raises: the number of live weights of the network is what it was; every dead
-    weight, and all that the optimizer keeps of it, is exactly 0 (see `keras_sparse.slots` for the two optimizers whose
-    accumulators start elsewhere). In `fit` dead weights are 0 after every step: what an optimizer such as Muon does to
+    weight, and all that the optimizer keeps of it, is exactly 0 (`optimizer_state.py` names the two
+    optimizers whose accumulators start elsewhere). In `fit` dead weights are 0 after every step: what an optimizer such as Muon does to
     them is undone within the compiled step.
 
     In `fit` it adds to the epoch's `logs`: `sparsity` (of the masked kernels that train, after the epoch), `dropped`
@@ -57,7 +56,7 @@ class SparseMethod(Within):
     # What a method chooses.
 
     def observe(self, model, layers):
-        """What it decides on: the `keras_sparse.methods.tensor.Tensor` of each layer."""
+        """What it decides on: the `keras_sparse.training.layer_state.Tensor` of each layer."""
         return tensors_of(layers)
 
     def budget(self, tensors):
@@ -81,10 +80,10 @@ class SparseMethod(Within):
         return np.zeros(shape)
 
     def recall(self, memory):
-        """Takes up what the method remembers, from the `keras_sparse.masks.Mask` of the first masked layer."""
+        """Takes up what the method remembers, from the `keras_sparse.layers.masks.Mask` of the first masked layer."""
 
     def remember(self, memory):
-        """Writes what `recall` needs into a `keras_sparse.masks.Mask`."""
+        """Writes what `recall` needs into a `keras_sparse.layers.masks.Mask`."""
 
     def logs(self):
         """The method's own entries in the epoch's logs."""

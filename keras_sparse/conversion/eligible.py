@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import keras
 
-from keras_sparse.layers import MASKED, MaskedKernel
+from keras_sparse.layers.masked import MASKED, MaskedKernel
 
 
 def check_convertible(model, function, instead):

@@ -5,30 +5,11 @@ import numpy as np
 from keras import ops
 
 from keras_sparse import distributions
-from keras_sparse.convertible import check_convertible, eligible
-from keras_sparse.layers import MASKED, MaskedKernel, check_seed
-from keras_sparse.masks import check_sparsity, mask_of, mask_shape
-
-
-def masked_layers(model):
-    """The masked layers of a model, nested ones included, each once, in the model's order.
-
-    Args:
-        model: a `keras.Model` of any kind: Sequential, functional or subclassed.
-
-    Returns:
-        List of layers.
-
-    Raises:
-        ValueError: if it is no model.
-    """
-    if not isinstance(model, keras.Layer):
-        raise ValueError(
-            "A keras.Model is expected, with masked layers such as keras_sparse.sparsify makes. "
-            f"Received: {model!r} of type {type(model).__name__}."
-        )
-    unique = {id(x): x for x in model._flatten_layers() if isinstance(x, MaskedKernel)}
-    return list(unique.values())
+from keras_sparse.conversion.eligible import check_convertible, eligible
+from keras_sparse.conversion.layer_sparsities import layer_sparsities
+from keras_sparse.layers.masked import MASKED, MaskedKernel
+from keras_sparse.layers.masks import mask_of, mask_shape
+from keras_sparse.validation import check_seed, check_sparsity
 
 
 def sparsify(model, sparsity, distribution="uniform", keep_dense=(), granularity="weight", seed=0):
@@ -83,7 +64,7 @@ def sparsify(model, sparsity, distribution="uniform", keep_dense=(), granularity
     if keeps_zeros:
         sparsities = [_sparsity_of_zeros(x, granularity) for x in layers]
     else:
-        sparsities = distributions.of_layers(layers, sparsity, distribution, granularity)
+        sparsities = layer_sparsities(layers, sparsity, distribution, granularity)
     place = {id(layer): i for i, layer in enumerate(layers)}
 
     def convert(layer):
@@ -100,69 +81,6 @@ def sparsify(model, sparsity, distribution="uniform", keep_dense=(), granularity
         )
 
     return _clone(model, convert, keeps_zeros)
-
-
-def densify(model):
-    """A copy of a model in which every masked layer is the plain Keras layer again, its dead weights 0.
-
-    The copy computes the same function, has the same names, and needs nothing of keras_sparse to be loaded.
-
-    Args:
-        model: a built Sequential or functional `keras.Model`.
-
-    Returns:
-        A new model of the same kind.
-
-    Raises:
-        ValueError: if the model is subclassed or not built, or has a layer that cannot be copied.
-    """
-    check_convertible(
-        model,
-        "densify",
-        "Build the class from Keras's own layers, and give each the `kernel` of the masked one, zeros in place.",
-    )
-    dense = {masked: plain for plain, masked in MASKED.items()}
-
-    def convert(layer):
-        if type(layer) not in dense:
-            return _copy(layer)
-        return dense[type(layer)].from_config(
-            {k: v for k, v in _config(layer).items() if k not in ("sparsity", "granularity", "seed")}
-        )
-
-    return _clone(model, convert)
-
-
-def built_masked_layers(model):
-    """The masked layers of a model, as `masked_layers`.
-
-    Raises:
-        ValueError: if one has no weights yet.
-    """
-    layers = masked_layers(model)
-    unbuilt = [x.name for x in layers if not x.built]
-    if unbuilt:
-        raise ValueError(
-            f"The model {model.name!r} is not built: {unbuilt} have no weights yet. Call it once on a batch, "
-            "`model(x[:1])`, before `fit`, or start a Sequential model with keras.Input(shape)."
-        )
-    return layers
-
-
-def trainable_masked_layers(model):
-    """The masked layers that a method may change: those that are not frozen.
-
-    Raises:
-        ValueError: if there is none, or one that is not built.
-    """
-    layers = [x for x in built_masked_layers(model) if x.trainable]
-    if not layers:
-        raise ValueError(
-            f"The model {model.name!r} has no trainable masked layer, so there is nothing for a sparse training method "
-            "to act on. Make one with keras_sparse.sparsify(model, sparsity=0.9), or build it of layers such as "
-            "keras_sparse.layers.MaskedDense(300, sparsity=0.9)."
-        )
-    return layers
 
 
 def _clone(model, convert, keep_zeros=False):
@@ -240,3 +158,34 @@ def _sparsity_of_zeros(layer, granularity):
             "give a `sparsity`, or keep the layer dense by `keep_dense`."
         )
     return 1 - np.count_nonzero(mask) / mask.size
+
+
+def densify(model):
+    """A copy of a model in which every masked layer is the plain Keras layer again, its dead weights 0.
+
+    The copy computes the same function, has the same names, and needs nothing of keras_sparse to be loaded.
+
+    Args:
+        model: a built Sequential or functional `keras.Model`.
+
+    Returns:
+        A new model of the same kind.
+
+    Raises:
+        ValueError: if the model is subclassed or not built, or has a layer that cannot be copied.
+    """
+    check_convertible(
+        model,
+        "densify",
+        "Build the class from Keras's own layers, and give each the `kernel` of the masked one, zeros in place.",
+    )
+    dense = {masked: plain for plain, masked in MASKED.items()}
+
+    def convert(layer):
+        if type(layer) not in dense:
+            return _copy(layer)
+        return dense[type(layer)].from_config(
+            {k: v for k, v in _config(layer).items() if k not in ("sparsity", "granularity", "seed")}
+        )
+
+    return _clone(model, convert)

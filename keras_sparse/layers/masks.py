@@ -1,7 +1,6 @@
 """The mask: which weights of a kernel are live."""
 
 import math
-import numbers
 
 import keras
 import numpy as np
@@ -9,15 +8,6 @@ import numpy as np
 from keras_sparse.criteria import grow_random
 
 GRANULARITIES = ("weight", "kernel_slice")
-
-
-def check_sparsity(sparsity, name="sparsity"):
-    """Raises ValueError unless `sparsity` is a number in [0, 1)."""
-    if isinstance(sparsity, bool) or not isinstance(sparsity, numbers.Real) or not 0 <= sparsity < 1:
-        raise ValueError(
-            f"`{name}` is the removed fraction of the weights and must be a number in [0, 1): 0.9 keeps a tenth. "
-            f"Received: {name}={sparsity!r}."
-        )
 
 
 @keras.saving.register_keras_serializable(package="keras_sparse")

@@ -7,12 +7,12 @@ import keras
 import numpy as np
 
 from keras_sparse import criteria
-from keras_sparse.masks import to_elements
-from keras_sparse.methods.base import SparseMethod
-from keras_sparse.methods.clock import EPOCH
-from keras_sparse.methods.gradients import dense_gradients
-from keras_sparse.methods.seen_batch import SeenBatch
-from keras_sparse.methods.tensor import tensors_of
+from keras_sparse.layers.masks import to_elements
+from keras_sparse.training.dense_gradients import dense_gradients
+from keras_sparse.training.layer_state import tensors_of
+from keras_sparse.training.seen_batch import SeenBatch
+from keras_sparse.training.sparse_method import SparseMethod
+from keras_sparse.training.update_schedule import EPOCH
 
 
 class GradientGrowth(SparseMethod):

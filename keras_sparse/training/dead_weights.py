@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from keras_sparse import elements
-from keras_sparse.slots import keeps_zeros, slots
+from keras_sparse.backend import elements
+from keras_sparse.layers.masks import from_elements, to_elements
+from keras_sparse.training.optimizer_state import keeps_zeros, slots
 
 
 def keep_zeros(layers, optimizer):
@@ -22,4 +23,18 @@ def clear(layers, optimizer):
     for layer in layers:
         kernel, mask = layer.kernel_variable, layer.kernel_mask.numpy()
         for variable, fresh in [(kernel, 0.0), *slots(optimizer, kernel)]:
-            elements.clear(variable, mask, fresh)
+            clear_variable(variable, mask, fresh)
+
+
+def clear_variable(variable, mask, fresh):
+    """Sets what a mask calls dead to `fresh`, and leaves the rest.
+
+    Args:
+        variable: `keras.Variable` of a kernel's shape.
+        mask: boolean array whose shape broadcasts to it.
+        fresh: float.
+    """
+    array = elements.view(variable).copy()
+    by_element = to_elements(array, mask.shape)
+    by_element[:, ~mask.ravel()] = fresh
+    elements.assign(variable, from_elements(by_element, array.shape, mask.shape))

@@ -5,12 +5,12 @@ import functools
 
 import numpy as np
 
-from keras_sparse.conversion import trainable_masked_layers
-from keras_sparse.methods.clock import Clock
-from keras_sparse.methods.inside import Inside
-from keras_sparse.methods.site import sites_of, variables_of
-from keras_sparse.methods.standing import clear_away
-from keras_sparse.methods.zeros import keep_zeros
+from keras_sparse.layers.traversal import trainable_masked_layers
+from keras_sparse.training.dead_weights import keep_zeros
+from keras_sparse.training.site import sites_of, variables_of
+from keras_sparse.training.standing import clear_away
+from keras_sparse.training.train_step import Inside
+from keras_sparse.training.update_schedule import Clock
 
 
 class Within(Clock):
@@ -40,7 +40,7 @@ class Within(Clock):
         """What is done, in `keras.ops`: a pure function of arrays, compiled with the training step.
 
         Args:
-            sites: tuple of `keras_sparse.methods.site.Site`, one for each trainable masked layer.
+            sites: tuple of `keras_sparse.training.site.Site`, one for each trainable masked layer.
             step: int32 scalar, the optimizer's step.
             rate: float32 scalar, its learning rate.
             settings: array.

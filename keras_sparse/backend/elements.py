@@ -4,8 +4,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sparse.masks import from_elements, to_elements
-
 
 def view(variable):
     """A variable as an array for reading, of the backend's own memory where it lends it.
@@ -48,20 +46,6 @@ def write(positions, *pairs):
             array = view(variable).copy()
             array.flat[positions] = values
             assign(variable, array)
-
-
-def clear(variable, mask, fresh):
-    """Sets what a mask calls dead to `fresh`, and leaves the rest.
-
-    Args:
-        variable: `keras.Variable` of a kernel's shape.
-        mask: boolean array whose shape broadcasts to it.
-        fresh: float.
-    """
-    array = view(variable).copy()
-    elements = to_elements(array, mask.shape)
-    elements[:, ~mask.ravel()] = fresh
-    assign(variable, from_elements(elements, array.shape, mask.shape))
 
 
 def assign(variable, value):

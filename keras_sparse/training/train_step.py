@@ -5,8 +5,8 @@ import contextlib
 import keras
 from keras import ops
 
-from keras_sparse import elements
-from keras_sparse.methods.standing import Standing
+from keras_sparse.backend import elements
+from keras_sparse.training.standing import Standing
 
 
 class Inside(Standing):

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_sparse.elements import view
+from keras_sparse.backend.elements import view
 
 
 def slots(optimizer, variable):

@@ -5,9 +5,9 @@ import math
 import numpy as np
 
 from keras_sparse import criteria
-from keras_sparse.conversion import trainable_masked_layers
-from keras_sparse.methods.arguments import check_choice, check_not_negative
-from keras_sparse.methods.base import SparseMethod
+from keras_sparse.layers.traversal import trainable_masked_layers
+from keras_sparse.training.sparse_method import SparseMethod
+from keras_sparse.validation import check_choice, check_not_negative
 
 GROWTH = ("anywhere", "live_units")
 

@@ -1,4 +1,4 @@
-"""Checks of the arguments of methods."""
+"""Checks of arguments, with messages that say what is expected."""
 
 import numbers
 
@@ -44,3 +44,17 @@ def check_choice(value, name, choices):
     """Raises ValueError unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"`{name}` must be one of {list(choices)}. Received: {name}={value!r}.")
+
+
+def check_sparsity(sparsity, name="sparsity"):
+    """Raises ValueError unless `sparsity` is a number in [0, 1)."""
+    if isinstance(sparsity, bool) or not isinstance(sparsity, numbers.Real) or not 0 <= sparsity < 1:
+        raise ValueError(
+            f"`{name}` is the removed fraction of the weights and must be a number in [0, 1): 0.9 keeps a tenth. "
+            f"Received: {name}={sparsity!r}."
+        )
+
+
+def check_seed(seed):
+    """Raises ValueError unless `seed` is an int of at least 0."""
+    check_step(seed, "seed")

@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from keras_sparse.elements import write
-from keras_sparse.slots import slots
+from keras_sparse.backend.elements import write
+from keras_sparse.training.optimizer_state import slots
 
 
 def check_budget(name, tensors, dropped, grown, budget):

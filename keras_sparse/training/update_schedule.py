@@ -5,11 +5,11 @@ import math
 import keras
 import numpy as np
 
-from keras_sparse import elements
-from keras_sparse.conversion import masked_layers
-from keras_sparse.methods.arguments import check_positive_int
+from keras_sparse.backend import elements
+from keras_sparse.layers.traversal import masked_layers
 from keras_sparse.schedules import by_epoch, multiples
-from keras_sparse.slots import iterations
+from keras_sparse.training.optimizer_state import iterations
+from keras_sparse.validation import check_positive_int
 
 EPOCH = "epoch"
 
@@ -18,7 +18,7 @@ class Clock(keras.callbacks.Callback):
     """Calls `update` when a period of optimizer steps, or an epoch, is over.
 
     Args:
-        period: as for `keras_sparse.methods.base.SparseMethod`.
+        period: as for `keras_sparse.training.sparse_method.SparseMethod`.
         until: as for it.
     """
 

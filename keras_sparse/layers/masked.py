@@ -1,20 +1,14 @@
 """Keras layers whose kernel is masked: `call` stays Keras's own, only the kernel that it reads changes."""
 
 import math
-import numbers
 import zlib
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_sparse.masks import Mask, check_sparsity, live_count, mask_shape, random_mask
-
-
-def check_seed(seed):
-    """Raises ValueError unless `seed` is an int of at least 0."""
-    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or seed < 0:
-        raise ValueError(f"`seed` must be an int of at least 0. Received: seed={seed!r}.")
+from keras_sparse.layers.masks import Mask, live_count, mask_shape, random_mask
+from keras_sparse.validation import check_seed, check_sparsity
 
 
 class MaskedKernel:
@@ -31,7 +25,7 @@ class MaskedKernel:
         seed: int of at least 0: the same seed and layer path give the same mask in any process, on any backend. Or a
             tuple of them, which alone decides.
 
-    Every other argument is the Keras layer's. `kernel_mask` is the `keras_sparse.masks.Mask`.
+    Every other argument is the Keras layer's. `kernel_mask` is the `keras_sparse.layers.masks.Mask`.
     """
 
     def __init__(self, *args, sparsity=0.0, granularity="weight", seed=0, **kwargs):

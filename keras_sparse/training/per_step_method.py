@@ -6,15 +6,15 @@ import itertools
 import numpy as np
 from keras import ops
 
-from keras_sparse import elements
-from keras_sparse.conversion import masked_layers, trainable_masked_layers
-from keras_sparse.methods.arguments import check_optimizer, check_step
-from keras_sparse.methods.base import SparseMethod
-from keras_sparse.methods.inside import compiled, tensors, write
-from keras_sparse.methods.site import sites_of, variables_of
-from keras_sparse.methods.zeros import finite
+from keras_sparse.backend import elements
+from keras_sparse.layers.traversal import masked_layers, trainable_masked_layers
 from keras_sparse.replicas import check_replicas
-from keras_sparse.slots import iterations
+from keras_sparse.training.dead_weights import finite
+from keras_sparse.training.optimizer_state import iterations
+from keras_sparse.training.site import sites_of, variables_of
+from keras_sparse.training.sparse_method import SparseMethod
+from keras_sparse.training.train_step import compiled, tensors, write
+from keras_sparse.validation import check_optimizer, check_step
 
 
 class InStep(SparseMethod):

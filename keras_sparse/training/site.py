@@ -7,12 +7,12 @@ import math
 import numpy as np
 from keras import ops
 
-from keras_sparse import elements
-from keras_sparse.conversion import masked_layers
-from keras_sparse.methods.inside import scope
-from keras_sparse.methods.tensor import places
-from keras_sparse.methods.zeros import keep_zeros
-from keras_sparse.slots import momentum, slots
+from keras_sparse.backend import elements
+from keras_sparse.layers.traversal import masked_layers
+from keras_sparse.training.dead_weights import keep_zeros
+from keras_sparse.training.layer_state import places
+from keras_sparse.training.optimizer_state import momentum, slots
+from keras_sparse.training.train_step import scope
 
 
 @dataclasses.dataclass(frozen=True)

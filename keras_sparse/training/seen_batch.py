@@ -4,7 +4,7 @@ import itertools
 
 import keras
 
-from keras_sparse.methods.standing import Standing
+from keras_sparse.training.standing import Standing
 
 
 class SeenBatch(Standing):

@@ -7,9 +7,9 @@ from collections import defaultdict
 
 import numpy as np
 
-from keras_sparse.conversion import masked_layers, trainable_masked_layers
-from keras_sparse.elements import view
-from keras_sparse.masks import to_elements
+from keras_sparse.backend.elements import view
+from keras_sparse.layers.masks import to_elements
+from keras_sparse.layers.traversal import masked_layers, trainable_masked_layers
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,7 @@
+"""Keras's callbacks, made safe for sparse training."""
+
+from keras_sparse.callbacks.backup_and_restore import BackupAndRestore
+from keras_sparse.callbacks.early_stopping import EarlyStopping
+from keras_sparse.callbacks.model_checkpoint import ModelCheckpoint
+
+__all__ = ["BackupAndRestore", "EarlyStopping", "ModelCheckpoint"]
