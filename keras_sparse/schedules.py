@@ -1,13 +1,13 @@
-"""Values that change by epoch or step, and when a period was crossed: pure Python.
+"""Values that change by epoch or step, and when a period was crossed.
 
 Epochs count from 0, as in `keras.callbacks`: epoch 0 is the one Keras's progress bar calls "Epoch 1".
 """
 
 import math
 import numbers
-import os
-import warnings
 from collections.abc import Mapping
+
+import numpy as np
 
 
 class ByEpoch:
@@ -111,22 +111,39 @@ def multiples(period, before, now):
 
 
 def polynomial_decay(initial_sparsity, final_sparsity, begin_step, end_step, power=3, frequency=100):
-    """TF-MOT's `PolynomialDecay`, the schedule of Zhu & Gupta (2017), without the switch to Keras 2 that TF-MOT makes.
+    """The schedule of Zhu & Gupta (2017): a sparsity that rises fast at first and ever slower towards its end.
+
+    The sparsity before training step t is
+
+        final_sparsity + (initial_sparsity - final_sparsity) * (1 - p) ** power
+
+    with p = (t - begin_step) / (end_step - begin_step), clipped to [0, 1]. It is computed in single precision, as by
+    TF-MOT's `tfmot.sparsity.keras.PolynomialDecay`, and is the same number to the last bit.
 
     Args:
         initial_sparsity: float in [0, 1), the sparsity at `begin_step`.
-        final_sparsity: float in [0, 1), the sparsity at `end_step`.
-        begin_step: int, the training step, from 1, before which the first pruning is.
-        end_step: int, the step of the last one.
-        power: exponent of `1 - (step - begin_step) / (end_step - begin_step)`.
-        frequency: int, steps between prunings; where it does not divide `end_step - begin_step`, the last one comes
-            before `end_step`, and the final sparsity is not reached.
+        final_sparsity: float in [0, 1), the sparsity at `end_step`, at least `initial_sparsity`.
+        begin_step: int of at least 0, the training step, counted from 1, before which the first pruning is due.
+        end_step: int above `begin_step`, the step of the last one.
+        power: positive float, the exponent.
+        frequency: int of at least 1, steps between prunings; where it does not divide `end_step - begin_step`, the
+            last one comes before `end_step`, and the final sparsity is not reached.
 
     Returns:
-        `tfmot.sparsity.keras.PolynomialDecay`, a function `step -> (due, sparsity)`.
+        What `schedule` of `keras_sparse.GradualPruning` takes: a function `step -> (due, sparsity)`, of int to bool and
+        float. It has the arguments as attributes.
 
     Raises:
         ValueError: if an argument is out of its range.
+
+    Example:
+
+    >>> schedule = polynomial_decay(0.0, 0.5, begin_step=0, end_step=10, frequency=5)
+    >>> schedule(0), schedule(1)[0], schedule(5), schedule(10), schedule(15)
+    ((True, 0.0), False, (True, 0.4375), (True, 0.5), (False, 0.5))
+
+    Reference:
+        Zhu & Gupta, "To prune, or not to prune: exploring the efficacy of pruning for model compression", 2017.
     """
     given = {
         "initial_sparsity": initial_sparsity,
@@ -138,30 +155,28 @@ def polynomial_decay(initial_sparsity, final_sparsity, begin_step, end_step, pow
     }
     if not (
         all(map(_is_number, given.values()))
+        and all(isinstance(n, numbers.Integral) for n in (begin_step, end_step, frequency))
         and 0 <= initial_sparsity <= final_sparsity < 1
         and 0 <= begin_step < end_step
-        and power > 0
+        and 0 < power < math.inf
         and frequency >= 1
     ):
         raise ValueError(
             "A polynomial decay needs 0 <= initial_sparsity <= final_sparsity < 1, 0 <= begin_step < end_step, power > "
-            f"0 and frequency >= 1. Received: {', '.join(f'{k}={v!r}' for k, v in given.items())}."
+            "0 and frequency >= 1, with whole numbers for the steps and the frequency. Received: "
+            f"{', '.join(f'{k}={v!r}' for k, v in given.items())}."
         )
-    import tensorflow as tf
+    single = np.float32  # in which TF-MOT computes
 
-    tf.keras.Model  # noqa: B018 - loads Keras 3, before TF-MOT says which one TensorFlow is to load.
-    name = "TF_USE_LEGACY_KERAS"
-    before = os.environ.get(name)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of distutils, about itself
-            from tensorflow_model_optimization.sparsity.keras import PolynomialDecay
-    finally:
-        # TF-MOT sets it when imported, and processes started from this one would see it.
-        os.environ.pop(name, None)
-        if before is not None:
-            os.environ[name] = before
-    return PolynomialDecay(initial_sparsity, final_sparsity, begin_step, end_step, power, frequency)
+    def schedule(step):
+        passed = min(single(1), max(single(0), single(step - begin_step) / single(end_step - begin_step)))
+        rest = single(initial_sparsity - final_sparsity) * (single(1) - passed) ** single(power)
+        due = begin_step <= step <= end_step and (step - begin_step) % frequency == 0
+        return bool(due), float(rest + single(final_sparsity))
+
+    schedule.__name__ = "polynomial_decay"
+    vars(schedule).update(given)  # GradualPruning asks at the steps they name only.
+    return schedule
 
 
 def _is_number(value):

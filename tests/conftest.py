@@ -1,8 +1,10 @@
 """Shared helpers: small nets, small data, and the state of a model at a moment."""
 
+import importlib.util
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -63,3 +65,18 @@ def blobs():
     labels = np.arange(96) % 3
     centres = rng.normal(size=(3, 8)) * 3
     return (centres[labels] + rng.normal(size=(96, 8))).astype("float32"), labels.astype("int32")
+
+
+@pytest.fixture(scope="session")
+def tfmot():
+    """TF-MOT's module of schedules, without the package around it, which would switch the process to Keras 2."""
+    pytest.importorskip("tensorflow")
+    package = importlib.util.find_spec("tensorflow_model_optimization")
+    if package is None:
+        pytest.skip("needs tensorflow_model_optimization")
+    (folder,) = package.submodule_search_locations
+    file = Path(folder) / "python/core/sparsity/keras/pruning_schedule.py"
+    spec = importlib.util.spec_from_file_location("pruning_schedule", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -68,7 +68,7 @@ def test_the_paper_s_number_of_slices():
     options = flags.FlagValues()
     define_flags(WRN_CIFAR10, options)
     options(["recipe", "--granularity=kernel_slice"])
-    model = ks.sparsify(wide_resnet(10, 0.5), 0.9, keep_dense=WRN_CIFAR10.keep_dense)
+    model = ks.sparsify(wide_resnet(), 0.9, keep_dense=WRN_CIFAR10.keep_dense, granularity="kernel_slice")
     method = train.methods.callback("dynamic_sparse", WRN_CIFAR10, options, model)
     assert (method.prune_count(0), method.period(80), method.until) == (2000, 400, 190)
 

@@ -2,16 +2,25 @@
 
 import numpy as np
 import pytest
-from common.experiment import RESNET50_IMAGENET, WRN_CIFAR10
+from common.experiment import LENET_MNIST, RESNET50_IMAGENET, WRN_CIFAR10
 from common.models import lenet_300_100, resnet, resnet50, wide_resnet
 from keras import ops
 
 import keras_sparse as ks
 
 
+def of_the_paper(experiment, sparse):
+    """Whether the sizes that Table 4's K are for are those of a network."""
+    shapes = [x.kernel_variable.shape for x in ks.masked_layers(sparse)]
+    slices = sum(int(np.prod(shape[-2:])) for shape in shapes)
+    return (experiment.sparse_weights, experiment.kernel_slices) == (sum(map(np.prod, shapes)), slices)
+
+
 def test_lenet_counts_and_initialization():
     model = lenet_300_100()
-    report = ks.report(ks.sparsify(model, 0.98))
+    sparse = ks.sparsify(model, 0.98)
+    report = ks.report(sparse)
+    assert of_the_paper(LENET_MNIST, sparse)
     assert (model.count_params() - 820, report.sparse_weights, report.live_weights) == (267_020, 266_200, 5_324)
     assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == 267_020
     kernel = ops.convert_to_numpy(model.get_layer("fc1").kernel)
@@ -22,6 +31,7 @@ def test_wrn_28_2_counts():
     model = wide_resnet(28, 2)
     sparse = ks.sparsify(model, 0.9, keep_dense=WRN_CIFAR10.keep_dense)
     report = ks.report(sparse)
+    assert of_the_paper(WRN_CIFAR10, sparse)
     assert (len(report.layers), report.sparse_weights, report.live_weights) == (24, 1_451_520, 145_152)
     assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == 1_467_610
     std = ops.convert_to_numpy(model.get_layer("group3_block4_conv2").kernel).std()
@@ -32,6 +42,7 @@ def test_resnet_50_counts():
     model = resnet50()
     sparse = ks.sparsify(model, 0.9, keep_dense=RESNET50_IMAGENET.keep_dense)
     report = ks.report(sparse)
+    assert of_the_paper(RESNET50_IMAGENET, sparse)
     assert (report.sparse_weights, report.live_weights, report.parameters) == (22_724_608, 2_272_461, 5_104_885)
     assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == 25_557_032
     assert ks.report(ks.sparsify(model, 0.8, keep_dense=RESNET50_IMAGENET.keep_dense)).parameters == 7_377_346

@@ -1,6 +1,7 @@
 """The LeNet recipe as a user runs it, on the 5,000 digits that a package of the registry ships."""
 
 import csv
+import functools
 import json
 import os
 import subprocess
@@ -164,14 +165,57 @@ def test_a_flag_without_use_is_said(tmp_path, capsys):
     assert "--method static makes no use of --period" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("method", ["set", "dynamic_sparse"])
-def test_kernel_slices_have_a_count_of_their_own(method):
+@functools.cache
+def masked_network(build, sparsity, keep_dense, granularity, network):
+    return ks.sparsify(build(**dict(network)), sparsity, keep_dense=keep_dense, granularity=granularity)
+
+
+def count(experiment, build, method, *arguments, **network):
+    """K that a recipe takes for a network, with flags."""
     options = flags.FlagValues()
-    define_flags(WRN_CIFAR10, options)
-    options(["recipe", "--granularity=kernel_slice"])
-    masked = ks.sparsify(wide_resnet(depth=10, widen_factor=0.5), 0.9, granularity="kernel_slice")
-    made = methods.callback(method, WRN_CIFAR10, options, masked)
-    assert (made.count if method == "set" else made.prune_count)(0) == 2_000
+    define_flags(experiment, options)
+    options(["recipe", *arguments])
+    masked = masked_network(build, options.sparsity, experiment.keep_dense, options.granularity, tuple(network.items()))
+    made = methods.callback(method, experiment, options, masked)
+    return (made.count if method == "set" else made.prune_count)(0)
+
+
+@pytest.mark.parametrize("method", ["set", "dynamic_sparse"])
+def test_k_of_the_paper_s_network_is_table_4_s_at_every_sparsity(method, capsys):
+    assert count(LENET_MNIST, lenet_300_100, method) == 600
+    assert count(LENET_MNIST, lenet_300_100, method, "--sparsity=0.5") == 600
+    assert count(WRN_CIFAR10, wide_resnet, method) == 20_000
+    assert count(WRN_CIFAR10, wide_resnet, method, "--granularity=kernel_slice", "--sparsity=0.8") == 2_000
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("method", ["set", "dynamic_sparse"])
+@pytest.mark.parametrize(
+    ("flags", "network", "expected", "words"),
+    [
+        # Of WRN-28-2's four blocks a group the first, which is smaller than the others: a fifth of the weights.
+        ([], {"depth": 10}, 4_000, "K is 4,000, in proportion to the 290,304 sparse weights"),
+        (["--sparsity=0.5"], {"depth": 10}, 4_000, "Table 4's 20,000 is for 1,451,520"),
+        (["--granularity=kernel_slice"], {"depth": 10}, 400, "K is 400, in proportion to the 32,256 kernel slices"),
+        (["--sparsity=0.5"], {"depth": 10, "widen_factor": 0.0625}, 6, "K is 6, "),  # 20,000 * 423 / 1,451,520
+        ([], {"depth": 34}, 25_333, "K is 25,333, "),
+    ],
+)
+def test_k_is_in_proportion_to_the_size_of_the_network(method, flags, network, expected, words, capsys):
+    assert count(WRN_CIFAR10, wide_resnet, method, *flags, **network) == expected
+    printed = capsys.readouterr().out
+    assert words in printed
+    assert printed.count("\n") == 1
+
+
+def test_k_is_at_least_1():
+    assert count(LENET_MNIST, lenet_300_100, "set", "--sparsity=0.5", widen_factor=0.001, input_shape=(4, 4, 1)) == 1
+
+
+@pytest.mark.parametrize("method", ["set", "dynamic_sparse"])
+def test_a_flag_s_k_is_taken_as_it_is(method, capsys):
+    assert count(WRN_CIFAR10, wide_resnet, method, "--prune_count=77", depth=10) == 77
+    assert capsys.readouterr().out == ""
 
 
 def test_a_split_smaller_than_a_batch(tmp_path):

@@ -39,7 +39,7 @@ class DynamicSparseSettings:
     """Arguments of `keras_sparse.DynamicSparse`.
 
     Attributes:
-        prune_count: K, weights to drop at an update.
+        prune_count: K, weights to drop at an update of the paper's network; of others in proportion to its size.
         slice_prune_count: K where whole kernel slices live and die; None where there are none.
         tolerance: delta, fraction of K.
         threshold: H(0).
@@ -66,7 +66,7 @@ class SETSettings:
     """Arguments of `keras_sparse.SET`.
 
     Attributes:
-        prune_count: weights moved at an update, over the network.
+        prune_count: weights moved at an update, over the network; as for dynamic sparse.
         slice_prune_count: as for dynamic sparse.
         period: P, dict of first epoch to steps.
         until: epochs after which the masks stay.
@@ -137,6 +137,8 @@ class Experiment:
         depth: of the network, where it can be chosen; else None.
         widen_factor: of the network.
         sparsity: that of the paper's headline.
+        sparse_weights: weights of the kernels that the paper makes sparse, in its network; what `prune_count` is for.
+        kernel_slices: k x k slices of them, what `slice_prune_count` is for.
         keep_dense: names of the layers that stay dense.
         training: `Training`.
         dynamic_sparse: `DynamicSparseSettings`.
@@ -154,6 +156,8 @@ class Experiment:
     depth: int | None
     widen_factor: float
     sparsity: float
+    sparse_weights: int
+    kernel_slices: int
     keep_dense: tuple
     training: Training
     dynamic_sparse: DynamicSparseSettings
@@ -172,6 +176,8 @@ LENET_MNIST = Experiment(
     depth=None,
     widen_factor=1.0,
     sparsity=0.98,
+    sparse_weights=266_200,
+    kernel_slices=266_200,  # of dense layers each weight is one
     keep_dense=(),
     training=Training(
         epochs=100,  # Table 4, "Number of training epochs"
@@ -231,6 +237,8 @@ WRN_CIFAR10 = Experiment(
     depth=28,
     widen_factor=2,
     sparsity=0.9,
+    sparse_weights=1_451_520,
+    kernel_slices=161_280,
     keep_dense=("stem", "group1_shortcut", "group2_shortcut", "group3_shortcut", "logits"),
     training=Training(
         epochs=200,
@@ -272,6 +280,8 @@ RESNET50_IMAGENET = Experiment(
     depth=50,
     widen_factor=1.0,
     sparsity=0.8,
+    sparse_weights=22_724_608,
+    kernel_slices=12_664_832,
     keep_dense=("stem", "group1_shortcut", "group2_shortcut", "group3_shortcut", "group4_shortcut"),
     training=Training(
         epochs=100,

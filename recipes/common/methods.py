@@ -105,18 +105,43 @@ def thin(build, parameters):
     return build(widen_factor=tried[min(tried)])
 
 
-def _prune_count(settings, options):
-    in_slices = options.granularity != "weight" and settings.slice_prune_count
-    return options.prune_count or (settings.slice_prune_count if in_slices else settings.prune_count)
+def prune_count(settings, experiment, options, model):
+    """K of a network: the flag's, or Table 4's in proportion to the mask elements of the sparse layers, at least 1.
+
+    In the paper K is one number for its network at each sparsity, so that the live weights do not matter. Prints what K
+    is where the network is not the paper's.
+
+    Args:
+        settings: `DynamicSparseSettings` or `SETSettings` of the experiment.
+        experiment: `common.experiment.Experiment`.
+        options: parsed flags.
+        model: the masked `keras.Model`.
+
+    Returns:
+        int.
+    """
+    if options.prune_count:
+        return options.prune_count
+    in_slices = options.granularity != "weight"
+    paper = experiment.kernel_slices if in_slices else experiment.sparse_weights
+    count = (settings.slice_prune_count if in_slices else None) or settings.prune_count
+    here = sum(x.kernel_mask.numpy().size for x in ks.masked_layers(model))
+    if here == paper:
+        return count
+    scaled = max(1, round(count * here / paper))
+    what = "kernel slices" if in_slices else "sparse weights"
+    print(f"Note: K is {scaled:,}, in proportion to the {here:,} {what} here: Table 4's {count:,} is for {paper:,}.")
+    return scaled
 
 
 def _dynamic_sparse(experiment, options, model):
     settings = experiment.dynamic_sparse
-    count = _prune_count(settings, options)
     factor = options.epochs / experiment.training.epochs
     if settings.prune_fraction and not options.prune_count:
         most = settings.prune_fraction * sum(int(x.kernel_mask.numpy().sum()) for x in ks.masked_layers(model))
         count = ks.schedules.cosine_decay(most, settings.until * factor)
+    else:
+        count = prune_count(settings, experiment, options, model)
     return ks.DynamicSparse(
         prune_count=count,
         period=options.period or stretched(settings.period, factor),
@@ -133,7 +158,7 @@ def _set(experiment, options, model):
     settings = experiment.set
     factor = options.epochs / experiment.training.epochs
     return ks.SET(
-        count=_prune_count(settings, options),
+        count=prune_count(settings, experiment, options, model),
         period=options.period or stretched(settings.period, factor),
         regrow_scale=options.regrow_scale,
         until=math.ceil(settings.until * factor),

@@ -45,7 +45,9 @@ def define_flags(experiment, into=flags.FLAGS):
     enum("distribution", None, tuple(DISTRIBUTIONS), "Sparsity of each layer; default: uniform, for rigl by kernel.")
     string("dense_model", None, "For --method compressed: a trained model.keras; default: train it first.")
     enum("scope", "layer", ("layer", "network"), "For --method compressed: what a threshold is for.")
-    integer("prune_count", None, "The paper's K, of dynamic_sparse and set; default: Table 4's.", 1)
+    integer(
+        "prune_count", None, "The paper's K, of dynamic_sparse and set; default: Table 4's, by the network's size.", 1
+    )
     integer("period", None, "The paper's P, steps between updates; default: Table 4's schedule by epoch.", 1)
     real("regrow_scale", 1e-4, "Standard deviation of regrown weights; 0 is the paper's word.", 0.0)
     for name in ("l1", "l2", "regrow_scale"):

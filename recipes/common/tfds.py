@@ -18,15 +18,23 @@ def builder(dataset, data_dir, splits):
         `tfds.core.DatasetBuilder`.
 
     Raises:
-        app.UsageError: if there is no such set, it cannot be prepared, has no images and labels, or not those splits.
+        app.UsageError: if there is no such set, it cannot be prepared, has no images and labels, or not those splits;
+            or if TensorFlow or TFDS is not installed.
     """
     if data_dir and not Path(data_dir).expanduser().is_dir():
         raise app.UsageError(
             f"--data_dir={data_dir} is no folder. Name one that holds {dataset}/, as TFDS or tools/export_arrays.py "
             "has written it; or make it first, and TFDS downloads into it; or leave the flag out for TFDS's own."
         )
-    import tensorflow_datasets as tfds
-
+    try:
+        import tensorflow  # noqa: F401 - which TFDS reads by
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise app.UsageError(
+            f"--dataset={dataset} comes by TensorFlow Datasets, which cannot be imported here: {error}. Write it as "
+            "arrays by tools/export_arrays.py on a machine that has TensorFlow, copy the folder, and name it by "
+            "--data_dir; or pip install tensorflow tensorflow-datasets."
+        ) from error
     with reading(dataset, data_dir, "Check --dataset, --data_dir and the network, and that the folder can be written."):
         made = tfds.builder(dataset, data_dir=data_dir)
         made.download_and_prepare()

@@ -9,16 +9,16 @@ import keras
 from absl import app, flags
 
 import keras_sparse as ks
-from common import data, devices, endings, folder, methods
+from common import data, devices, endings, event_log, folder, methods
 from common.options import given
 
 
 def run(experiment, build, load=data.load, options=flags.FLAGS):
     """Trains and evaluates one network, and writes the run into its folder.
 
-    The folder holds `config.json` (every flag), `history.csv` (an epoch a line), `tensorboard/`, `model.keras` and
-    `result.json`, which is written last. Until then `backup/` has the state after the last epoch, from which
-    `--resume` goes on, to the bit on the same machine.
+    The folder holds `config.json` (every flag), `history.csv` (an epoch a line), `tensorboard/` (if that package is
+    installed), `model.keras` and `result.json`, which is written last. Until then `backup/` has the state after the
+    last epoch, from which `--resume` goes on, to the bit on the same machine.
 
     Args:
         experiment: `common.experiment.Experiment`.
@@ -71,6 +71,10 @@ def _run(experiment, build, load, options, runs, ctrl_c):
         )
     if machine.leads:
         runs.begin(given(options), options.overwrite)
+        if event_log.problem():
+            print(
+                f"Note: no TensorBoard logs are written ({event_log.problem()}). To have them: pip install tensorboard"
+            )
     with machine.scope():
         build = _with_flags(build, experiment, options, sets[0], machine)
         trainer = Trainer(experiment.training, options, sets, machine, ctrl_c)
@@ -93,10 +97,11 @@ def _run(experiment, build, load, options, runs, ctrl_c):
     }
     runs.finish(result)
     print(report)
+    look = "" if event_log.problem() else f"; look at it with: tensorboard --logdir {runs.path}"
     print(
         f"Test accuracy: {result['test_accuracy']:.2%} after epoch {plan.epochs} "
         f"(best {result['best_test_accuracy']:.2%}, epoch {result['best_epoch']}), {seconds:.0f} s. "
-        f"Written to {runs.path}; look at it with: tensorboard --logdir {runs.path}"
+        f"Written to {runs.path}{look}"
     )
     return result
 
@@ -155,10 +160,9 @@ class Trainer:
         if self.machine.leads:
             path.mkdir(parents=True, exist_ok=True)
             folder.forget_epochs(path / "history.csv", begin)
-            callbacks += [
-                keras.callbacks.CSVLogger(path / "history.csv", append=True),
-                keras.callbacks.TensorBoard(path / "tensorboard", write_graph=False),
-            ]
+            callbacks.append(keras.callbacks.CSVLogger(path / "history.csv", append=True))
+            if not event_log.problem():
+                callbacks.append(event_log.EventLog(path / "tensorboard"))
         images = len(test_set) // self.machine.replicas * self.machine.replicas
         at_once = evaluation_batch(images, self.machine.replicas)
         tests = test_set.evaluation(images, at_once, self.machine.part)
