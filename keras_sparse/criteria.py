@@ -118,21 +118,25 @@ def grow_random(live, size, count, rng):
     return rank + np.searchsorted(live - np.arange(len(live)), rank, side="right")
 
 
-def between_live_units(live, shape):
+def between_live_units(live, shape, inputs=(-2,), outputs=(-1,)):
     """Which positions lie between two units that each have a live weight in the layer.
 
     Args:
         live: sorted int array, the live positions.
-        shape: shape of the mask; its last two axes number the units on the two sides of the layer.
+        shape: shape of the mask.
+        inputs: tuple of ints, the axes of the mask that number the input units.
+        outputs: tuple of ints, the axes that number the output units; an axis may number both.
 
     Returns:
         Boolean array of one dimension, an entry for each position.
     """
     mask = np.zeros(shape, bool)
     mask.flat[live] = True
-    pairs = mask.any(axis=tuple(range(mask.ndim - 2)))
-    units = pairs.any(axis=1)[:, None] & pairs.any(axis=0)
-    return np.broadcast_to(units, shape).ravel()
+    connected = np.ones_like(mask)
+    for axes in (inputs, outputs):
+        numbering = {axis % mask.ndim for axis in axes}
+        connected &= mask.any(axis=tuple(i for i in range(mask.ndim) if i not in numbering), keepdims=True)
+    return connected.ravel()
 
 
 def grow_strongest(live, scores, count):

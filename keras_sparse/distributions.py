@@ -10,6 +10,29 @@ from keras_sparse.criteria import apportion
 from keras_sparse.validation import check_sparsity
 
 
+class KernelShape(tuple):
+    """The shape `(..., inputs, outputs)` of the kernel of a convolution with groups; without, any tuple will do.
+
+    Of the inputs, as in Keras, it counts those of one group, and of the outputs those of all groups. A depthwise
+    convolution is one with as many groups as channels.
+
+    Args:
+        shape: sequence of ints.
+        groups: int of at least 1 that divides the last of them.
+
+    Example:
+
+    >>> erdos_renyi([KernelShape((3, 3, 4, 16), groups=4), (16, 10)], 0.5)
+    [0.4131944444444444, 0.8125]
+    """
+
+    def __new__(cls, shape, groups=1):
+        """The tuple, with its groups."""
+        self = super().__new__(cls, shape)
+        self.groups = groups
+        return self
+
+
 def uniform(shapes, sparsity):
     """The same sparsity in every layer, as in Table 4 of Mostafa & Wang.
 
@@ -29,7 +52,8 @@ def uniform(shapes, sparsity):
 def erdos_renyi(shapes, sparsity):
     """Density in proportion to (n_in + n_out) / (n_in * n_out): small layers stay denser.
 
-    For convolutions n_in and n_out count channels only, as in SET.
+    For convolutions n_in and n_out count channels only, as in SET; for grouped ones, the channels of one group: each
+    group is a graph of its own, in which the papers' formula holds.
 
     Args:
         shapes: list of kernel shapes, each `(..., inputs, outputs)`.
@@ -43,11 +67,13 @@ def erdos_renyi(shapes, sparsity):
         Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse connectivity inspired
         by network science", 2018.
     """
-    return _exact(shapes, sparsity, lambda s: sum(s[-2:]) / math.prod(s[-2:]))
+    return _exact(shapes, sparsity, lambda s: _ratio(_of_a_group(s)[-2:]))
 
 
 def erdos_renyi_kernel(shapes, sparsity):
     """Density in proportion to (n_in + n_out + k_h + k_w) / (n_in * n_out * k_h * k_w), all kernel axes included.
+
+    For grouped convolutions n_in and n_out are the channels of one group.
 
     Args:
         shapes: list of kernel shapes, each `(..., inputs, outputs)`.
@@ -60,7 +86,7 @@ def erdos_renyi_kernel(shapes, sparsity):
     Reference:
         Evci et al., "Rigging the Lottery: Making All Tickets Winners", 2020.
     """
-    return _exact(shapes, sparsity, lambda s: sum(s) / math.prod(s))
+    return _exact(shapes, sparsity, lambda s: _ratio(_of_a_group(s)))
 
 
 DISTRIBUTIONS = {f.__name__: f for f in (uniform, erdos_renyi, erdos_renyi_kernel)}
@@ -71,7 +97,7 @@ def get(identifier):
 
     Args:
         identifier: "uniform", "erdos_renyi", "erdos_renyi_kernel", or a callable
-            `(shapes, sparsity) -> list of sparsities`.
+            `(shapes, sparsity) -> list of sparsities`. Its shapes are `KernelShape`s.
 
     Raises:
         ValueError: if it is neither.
@@ -84,6 +110,15 @@ def get(identifier):
             "(shapes, sparsity) -> list of sparsities."
         )
     return DISTRIBUTIONS[identifier]
+
+
+def _of_a_group(shape):
+    """The shape of the kernel of one group."""
+    return (*shape[:-1], shape[-1] // getattr(shape, "groups", 1))
+
+
+def _ratio(sizes):
+    return sum(sizes) / math.prod(sizes)
 
 
 def _exact(shapes, sparsity, density):

@@ -6,8 +6,8 @@ import math
 import keras
 from keras import ops
 
-from keras_sparse.layers.masks import unit_axes
 from keras_sparse.layers.traversal import built_masked_layers
+from keras_sparse.layers.units import units_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _layer(layer):
     unit = math.prod(kernel) // mask.size
     live = int(mask.sum()) * unit
     positions = _positions(layer)
-    inputs, outputs = unit_axes(layer, mask.ndim)
+    dead_inputs, dead_units = units_of(layer, kernel).dead(mask)
     return LayerReport(
         name=layer.path,
         shape=kernel,
@@ -155,8 +155,8 @@ def _layer(layer):
         live=live,
         macs=None if positions is None else live * positions,
         dense_macs=None if positions is None else math.prod(kernel) * positions,
-        dead_inputs=_dead(mask, kernel, inputs),
-        dead_units=_dead(mask, kernel, outputs),
+        dead_inputs=dead_inputs,
+        dead_units=dead_units,
     )
 
 
@@ -175,12 +175,5 @@ def _positions(layer):
     return None if None in axes else math.prod(axes)
 
 
-def _dead(mask, kernel, axes):
-    """How many units, numbered by `axes` of the kernel, have no live weight."""
-    alive = mask.any(axis=tuple(i for i in range(mask.ndim) if i not in axes))
-    repeat = math.prod(kernel[i] for i in axes) // alive.size
-    return int((~alive).sum()) * repeat
-
-
 def _itemsize(variable):
-    return ops.convert_to_numpy(variable).dtype.itemsize
+    return ops.convert_to_numpy(ops.zeros((), variable.dtype)).dtype.itemsize

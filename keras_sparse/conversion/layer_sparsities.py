@@ -5,11 +5,12 @@ import numbers
 from collections import defaultdict
 from collections.abc import Sequence
 
-import keras
 import numpy as np
 
 from keras_sparse.criteria import apportion
-from keras_sparse.layers.masks import live_count, mask_shape, unit_axes
+from keras_sparse.distributions import KernelShape
+from keras_sparse.layers.masks import live_count, mask_shape
+from keras_sparse.layers.units import units_of
 
 
 def layer_sparsities(layers, sparsity, distribution, granularity):
@@ -23,7 +24,7 @@ def layer_sparsities(layers, sparsity, distribution, granularity):
     elements = [
         math.prod(mask_shape(granularity, s, getattr(x, "rank", 0))) for x, s in zip(layers, shapes, strict=True)
     ]
-    given = distribution([_as_conv(x, s) for x, s in zip(layers, shapes, strict=True)], sparsity)
+    given = distribution([_as_convolution(x, s) for x, s in zip(layers, shapes, strict=True)], sparsity)
     if not _are_sparsities(given, len(layers)):
         raise ValueError(
             f"`distribution` must return a list with a sparsity in [0, 1] for each of the {len(layers)} kernels "
@@ -69,11 +70,7 @@ def _feed_the_empty(live, members, layers):
         live[richest], live[i] = live[richest] - 1, 1
 
 
-def _as_conv(layer, shape):
-    """The shape `(..., inputs, outputs)` of a kernel; those of EinsumDense have any axes for each."""
-    if not isinstance(layer, keras.layers.EinsumDense):
-        return shape
-    inputs, outputs = map(set, unit_axes(layer, len(shape)))
-    parts = inputs - outputs, outputs - inputs
-    others = [n for i, n in enumerate(shape) if i not in inputs ^ outputs]
-    return (*others, *(math.prod(shape[i] for i in part) for part in parts))
+def _as_convolution(layer, shape):
+    """The shape of a layer's kernel as distributions take it."""
+    units = units_of(layer, shape)
+    return KernelShape(units.as_convolution, units.groups)
