@@ -2,7 +2,6 @@
 
 import numbers
 
-import keras
 import numpy as np
 
 
@@ -16,12 +15,6 @@ def check_step(value, name):
     """Raises ValueError unless `value` is an int of at least 0."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
         raise ValueError(f"`{name}` must be an int of at least 0. Received: {name}={value!r}.")
-
-
-def check_optimizer(value):
-    """Raises ValueError unless `value` is None or an optimizer of Keras."""
-    if value is not None and not isinstance(value, keras.optimizers.Optimizer):
-        raise ValueError(f"`optimizer` must be a keras.optimizers.Optimizer. Received: optimizer={value!r}.")
 
 
 def check_number(value, name, expected, accept):

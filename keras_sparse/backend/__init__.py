@@ -1,1 +1,53 @@
-"""What differs between TensorFlow, JAX and PyTorch."""
+"""What differs between TensorFlow, JAX and PyTorch: one file each, with the same functions.
+
+`read`, `write_elements` and `assign` touch variables between two steps. `hook_train_step`, `train_and_keep_batch` and
+`dense_gradients` reach into the training step. `copies` and `of_all_processes` compare replicas.
+"""
+
+import importlib
+
+import keras
+
+from keras_sparse.backend.common import assign_all, inner_optimizer, scope, tensors
+
+_backend = importlib.import_module(f"keras_sparse.backend.{keras.backend.backend()}")
+
+assign = _backend.assign
+can_assign = _backend.can_assign
+compiled = _backend.compiled
+copies = _backend.copies
+copy_native = _backend.copy_native
+dense_gradients = _backend.dense_gradients
+hook_train_step = _backend.hook_train_step
+is_native_optimizer = _backend.is_native_optimizer
+layout_of = _backend.layout_of
+native_slots = _backend.native_slots
+of_all_processes = _backend.of_all_processes
+read = _backend.read
+to_numpy = _backend.to_numpy
+refresh_held_state = _backend.refresh_held_state
+train_and_keep_batch = _backend.train_and_keep_batch
+write_elements = _backend.write_elements
+
+__all__ = [
+    "assign",
+    "assign_all",
+    "can_assign",
+    "compiled",
+    "copies",
+    "copy_native",
+    "dense_gradients",
+    "hook_train_step",
+    "inner_optimizer",
+    "is_native_optimizer",
+    "layout_of",
+    "native_slots",
+    "of_all_processes",
+    "read",
+    "refresh_held_state",
+    "scope",
+    "tensors",
+    "to_numpy",
+    "train_and_keep_batch",
+    "write_elements",
+]

@@ -7,8 +7,40 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_sparse import _keras, backend
+from keras_sparse.layers.layouts import laid_out_beside
 from keras_sparse.layers.masks import Mask, live_count, mask_shape, random_mask
+from keras_sparse.layers.reading import is_reading_out
 from keras_sparse.validation import check_seed, check_sparsity
+
+
+class _LiveInitializer:
+    """An initializer of the live weights of a layer, with the dead ones at 0.
+
+    By initializer, never by an assignment after: Keras may build a layer inside a stateless scope, which forgets
+    assignments. And no function: of those, Keras cannot make large kernels on several devices of JAX.
+    """
+
+    def __init__(self, initializer, layer):
+        self.initializer, self.layer = initializer, layer
+
+    def __call__(self, shape, dtype=None):
+        live = self.layer._draw(mask_shape(self.layer.granularity, shape, self.layer._spatial_rank))
+        kernel = self.initializer(shape, dtype=dtype)
+        return ops.where(live, kernel, ops.zeros_like(kernel))
+
+
+class _LiveRegularizer:
+    """A regularizer of the live weights of a layer.
+
+    The slope of |w| at 0 is 1 on JAX, and other regularizers couple weights: a dead weight would get a gradient.
+    """
+
+    def __init__(self, regularizer, layer):
+        self.regularizer, self.layer = regularizer, layer
+
+    def __call__(self, weights):
+        return self.regularizer(self.layer._masked(weights))
 
 
 class MaskedKernel:
@@ -25,10 +57,13 @@ class MaskedKernel:
         seed: int of at least 0: the same seed and layer path give the same mask in any process, on any backend. Or a
             tuple of them, which alone decides.
 
+        method_state: bool, whether the layer holds what a sparse training method remembers, beside its mask.
+            `keras_sparse.sparsify` sets it in one layer of a model.
+
     Every other argument is the Keras layer's. `kernel_mask` is the `keras_sparse.layers.masks.Mask`.
     """
 
-    def __init__(self, *args, sparsity=0.0, granularity="weight", seed=0, **kwargs):
+    def __init__(self, *args, sparsity=0.0, granularity="weight", seed=0, method_state=False, **kwargs):
         check_sparsity(sparsity)
         super().__init__(*args, **kwargs)
         if getattr(self, "lora_rank", None) or self.quantization_mode:
@@ -44,39 +79,34 @@ class MaskedKernel:
             check_seed(number)
         self.seed = tuple(map(int, seed)) if isinstance(seed, (tuple, list)) else int(seed)
         self.kernel_mask = Mask(name="kernel_mask")
+        self._starts_with_method_state = method_state
 
     def build(self, input_shape):
         """Builds the Keras layer and the mask over its kernel."""
         super().build(input_shape)
-        self.kernel_mask.build(
-            mask_shape(self.granularity, self.kernel_variable.shape, self._spatial_rank),
-            initializer=lambda shape, dtype=None: ops.convert_to_tensor(self._draw(shape)),
-        )
+        self._build_mask()
+        if self._starts_with_method_state:
+            self.kernel_mask.add_method_state()
+
+    def _build_mask(self, mask=None):
+        def initializer(shape, dtype=None):
+            return ops.convert_to_tensor(self._draw(shape) if mask is None else mask, dtype=dtype)
+
+        shape = mask_shape(self.granularity, self.kernel_variable.shape, self._spatial_rank)
+        with laid_out_beside(self.kernel_variable, self.kernel_mask):
+            self.kernel_mask.build(shape, initializer=initializer)
 
     def add_weight(self, *args, **kwargs):
         """As in Keras, but the kernel starts with its dead weights at 0, and only live ones are regularized."""
         if kwargs.get("name") == "kernel":
-            dense = keras.initializers.get(kwargs["initializer"])
-
-            # By initializer, never by an assignment after: Keras may build a layer inside a stateless scope, which
-            # forgets assignments.
-            def masked(shape, dtype=None):
-                live = self._draw(mask_shape(self.granularity, shape, self._spatial_rank))
-                kernel = dense(shape, dtype=dtype)
-                return ops.where(live, kernel, ops.zeros_like(kernel))
-
-            kwargs["initializer"] = masked
+            kwargs["initializer"] = _LiveInitializer(keras.initializers.get(kwargs["initializer"]), self)
             if kwargs.get("regularizer") is not None:
-                kwargs["regularizer"] = self._of_live(keras.regularizers.get(kwargs["regularizer"]))
+                kwargs["regularizer"] = _LiveRegularizer(keras.regularizers.get(kwargs["regularizer"]), self)
         return super().add_weight(*args, **kwargs)
-
-    def _of_live(self, regularizer):
-        # The slope of |w| at 0 is 1 on JAX, and others couple weights: a dead one would get a gradient.
-        return lambda weights: regularizer(self._masked(weights))
 
     def _masked(self, weights):
         weights = ops.convert_to_tensor(weights)
-        return ops.where(ops.convert_to_tensor(self.kernel_mask.value), weights, ops.zeros_like(weights))
+        return ops.where(ops.cast(self.kernel_mask.value, "bool"), weights, ops.zeros_like(weights))
 
     def _draw(self, shape):
         seeds = [self.seed, zlib.crc32(self.path.encode())] if isinstance(self.seed, int) else self.seed
@@ -104,12 +134,32 @@ class MaskedKernel:
         return self._kernel
 
     def save_own_variables(self, store):
-        """Keras's, with dead weights as 0, even where an optimizer such as Muon moves them and no method is at work."""
-        variables = {}
-        super().save_own_variables(variables)
-        variables["0"] = ops.convert_to_numpy(self.kernel)  # In Keras's layers the kernel comes first.
-        for name, value in variables.items():
-            store[name] = value
+        """Saves Keras's variables, dead weights as 0."""
+        self._clear_dead_weights()
+        super().save_own_variables(store)
+
+    @property
+    def weights(self):
+        """Keras's list. Where Keras takes the values out of a model by it, dead weights are set to 0 before.
+
+        An optimizer such as Muon moves dead weights, and with no method at work nobody has undone that when
+        `get_weights`, `get_state_tree`, `export` or the old .h5 format read them.
+        """
+        if is_reading_out():
+            self._clear_dead_weights()
+        return super().weights
+
+    @property
+    def variables(self):
+        """Keras's list; see `weights`."""
+        if is_reading_out():
+            self._clear_dead_weights()
+        return super().variables
+
+    def _clear_dead_weights(self):
+        kernel = getattr(self, "_kernel", None)
+        if kernel is not None and self.kernel_mask.built and backend.can_assign(kernel, self.kernel_mask.value):
+            kernel.assign(self._masked(kernel))
 
     def load_own_variables(self, store):
         """Keras's; says what a file that does not know this layer may be."""
@@ -135,16 +185,66 @@ class MaskedKernel:
         )
 
     def get_config(self):
-        """The Keras layer's config and the three arguments of the mixin."""
+        """The Keras layer's config and the arguments of the mixin."""
         return {
             **super().get_config(),
             "sparsity": self.sparsity,
             "granularity": self.granularity,
             "seed": self.seed,
+            "method_state": self._starts_with_method_state or self.kernel_mask.method_state is not None,
         }
 
 
 MASKED = {}  # Keras layer class -> its masked class
+
+
+def mask_layer(layer, mask, sparsity, granularity="weight", seed=0):
+    """Masks the kernel of a built Keras layer, in place: its class becomes the masked one.
+
+    Args:
+        layer: built layer, of a class in `MASKED`.
+        mask: boolean array, True where live, whose shape broadcasts to the kernel's; None to draw it from `sparsity`,
+            `granularity` and `seed`, as `MaskedKernel` does.
+        sparsity: float in [0, 1).
+        granularity: as for `MaskedKernel`.
+        seed: as for `MaskedKernel`.
+    """
+    kernel = vars(layer).pop("kernel", None)  # where a Keras layer holds the variable itself under that name
+    with _keras.unlocked(layer):
+        layer.__class__ = MASKED[type(layer)]
+        if kernel is not None:
+            layer.kernel = kernel
+        layer.sparsity, layer.granularity, layer.seed = float(sparsity), granularity, seed
+        layer.kernel_mask = Mask(name="kernel_mask")
+        layer._starts_with_method_state = False
+    vars(layer)["_quantize"] = vars(layer).pop("quantize", None)  # of the class that it had
+    with _keras.scope_of(layer):
+        layer._build_mask(mask)
+    kernel = layer.kernel_variable
+    if kernel.regularizer is not None:
+        kernel.regularizer = _LiveRegularizer(kernel.regularizer, layer)
+    kernel.assign(layer.kernel)
+
+
+def unmask_layer(layer):
+    """Makes a masked layer the plain Keras layer again, in place, its dead weights 0.
+
+    Args:
+        layer: built layer of one of the masked classes.
+    """
+    plain = next(k for k, v in MASKED.items() if v is type(layer))
+    kernel = layer.kernel_variable
+    kernel.assign(layer.kernel)
+    if kernel.regularizer is not None:
+        kernel.regularizer = kernel.regularizer.regularizer
+    for name in ("sparsity", "granularity", "seed", "_starts_with_method_state"):
+        delattr(layer, name)
+    _keras.remove_sublayer(layer, "kernel_mask")
+    layer.__class__ = plain
+    if (quantize := vars(layer).pop("_quantize", None)) is not None:
+        vars(layer)["quantize"] = quantize
+    if not isinstance(getattr(plain, "kernel", None), property):
+        vars(layer)["kernel"] = vars(layer).pop("_kernel")
 
 
 def _masked(cls):

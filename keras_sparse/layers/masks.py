@@ -5,100 +5,97 @@ import math
 import keras
 import numpy as np
 
+from keras_sparse import _keras, backend
 from keras_sparse.criteria import grow_random
+from keras_sparse.layers import method_state
+from keras_sparse.layers.layouts import laid_out_beside
 
 GRANULARITIES = ("weight", "kernel_slice")
 
 
 @keras.saving.register_keras_serializable(package="keras_sparse")
 class Mask(keras.layers.Layer):
-    """The boolean variable of a masked layer, and what its sparse training method has to remember.
+    """Holds the mask of one weight, and in one layer of a model what its sparse training method has to remember.
 
     It is a layer of its own because Keras saves variables layer by layer: a mask that a `Dense` subclass added to
     itself would be saved and then fail to load.
 
     Attributes:
-        value: boolean variable, True where live. Its shape broadcasts to the kernel's.
-        last_update: int32 scalar variable, the optimizer step up to which all updates are made; -1 before the
-            first fit with a method.
-        method: str, the name of the sparse training method that went on to here; None before the first fit with one.
-        threshold: float32 scalar variable, the H of `keras_sparse.DynamicSparse`; 0 before its first update.
+        value: uint8 variable, 1 where live and 0 where dead. Its shape broadcasts to the weight's. A number and not a
+            boolean, since Keras's tools take the weights of a model for numbers: TensorBoard draws them.
+        method_state: uint8 variable of `keras_sparse.layers.method_state`, which travels wherever the weights do; None
+            in all layers of a model but the first masked one.
     """
 
     def __init__(self, **kwargs):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
 
-    method = None
-    _loaded = False
+    method_state = None
+    step_variables = ()  # what acts inside of the training step carries from one to the next; in no file
+    loaded = False  # whether `method_state` comes from a file and no method has gone on with it yet
 
     def build(self, mask_shape, initializer="ones"):
-        """Creates the variables.
+        """Creates the mask.
 
         Args:
             mask_shape: shape of the mask.
-            initializer: `(shape, dtype) -> boolean array`, or a Keras initializer's name.
+            initializer: `(shape, dtype) -> array of 0 and 1`, or a Keras initializer's name.
         """
         self.value = self.add_weight(
-            name="value", shape=mask_shape, dtype="bool", initializer=initializer, trainable=False
-        )
-        self.last_update = self.add_weight(
-            name="last_update",
-            shape=(),
-            dtype="int32",
-            initializer=keras.initializers.Constant(-1),
-            trainable=False,
-        )
-        self.threshold = self.add_weight(
-            name="threshold", shape=(), dtype="float32", initializer="zeros", trainable=False
+            name="value", shape=mask_shape, dtype="uint8", initializer=initializer, trainable=False
         )
 
-    def forget(self):
-        """Sets what is remembered back to the start."""
-        self.last_update.assign(-1)
-        self.threshold.assign(0.0)
+    @property
+    def variables(self):
+        """Keras's list, and what is carried inside of the training step: `fit` on JAX hands a step these only."""
+        return [*super().variables, *self.step_variables]
 
-    def begin(self, method, going_on):
-        """Takes down which method trains from here on.
+    def carry(self, variables):
+        """Takes the variables that the training step carries, in place of those it has."""
+        object.__setattr__(self, "step_variables", tuple(variables))  # A built layer takes no variables by `=`.
 
-        Args:
-            method: str, its name.
-            going_on: bool, whether its optimizer has been at work before.
-
-        Raises:
-            ValueError: if it goes on where another one stopped whose file this is.
-        """
-        if self._loaded and going_on and self.method not in (None, method):
-            raise ValueError(
-                f"The loaded model is in the middle of its training by {self.method}, and {method} cannot go on with "
-                f"that. Go on with {self.method}, or begin a new training: compile the model with a new optimizer."
+    def add_method_state(self):
+        """Creates `method_state`, empty, if there is none."""
+        if self.method_state is not None:
+            return
+        with _keras.unlocked(self), laid_out_beside(self.value, self):
+            self.method_state = self.add_weight(
+                name="method_state",
+                shape=(method_state.CAPACITY,),
+                dtype="uint8",
+                initializer="zeros",
+                trainable=False,
             )
-        self.method, self._loaded = method, False
 
     def save_own_variables(self, store):
-        """Keras's, and the method's name."""
-        super().save_own_variables(store)
-        store["method"] = np.frombuffer((self.method or "").encode(), "uint8")
+        """Saves the mask and what the method remembers, by name."""
+        store["value"] = self.numpy().astype("uint8")
+        if self.method_state is not None:
+            store["method_state"] = backend.read(self.method_state)
 
     def load_own_variables(self, store):
-        """Keras's, and the method's name; says what is wrong with a file that does not fit."""
-        numbers = [str(i) for i in range(len(self.weights))]
-        missing = [n for n in numbers if n not in store.keys()]  # noqa: SIM118 - Keras's store has no `in`
-        if missing:
+        """Loads what `save_own_variables` saved, or an earlier version's file; says what is wrong with a misfit."""
+        held = {name: np.asarray(store[name]) for name in store.keys()}  # noqa: SIM118 - Keras's store is no dict
+        name = "value" if "value" in held else "0"  # of version 0.1
+        if name not in held:
             raise ValueError(
                 f"The file has no mask for {self.path!r}: it was written by a dense model. Load it into the dense "
                 "model and give that to keras_sparse.sparsify, whose masks then start from its weights."
             )
-        shape = tuple(np.shape(store["0"]))
-        if shape != tuple(self.value.shape):
+        if held[name].shape != tuple(self.value.shape):
             raise ValueError(
-                f"The file's mask for {self.path!r} has the shape {shape}, the layer's {tuple(self.value.shape)}. "
-                "Build the model as the one that was saved: with its `granularity`, and layers of its size."
+                f"The file's mask for {self.path!r} has the shape {held[name].shape}, the layer's "
+                f"{tuple(self.value.shape)}. Build the model as the one that was saved: with its `granularity`, and "
+                "layers of its size."
             )
-        super().load_own_variables({n: store[n] for n in numbers})
-        name = store["method"] if "method" in store.keys() else []  # noqa: SIM118
-        self.method = bytes(np.asarray(name, "uint8")).decode() or None
-        self._loaded = True
+        self.value.assign(held[name].astype("uint8"))
+        state = held.get("method_state") if name == "value" else method_state.of_version_0_1(held)
+        if state is not None:
+            self.add_method_state()
+        if self.method_state is not None:
+            self.method_state.assign(np.zeros(method_state.CAPACITY, "uint8") if state is None else state)
+            self.loaded = True
 
     def quantize(self, *args, **kwargs):
         """Not supported; `keras.Model.quantize` asks the layers without sublayers, and makes a warning of it."""
@@ -108,10 +105,10 @@ class Mask(keras.layers.Layer):
         )
 
     def numpy(self):
-        """The mask as a boolean NumPy array."""
+        """The mask as a boolean NumPy array, True where live."""
         if not self.built:
             raise AttributeError(f"Build the layer of {self.name!r} before reading its mask: call it on an input.")
-        return keras.ops.convert_to_numpy(self.value)
+        return backend.read(self.value).astype(bool)
 
 
 def mask_shape(granularity, kernel_shape, spatial_rank):
@@ -209,22 +206,6 @@ def _element_axes(kernel_shape, shape):
     """The kernel's axes, those over which the mask broadcasts first; and the latter."""
     broadcast = [i for i, n in enumerate(shape) if n != kernel_shape[i]]
     return [*broadcast, *(i for i in range(len(shape)) if i not in broadcast)], broadcast
-
-
-def unit_axes(layer, rank):
-    """The kernel's axes that number the input units, and those that number the output units."""
-    if isinstance(layer, keras.layers.EinsumDense):
-        operands, output = layer.equation.split("->")
-        inputs, kernel = operands.split(",")
-        return (
-            [i for i, letter in enumerate(kernel) if letter in inputs],
-            [i for i, letter in enumerate(kernel) if letter in output],
-        )
-    if isinstance(layer, keras.layers.Conv2DTranspose):
-        return [rank - 1], [rank - 2]
-    if isinstance(layer, keras.layers.DepthwiseConv2D):
-        return [rank - 2], [rank - 2, rank - 1]
-    return [rank - 2], [rank - 1]
 
 
 def live_count(size, sparsity):

@@ -2,7 +2,33 @@
 
 import keras
 
+from keras_sparse import _keras
 from keras_sparse.layers.masked import MaskedKernel
+
+
+def flatten(layer):
+    """The layers inside of a layer or model, at any depth, each once.
+
+    Args:
+        layer: a `keras.Layer`.
+
+    Returns:
+        List of layers, in the model's order: depth first, a layer before those inside of it.
+    """
+    found = {}
+
+    def visit(outer):
+        inner = _keras.sublayers(outer)
+        if isinstance(outer, keras.Model):  # whose own order is that of its calls
+            inner = [*outer.layers, *inner]
+        for x in inner:
+            if id(x) not in found:
+                found[id(x)] = x
+                visit(x)
+
+    visit(layer)
+    found.pop(id(layer), None)
+    return list(found.values())
 
 
 def masked_layers(model):
@@ -17,13 +43,24 @@ def masked_layers(model):
     Raises:
         ValueError: if it is no model.
     """
-    if not isinstance(model, keras.Layer):
-        raise ValueError(
-            "A keras.Model is expected, with masked layers such as keras_sparse.sparsify makes. "
-            f"Received: {model!r} of type {type(model).__name__}."
+    check_model(model, "A keras.Model is expected, with masked layers such as keras_sparse.sparsify makes.")
+    return [x for x in (model, *flatten(model)) if isinstance(x, MaskedKernel)]
+
+
+def check_model(model, expected, kind=keras.Layer):
+    """Raises ValueError, which begins with the sentence `expected`, unless `model` is of a `kind`."""
+    if isinstance(model, kind):
+        return
+    module = type(model).__module__
+    legacy = (
+        ""
+        if not module.startswith("tf_keras")
+        else (
+            " That is a model of Keras 2: build it with Keras 3, `import keras`, and unset TF_USE_LEGACY_KERAS, "
+            "which importing tensorflow_model_optimization sets."
         )
-    unique = {id(x): x for x in model._flatten_layers() if isinstance(x, MaskedKernel)}
-    return list(unique.values())
+    )
+    raise ValueError(f"{expected} Received: {model!r} of type {type(model).__name__}.{legacy}")
 
 
 def built_masked_layers(model):

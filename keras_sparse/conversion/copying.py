@@ -1,0 +1,279 @@
+"""Copies a model within one process, without writing down the user's code.
+
+`keras.models.clone_model` makes each layer anew from its config. That loses what a config does not hold: the user's own
+functions and classes, what a layer adapted, the class of a model. Here the objects themselves are copied, as
+`copy.deepcopy` does it, which Keras's classes do not allow: they pickle themselves by their config.
+"""
+
+import copy
+import enum
+import functools
+import sys
+import types
+import weakref
+
+import keras
+import numpy as np
+
+from keras_sparse import _keras, backend
+
+# What is never copied, beside functions and classes: objects without a state that a layer could change.
+_SHARED_PACKAGES = sys.stdlib_module_names | {"numpy", "tensorflow", "jax", "jaxlib", "torch", "absl", "ml_dtypes"}
+_CONSTANTS = (bool, int, float, complex, str, bytes, type, types.ModuleType, enum.Enum)
+_CONTAINERS = (list, tuple, dict, set, frozenset)
+
+
+def copy_model(model):
+    """A copy of a model with variables of its own, not compiled.
+
+    Layers, nested models, wrappers, adapted state and the graph of a functional model are copied, and keep their class,
+    name and path. Functions, classes and tables are shared with the original; a function that holds a layer or a
+    variable in its closure is copied, too. As every Keras model, the copy is placed by the distribution strategy in
+    whose scope it is made.
+
+    Args:
+        model: built `keras.Model` of any kind.
+
+    Returns:
+        `(copy, twin)`: the model, and a function from a layer of the original to that of the copy.
+
+    Raises:
+        ValueError: if an object in the model cannot be copied, with the layer that holds it.
+    """
+    copier = _Copier()
+    new = copier.copy(model)
+    copier.finish()
+    return new, copier.copy
+
+
+class _Copier:
+    """Copies objects that refer to each other; each object once.
+
+    An object is made empty and noted first, and filled later, from a list: a network is deeper than Python's stack.
+    """
+
+    def __init__(self):
+        self._made = {}  # id of the original -> copy
+        self._originals = []  # keeps them alive, so that no id is used twice
+        self._unfilled = []
+        self._functions = []  # (original, copy) of each keras.Function
+        self._trackers = []
+        self._holder = None  # the layer that is being filled, for messages
+        self._reaching = {}  # id of a function -> whether it holds an object of Keras
+        self._compile_names, self._uncompiled = _keras.uncompiled_state()
+
+    def copy(self, value):
+        """The copy of an object, or the object itself if it is shared."""
+        if id(value) in self._made:
+            return self._made[id(value)]
+        if value is None or isinstance(value, _CONSTANTS):
+            return value
+        if isinstance(value, keras.Variable):
+            return self._copy_variable(value)
+        if isinstance(value, (np.ndarray, np.random.Generator, np.random.RandomState)):
+            return self._note(value, copy.deepcopy(value))
+        if not isinstance(value, keras.Layer) and (native := backend.copy_native(value)) is not value:
+            return self._note(value, native)
+        if isinstance(value, _CONTAINERS):
+            return self._copy_container(value)
+        if isinstance(value, types.FunctionType):
+            return self._copy_function(value) if self._reaches_keras(value) else value
+        if isinstance(value, types.MethodType):
+            return self._note(value, types.MethodType(self.copy(value.__func__), self.copy(value.__self__)))
+        if isinstance(value, functools.partial):
+            keywords = {k: self.copy(v) for k, v in value.keywords.items()}
+            return self._note(value, functools.partial(self.copy(value.func), *map(self.copy, value.args), **keywords))
+        if isinstance(value, weakref.ref):
+            target = value()
+            return value if target is None else self._note(value, weakref.ref(self.copy(target)))
+        if isinstance(value, keras.DTypePolicy) or not _is_plain_object(value):
+            return value
+        new = self._note(value, object.__new__(type(value)))
+        self._unfilled.append((value, new))
+        return new
+
+    def finish(self):
+        """Fills all that has been copied, and joins it to graphs."""
+        self._fill()
+        nodes = {}
+        for function, _ in self._functions:
+            nodes.update((id(node), node) for node in _keras.graph_nodes(function))
+        self._copy_nodes(nodes.values())
+        for function, new in self._functions:
+            for name in _keras.GRAPH_OF_FUNCTION[1:]:
+                object.__setattr__(new, name, self.copy(getattr(function, name)))
+            self._fill()
+            _keras.name_nodes(new)
+        for tracker in self._trackers:
+            _keras.renew_tracker_ids(tracker)
+
+    def _note(self, value, new):
+        self._made[id(value)] = new
+        self._originals.append(value)
+        return new
+
+    def _copy_variable(self, variable):
+        new = self._note(variable, _keras.copy_variable(variable, backend.read(variable)))
+        new.regularizer, new.constraint = self.copy(variable.regularizer), self.copy(variable.constraint)
+        new.overwrite_with_gradient = variable.overwrite_with_gradient
+        return new
+
+    def _copy_container(self, value):
+        cls = type(value)
+        if cls.__module__.startswith("tensorflow."):
+            # TensorFlow wraps containers for its checkpoints; Keras needs what is in them.
+            cls = next(c for c in _CONTAINERS if isinstance(value, c))
+            return self._note(value, self._copy_container(cls(value)))
+        if isinstance(value, (tuple, frozenset)):
+            items = [self.copy(x) for x in value]
+            if all(a is b for a, b in zip(items, value, strict=True)):
+                return value
+            if hasattr(cls, "_make"):
+                return self._note(value, cls._make(items))
+            return self._note(value, cls.__new__(cls, items))
+        new = self._note(value, cls.__new__(cls))
+        if isinstance(value, dict):
+            for k, v in value.items():
+                dict.__setitem__(new, self.copy(k), self.copy(v))
+            if hasattr(value, "default_factory"):
+                new.default_factory = self.copy(value.default_factory)
+        elif isinstance(value, list):
+            list.extend(new, map(self.copy, value))
+        else:
+            set.update(new, map(self.copy, value))
+        for k, v in getattr(value, "__dict__", {}).items():
+            new.__dict__[k] = self.copy(v)
+        return new
+
+    def _copy_function(self, value):
+        cells = tuple(types.CellType() for _ in value.__closure__ or ())
+        new = types.FunctionType(value.__code__, value.__globals__, value.__name__, None, cells or None)
+        self._note(value, new)
+        for cell, old in zip(cells, value.__closure__ or (), strict=True):
+            if _has_contents(old):
+                cell.cell_contents = self.copy(old.cell_contents)
+        new.__defaults__ = self.copy(value.__defaults__)
+        new.__kwdefaults__ = self.copy(value.__kwdefaults__)
+        new.__dict__.update({k: self.copy(v) for k, v in vars(value).items()})
+        for name in ("__doc__", "__qualname__", "__module__", "__annotations__"):
+            setattr(new, name, getattr(value, name))
+        return new
+
+    def _reaches_keras(self, value):
+        """Whether a function holds, in its closure or defaults, something that is copied."""
+        if id(value) not in self._reaching:
+            self._reaching[id(value)] = False  # of a function that holds itself
+            held = [c.cell_contents for c in value.__closure__ or () if _has_contents(c)]
+            held += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values(), *vars(value).values()]
+            self._reaching[id(value)] = any(map(self._is_or_holds_keras, held))
+            self._originals.append(value)
+        return self._reaching[id(value)]
+
+    def _is_or_holds_keras(self, value, depth=8):
+        if isinstance(value, (keras.Operation, keras.Variable, keras.KerasTensor)) or id(value) in self._made:
+            return True
+        if isinstance(value, types.FunctionType):
+            return self._reaches_keras(value)
+        if isinstance(value, types.MethodType):
+            parts = [value.__self__, value.__func__]
+        elif isinstance(value, functools.partial):
+            parts = [value.func, *value.args, *value.keywords.values()]
+        elif isinstance(value, dict):
+            parts = value.values()
+        elif isinstance(value, _CONTAINERS):
+            parts = value
+        elif _is_plain_object(value):
+            parts = _attributes(value).values()
+        else:
+            return False
+        return depth > 0 and any(self._is_or_holds_keras(x, depth - 1) for x in parts)
+
+    def _fill(self):
+        while self._unfilled:
+            value, new = self._unfilled.pop()
+            if isinstance(value, keras.Layer):
+                self._holder = value
+            try:
+                self._fill_one(value, new)
+            except ValueError:
+                raise
+            except Exception as error:
+                holder = self._holder
+                raise ValueError(
+                    f"The layer {holder.name!r} of class {type(holder).__name__} cannot be copied: an object of class "
+                    f"{type(value).__name__} in it cannot be. Received: {type(error).__name__}: {error}"
+                ) from error
+
+    def _fill_one(self, value, new):
+        state, fresh = _attributes(value), {}
+        if isinstance(value, keras.Operation):
+            fresh |= {name: [] for name in _keras.GRAPH_OF_OPERATION}
+        if isinstance(value, keras.Function):
+            self._functions.append((value, new))
+            for name in _keras.GRAPH_OF_FUNCTION:
+                state.pop(name, None)
+        if isinstance(value, keras.Layer):
+            # Losses are those of the last call.
+            fresh |= _keras.no_losses()
+        if isinstance(value, keras.Model):
+            for name in self._compile_names:
+                state.pop(name, None)
+            fresh |= self._uncompiled
+            # What stands in for these methods while `fit` runs stays behind.
+            state = {n: v for n, v in state.items() if not getattr(getattr(v, "__self__", None), "of_one_fit", False)}
+        if isinstance(value, keras.KerasTensor):
+            # Which call made it is told when that call is copied; one that belongs to no graph here keeps what it has.
+            fresh |= {name: state[name] for name in _keras.HISTORY if name in state}
+        if isinstance(modules := state.get("_modules"), dict):
+            # On PyTorch a layer is a module, which keeps its variables a second time, and makes that list when asked.
+            state["_modules"] = {k: v for k, v in modules.items() if k != "_torch_params"}
+            self._originals.append(state["_modules"])
+        if _keras.is_tracker(value):
+            self._trackers.append(new)
+        # Past each class's `__setattr__`: what it would note down is copied as well.
+        for name, held in state.items():
+            if name not in fresh:
+                object.__setattr__(new, name, self.copy(held))
+        for name, held in fresh.items():
+            object.__setattr__(new, name, held)
+
+    def _copy_nodes(self, nodes):
+        """Copies the calls of operations, in the order in which each operation was called."""
+        nodes = list(nodes)
+        for node, _ in _keras.calls_in_order(nodes):
+            operation, new = self.copy(node.operation), self.copy(node)
+            self._fill()
+            _keras.add_call(operation, new)
+        for node in nodes:
+            _keras.add_uses(self.copy(node))
+
+
+def _is_plain_object(value):
+    """Whether an object has attributes to copy, and is not of a package whose objects are shared."""
+    cls = type(value)
+    if cls.__module__.split(".")[0] in _SHARED_PACKAGES and cls is not types.SimpleNamespace:
+        return False
+    try:
+        object.__new__(cls)
+    except TypeError:  # a class written in C
+        return False
+    return True
+
+
+def _attributes(value):
+    """The attributes of an object, in its dict and in slots."""
+    held = {}
+    for cls in type(value).__mro__:
+        names = cls.__dict__.get("__slots__", ())
+        for name in [names] if isinstance(names, str) else names:
+            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
+                held[name] = getattr(value, name)
+    return {**held, **getattr(value, "__dict__", {})}
+
+
+def _has_contents(cell):
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,43 @@
+"""From a masked model to a dense copy."""
+
+from keras_sparse.conversion.copying import copy_model
+from keras_sparse.conversion.eligible import check_convertible
+from keras_sparse.layers.masked import MASKED, unmask_layer
+from keras_sparse.layers.traversal import masked_layers
+
+
+def densify(model):
+    """Copies a model and makes every masked layer of the copy the plain Keras layer again, its dead weights 0.
+
+    That goes for layers at any depth: inside of wrappers, blocks of your own, and nested models. The copy computes the
+    same function, has the same names, needs nothing of keras_sparse to be loaded, and is not compiled.
+
+    Args:
+        model: a built `keras.Model` of any kind.
+
+    Returns:
+        A new model of the same class.
+
+    Raises:
+        ValueError: if it is no model, or not built, has an object that cannot be copied, or a layer of a class derived
+            from a masked one.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((784,)), keras.layers.Dense(10)])
+    >>> type(densify(sparsify(model, sparsity=0.9)).layers[0]).__name__
+    'Dense'
+    """
+    check_convertible(model, "densify")
+    layers = masked_layers(model)
+    own = [x.name for x in layers if type(x) not in MASKED.values()]
+    if own:
+        raise ValueError(
+            f"`densify` makes Keras layers of the layers of `keras_sparse.layers`, and cannot know which layer a class "
+            f"derived from them is to become. Received: {own}. Derive the class from the Keras layer, and mask it by "
+            "`keras_sparse.sparsify`."
+        )
+    copy, twin = copy_model(model)
+    for layer in layers:
+        unmask_layer(twin(layer))
+    return copy
