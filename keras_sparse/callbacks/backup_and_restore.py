@@ -6,6 +6,8 @@ from pathlib import Path
 
 import keras
 
+from keras_sparse import _keras
+
 
 class BackupAndRestore(keras.callbacks.Callback):
     """`keras.callbacks.BackupAndRestore` whose backup no kill can spoil.
@@ -60,7 +62,7 @@ class BackupAndRestore(keras.callbacks.Callback):
             if not model.optimizer.built:
                 model.optimizer.build(model.trainable_variables)
             self._restore(self._path(self.epoch))
-            model._initial_epoch = self.epoch
+            _keras.begin_after(model, self.epoch)
 
     def on_epoch_end(self, epoch, logs=None):
         """Makes a backup."""
@@ -79,7 +81,7 @@ class BackupAndRestore(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         """Deletes the backup."""
-        self.model._initial_epoch = None  # else the next `fit` would begin there
+        _keras.begin_after(self.model, None)  # else the next `fit` would begin there
         if self.delete_checkpoint:
             for path in self._backups():
                 path.unlink(missing_ok=True)

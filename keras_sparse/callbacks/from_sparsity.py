@@ -12,7 +12,14 @@ from keras_sparse.validation import check_sparsity
 class FromSparsity:
     """Mixin that keeps a callback out of epochs that end with a network less sparse than `from_sparsity`."""
 
-    def __init__(self, *args, from_sparsity, **kwargs):
+    def __init__(self, *args, from_sparsity=None, **kwargs):
+        if from_sparsity is None:
+            name = type(self).__name__
+            raise ValueError(
+                f"keras_sparse.{name} needs `from_sparsity`, the sparsity that the network is to reach, "
+                f"such as from_sparsity=0.9. Received: none. For a method that keeps the sparsity take "
+                f"keras.callbacks.{name}."
+            )
         check_sparsity(from_sparsity, "from_sparsity")
         super().__init__(*args, **kwargs)
         self.from_sparsity = from_sparsity

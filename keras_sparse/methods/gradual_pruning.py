@@ -12,7 +12,56 @@ from keras_sparse.layers.traversal import trainable_masked_layers
 from keras_sparse.schedules import multiples
 from keras_sparse.training.layer_state import by_unit, sparsity
 from keras_sparse.training.sparse_method import SparseMethod
+from keras_sparse.training.update_schedule import UpdateSchedule
 from keras_sparse.validation import check_choice, check_sparsity
+
+
+class PruningSchedule(UpdateSchedule):
+    """Updates before the steps that a function names.
+
+    Args:
+        schedule: function `step -> (due, sparsity)`, as for `GradualPruning`.
+        until: as for `GradualPruning`.
+    """
+
+    def __init__(self, schedule, until):
+        super().__init__("GradualPruning", None, until)
+        self._schedule = schedule
+
+    def due(self, before, now):
+        """The steps that the schedule names, each the one before which to prune."""
+        before, now = before + 1, now + 1
+        steps = range(before + 1, now + 1)
+        begin, frequency = (getattr(self._schedule, name, None) for name in ("begin_step", "frequency"))
+        if frequency:  # TF-MOT's take too long to be asked at every step.
+            steps = (begin + s for s in multiples(frequency, before - begin, now - begin))
+        return [s for s in steps if self.ask(s)[0]]
+
+    def first(self, step):
+        """Before the first step, too, an update may be due."""
+        return step - 1
+
+    def is_never(self):
+        """No: the schedule says."""
+        return False
+
+    def describe(self):
+        """The schedule and its numbers, for messages."""
+        schedule, numbers = self._schedule, ("begin_step", "end_step", "frequency")
+        given = ", ".join(f"{n}={getattr(schedule, n)}" for n in numbers if hasattr(schedule, n))
+        return f"schedule={getattr(schedule, '__name__', type(schedule).__name__)}({given})"
+
+    def ask(self, step):
+        """Whether to prune before a step, and the sparsity to reach: `(bool, float)`."""
+        answer = self._schedule(step)
+        try:
+            due, target = answer
+            return bool(due), float(target)
+        except (TypeError, ValueError):
+            raise ValueError(
+                "`schedule` must be a function step -> (due, sparsity), whether to prune before that step and the "
+                f"sparsity to reach. Received: schedule({step})={answer!r}."
+            ) from None
 
 
 class GradualPruning(SparseMethod):
@@ -24,7 +73,7 @@ class GradualPruning(SparseMethod):
     Args:
         schedule: function `step -> (due, sparsity)`: whether to prune before that training step, and the sparsity to
             reach then. Steps count from 1, as TF-MOT counts them. `keras_sparse.schedules.polynomial_decay` makes
-            one, and those of TF-MOT are such functions: `tfmot.sparsity.keras.PolynomialDecay(...)`.
+            the paper's, and those of TF-MOT are such functions: `tfmot.sparsity.keras.PolynomialDecay(...)`.
         scope: "layer" brings each layer to the sparsity; "network" all together, by one threshold (layers whose mask
             elements hold different numbers of weights each by their kind).
         until: int, number of epochs after which the masks stay as they are; None for no end.
@@ -49,51 +98,34 @@ class GradualPruning(SparseMethod):
     moves = False
 
     def __init__(self, schedule, scope="layer", until=None):
-        super().__init__(until=until)
         if not callable(schedule):
             raise ValueError(
                 "`schedule` must be a function step -> (due, sparsity), such as "
                 f"keras_sparse.schedules.polynomial_decay(0.0, 0.9, 0, 1000). Received: schedule={schedule!r}."
             )
         check_choice(scope, "scope", ("layer", "network"))
-        self.period = self.schedule = schedule
+        super().__init__(update_schedule=PruningSchedule(schedule, until))
+        self.schedule = schedule
         self.scope = scope
 
-    def due(self, before, now):
-        """The steps that the schedule names, each the one before which to prune."""
-        before, now = before + 1, now + 1
-        steps = range(before + 1, now + 1)
-        begin, frequency = (getattr(self.schedule, name, None) for name in ("begin_step", "frequency"))
-        if frequency:  # TF-MOT's take too long to be asked at every step.
-            steps = (begin + s for s in multiples(frequency, before - begin, now - begin))
-        return [s for s in steps if self._ask(s)[0]]
-
-    def first(self, step):
-        """Before the first step, too, an update may be due."""
-        return step - 1
-
-    def budget(self, tensors):
+    def budget(self, layers):
         """What the schedule leaves."""
-        return sum(keep * tensors[group[0]].unit for group, keep in self._keep(tensors))
+        return sum(keep * layers[group[0]].unit for group, keep in self._keep(layers))
 
-    def drop(self, tensors):
+    def drop(self, layers):
         """The weakest of each layer, or of the network, but the strongest of each layer."""
-        dropped = [None] * len(tensors)
-        for group, keep in self._keep(tensors):
-            scores = [_shielded(tensors[i].scores) for i in group]
+        dropped = [None] * len(layers)
+        for group, keep in self._keep(layers):
+            scores = [_shielded(layers[i].scores) for i in group]
             together = np.concatenate(scores)
             gone = criteria.weakest(together, len(together) - keep)
             for i, d in zip(group, np.split(gone, np.cumsum([len(s) for s in scores])[:-1]), strict=True):
                 dropped[i] = d
         return dropped
 
-    def redistribute(self, tensors, dropped):
+    def redistribute(self, layers, dropped):
         """Nothing grows."""
-        return [0] * len(tensors)
-
-    def grow(self, tensor, count, rng):
-        """Nothing grows."""
-        return np.zeros(0, "int64")
+        return [0] * len(layers)
 
     def may_be_idle(self):
         """Whether the network is as sparse as the schedule says, to a hundredth."""
@@ -103,57 +135,43 @@ class GradualPruning(SparseMethod):
         """The sparsity that the schedule has named last."""
         return {"target_sparsity": self._sparsity()}
 
-    def on_train_begin(self, logs=None):
+    def check(self, model, layers):
         """Warns if the schedule's last pruning comes before its end."""
-        super().on_train_begin(logs)
         begin, end, frequency = (getattr(self.schedule, n, None) for n in ("begin_step", "end_step", "frequency"))
         if frequency and end > begin and (over := (end - begin) % frequency):
             warnings.warn(
                 f"GradualPruning will not reach its final sparsity, {self._ask(end)[1]:.4g}, but "
                 f"{self._ask(end - over)[1]:.4g}: a frequency of {frequency} does not divide the {end - begin} steps "
                 f"from {begin} to {end}, so that the last pruning is at step {end - over}. Choose one that does.",
-                stacklevel=2,
+                stacklevel=3,
             )
 
     def warn(self):
         """Warns if the schedule did not come to its end."""
         last = getattr(self.schedule, "end_step", -1)
-        if not 0 <= last <= self._started:  # else it was over before
+        if not 0 <= last <= self.update_schedule.started:  # else it was over before
             super().warn()
-        if self._examined + 1 < last:
+        if self.update_schedule.examined + 1 < last:
             warnings.warn(
                 f"GradualPruning did not reach its final sparsity: the schedule ends at step {last}, the training at "
-                f"step {self._examined}. Train longer, or end the schedule earlier.",
+                f"step {self.update_schedule.examined}. Train longer, or end the schedule earlier.",
                 stacklevel=3,
             )
 
-    def _when(self):
-        schedule, numbers = self.schedule, ("begin_step", "end_step", "frequency")
-        given = ", ".join(f"{n}={getattr(schedule, n)}" for n in numbers if hasattr(schedule, n))
-        return f"schedule={getattr(schedule, '__name__', type(schedule).__name__)}({given})"
-
     def _ask(self, step):
-        answer = self.schedule(step)
-        try:
-            due, target = answer
-            return bool(due), float(target)
-        except (TypeError, ValueError):
-            raise ValueError(
-                "`schedule` must be a function step -> (due, sparsity), whether to prune before that step and the "
-                f"sparsity to reach. Received: schedule({step})={answer!r}."
-            ) from None
+        return self.update_schedule.ask(step)
 
     def _sparsity(self):
         return self._ask(self._step + 1)[1]
 
-    def _keep(self, tensors):
-        """(indices, how many of their mask elements live on) for each group of tensors pruned together."""
+    def _keep(self, layers):
+        """(indices, how many of their mask elements live on) for each group of layers pruned together."""
         target = self._sparsity()
         check_sparsity(target, f"schedule({self._step + 1})")
         density = 1 - target
-        groups = [[i] for i in range(len(tensors))] if self.scope == "layer" else by_unit(tensors)
+        groups = [[i] for i in range(len(layers))] if self.scope == "layer" else by_unit(layers)
         for group in groups:
-            size, live = (sum(f(tensors[i]) for i in group) for f in (lambda t: t.size, lambda t: len(t.live)))
+            size, live = (sum(f(layers[i]) for i in group) for f in (lambda t: t.size, lambda t: len(t.live)))
             yield group, min(live, max(round(size * density), len(group)))
 
 

@@ -6,12 +6,13 @@ Evci et al., "Rigging the Lottery: Making All Tickets Winners", ICML 2020.
 import math
 
 from keras_sparse import criteria
-from keras_sparse.training.gradient_growth import GradientGrowth
-from keras_sparse.training.optimizer_state import iterations
+from keras_sparse.training.growth import LargestGradient
+from keras_sparse.training.sparse_method import SparseMethod
+from keras_sparse.training.update_schedule import UpdateSchedule, required
 from keras_sparse.validation import check_fraction
 
 
-class RigL(GradientGrowth):
+class RigL(SparseMethod):
     """Trains masked layers by RigL.
 
     At each update every layer drops the fraction f(t) of its live weights with the smallest |w|, and grows as many
@@ -30,6 +31,9 @@ class RigL(GradientGrowth):
             epochs of `fit`.
         probe: `(x, y)` or `(x, y, sample_weight)`, a batch to take gradients on; None for the one that training saw
             last.
+        gradients: function `(model, x, y, sample_weight) -> list of arrays`, the gradient of the loss by the kernel of
+            each trainable masked layer, dead weights included; needed for a model with a `train_step` of its own. None
+            for the gradient of the loss that the model is compiled with.
 
     Raises:
         ValueError: if an argument is out of its range; in `fit`, if the model has no trainable masked layer, or if
@@ -47,30 +51,15 @@ class RigL(GradientGrowth):
         Evci et al., "Rigging the Lottery: Making All Tickets Winners", 2020.
     """
 
-    def __init__(self, fraction=0.3, period=100, until=None, probe=None):
-        super().__init__(period=period, until=until, probe=probe)
+    def __init__(self, fraction=0.3, period=100, until=None, probe=None, gradients=None):
+        schedule = UpdateSchedule("RigL", required(period, "RigL"), until, until_part=0.75)
+        super().__init__(growth=LargestGradient("RigL", probe, gradients), update_schedule=schedule)
         check_fraction(fraction, "fraction")
         self.fraction = fraction
 
-    _steps_per_epoch = None
-
-    def on_train_begin(self, logs=None):
-        """Learns how long an epoch is."""
-        super().on_train_begin(logs)
-        batches, per_step = self.params["steps"], iterations(self.model.optimizer)[1]
-        self._steps_per_epoch = batches / per_step if batches else None
-
-    def ends(self):
-        """The number of epochs after which the masks stay as they are."""
-        if self.until is None and not self.params:
-            raise ValueError("RigL needs `until`, a number of epochs, where `fit` does not tell how long it trains.")
-        return self.until or math.ceil(0.75 * self.params["epochs"])
-
-    def drop(self, tensors):
+    def drop(self, layers):
         """The weakest of each layer, a fraction that decays by half a cosine."""
-        steps = self._steps_per_epoch  # By epochs of this `fit`: an optimizer may have trained before.
-        within = (self._step - self._seen // self._per_step) / steps if steps else 0
-        progress = (self._epoch + within) / self.ends()
-        fraction = self.fraction / 2 * (1 + math.cos(math.pi * min(progress, 1.0)))
-        counts = [min(round(fraction * len(t.live)), t.free, max(0, len(t.live) - 1)) for t in tensors]
-        return [criteria.weakest(t.scores, n) for t, n in zip(tensors, counts, strict=True)]
+        progress = min(self.update_schedule.progress(self._step), 1.0)
+        fraction = self.fraction / 2 * (1 + math.cos(math.pi * progress))
+        counts = [min(round(fraction * len(x.live)), x.free, max(0, len(x.live) - 1)) for x in layers]
+        return [criteria.weakest(x.scores, n) for x, n in zip(layers, counts, strict=True)]

@@ -27,17 +27,11 @@ class Static(SparseMethod):
     """
 
     moves = False
+    owes_updates = False  # What another method has left in the model stays.
 
     def __init__(self):
         super().__init__()
 
-    def _catch_up(self, model, epoch):
-        return self._started  # It owes nothing, and what another method has noted in the model stays.
-
-    def drop(self, tensors):
+    def drop(self, layers):
         """Nothing, so that a training loop may call `update` of this method as of any other."""
-        return [np.zeros(len(t.live), bool) for t in tensors]
-
-    def grow(self, tensor, count, rng):
-        """Nothing."""
-        return np.zeros(0, "int64")
+        return [np.zeros(len(x.live), bool) for x in layers]

@@ -1,37 +1,44 @@
-"""The kernels and masks of a model on the host, as a method sees them before an update."""
+"""A masked layer as a method sees it: `LayerState` on the host, `Site` inside of the compiled step."""
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections import defaultdict
 
 import numpy as np
+from keras import ops
 
-from keras_sparse.backend.elements import view
+from keras_sparse.backend import read, scope
 from keras_sparse.layers.masks import to_elements
 from keras_sparse.layers.traversal import masked_layers, trainable_masked_layers
+from keras_sparse.layers.units import Units, plain_units, units_of
+from keras_sparse.training.dead_weights import leaves_zeros
+from keras_sparse.training.optimizer_state import momentum, slots
 
 
 @dataclasses.dataclass(frozen=True)
-class Tensor:
-    """The kernel and mask of one layer.
+class LayerState:
+    """The kernel and mask of one layer between two training steps.
 
     Attributes:
         kernel: the kernel, an array for reading.
         mask_shape: shape of the mask, which broadcasts to the kernel's.
         live: sorted int array, positions of the live elements of the mask.
+        units: `keras_sparse.layers.units.Units`, which units its weights connect.
         gradient: array of the kernel's shape, the dense gradient; None for methods that do not look at it.
     """
 
     kernel: np.ndarray
     mask_shape: tuple
     live: np.ndarray
+    units: Units
     gradient: np.ndarray | None = None
 
     @classmethod
-    def of(cls, kernel, mask):
-        """From a kernel and the boolean mask that broadcasts to it."""
-        return cls(kernel, mask.shape, np.flatnonzero(mask))
+    def of(cls, kernel, mask, units=None):
+        """From a kernel, the boolean mask that broadcasts to it, and its units; None for `(..., inputs, outputs)`."""
+        return cls(kernel, mask.shape, np.flatnonzero(mask), units or plain_units(kernel.shape))
 
     @property
     def weights(self):
@@ -81,20 +88,23 @@ class Tensor:
         return to_elements(np.arange(self.kernel.size).reshape(self.kernel.shape), self.mask_shape)[:, elements]
 
 
-def places(model):
+def numbered_layers(model):
     """`(place, layer)` of each of the `trainable_masked_layers`: frozen ones count, so that a place stays a layer's."""
     trained = {id(x) for x in trainable_masked_layers(model)}
     return [(i, x) for i, x in enumerate(masked_layers(model)) if id(x) in trained]
 
 
-def tensors_of(layers):
-    """The `Tensor` of each of some masked layers."""
-    return [Tensor.of(view(x.kernel_variable), view(x.kernel_mask.value)) for x in layers]
+def layer_states(layers):
+    """The `LayerState` of each of some masked layers."""
+    return [
+        LayerState.of(read(x.kernel_variable), read(x.kernel_mask.value), units_of(x, x.kernel_variable.shape))
+        for x in layers
+    ]
 
 
-def live_weights(tensors):
-    """How many weights of some tensors live."""
-    return sum(len(t.live) * t.unit for t in tensors)
+def live_weights(states):
+    """How many weights of some layers live."""
+    return sum(len(t.live) * t.unit for t in states)
 
 
 def sparsity(layers):
@@ -104,12 +114,96 @@ def sparsity(layers):
     return float(1 - sum(live) / sum(sizes))
 
 
-def by_unit(tensors):
-    """The indices of tensors whose mask elements hold the same number of weights, in groups.
+def by_unit(states):
+    """The indices of layers whose mask elements hold the same number of weights, in groups.
 
     Elements may move between layers of one group only: so the number of live weights stays what it is, exactly.
     """
     groups = defaultdict(list)
-    for i, tensor in enumerate(tensors):
-        groups[tensor.unit].append(i)
+    for i, state in enumerate(states):
+        groups[state.unit].append(i)
     return list(groups.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """A masked layer, as is told to what acts inside of a training step.
+
+    Attributes:
+        first: int, the position of its first weight, where the kernels of all the model's masked layers, frozen ones
+            too, lie one after another.
+        size: int, of the kernel.
+        live: int, how many of its weights live, at every step; None if that changes.
+        fresh: tuple of floats, what each of the optimizer's slots holds for a new weight.
+        momentum: index of the slot that is SGD's momentum; None if there is none.
+        factor: float, the momentum's.
+        nesterov: bool, whether it is Nesterov's.
+        zeros: bool, whether training leaves dead weights 0 and their slots fresh.
+    """
+
+    first: int
+    size: int
+    live: int
+    fresh: tuple
+    momentum: int | None
+    factor: float
+    nesterov: bool
+    zeros: bool
+
+    @property
+    def weights(self):
+        """Where its weights lie: a slice."""
+        return slice(self.first, self.first + self.size)
+
+    @classmethod
+    def of(cls, first, layer, optimizer):
+        """Of a masked layer."""
+        kernel = layer.kernel_variable
+        found = slots(optimizer, kernel)
+        sgd, slot = momentum(optimizer, kernel)
+        index = next((i for i, (v, _) in enumerate(found) if v is slot), None)
+        return cls(
+            first=first,
+            size=math.prod(kernel.shape),
+            live=int(np.count_nonzero(read(layer.kernel_mask.value))),
+            fresh=tuple(fresh for _, fresh in found),
+            momentum=index,
+            factor=sgd.momentum if slot is not None else 0.0,
+            nesterov=slot is not None and sgd.nesterov,
+            zeros=leaves_zeros([layer], optimizer),
+        )
+
+    def cleared(self, weights, mask, *slots):
+        """The kernel, mask and slots, as arrays: where training does not do so, dead weights made 0, slots fresh."""
+        if self.zeros:
+            return [weights, mask, *slots]
+        live = ops.cast(mask, "bool")
+        held = [ops.where(live, x, ops.full_like(x, f)) for x, f in zip(slots, self.fresh, strict=True)]
+        return [ops.where(live, weights, ops.zeros_like(weights)), mask, *held]
+
+
+def placed(model):
+    """`(first, layer)` of each of the `trainable_masked_layers`; `first` is as of `Site`."""
+    firsts = [0, *itertools.accumulate(math.prod(x.kernel_variable.shape) for x in masked_layers(model))]
+    return [(firsts[place], layer) for place, layer in numbered_layers(model)]
+
+
+def sites_of(model, optimizer=None):
+    """A tuple of `Site`, one for each of the `trainable_masked_layers`.
+
+    Args:
+        model: built `keras.Model`.
+        optimizer: the one that trains it; None for the one that it is compiled with, which is built if it is not yet.
+    """
+    if optimizer is None:
+        optimizer = model.optimizer
+        if not optimizer.built:  # TensorFlow builds it within the first step, when its slots come too late.
+            with scope(model):
+                optimizer.build(model.trainable_variables)
+    return tuple(Site.of(first, layer, optimizer) for first, layer in placed(model))
+
+
+def variables_of(layers, optimizer):
+    """For each layer the list of what is changed: the kernel, the mask, the optimizer's slots."""
+    kernels = [(x.kernel_variable, x.kernel_mask.value) for x in layers]
+    return [[kernel, mask, *(slot for slot, _ in slots(optimizer, kernel))] for kernel, mask in kernels]

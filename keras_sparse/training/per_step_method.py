@@ -3,21 +3,19 @@
 import functools
 import itertools
 
+import keras
 import numpy as np
 from keras import ops
 
-from keras_sparse.backend import elements
-from keras_sparse.layers.traversal import masked_layers, trainable_masked_layers
-from keras_sparse.replicas import check_replicas
+from keras_sparse import backend
+from keras_sparse.layers.traversal import trainable_masked_layers
 from keras_sparse.training.dead_weights import finite
-from keras_sparse.training.optimizer_state import iterations
-from keras_sparse.training.site import sites_of, variables_of
+from keras_sparse.training.layer_state import sites_of, variables_of
+from keras_sparse.training.optimizer_state import check_optimizer
 from keras_sparse.training.sparse_method import SparseMethod
-from keras_sparse.training.train_step import compiled, tensors, write
-from keras_sparse.validation import check_optimizer, check_step
 
 
-class InStep(SparseMethod):
+class PerStepMethod(SparseMethod):
     """Base of methods that act on the layers after every optimizer step, and keep the number of live weights of each.
 
     A subclass has `begin`, `settings` and `act`. `act` is compiled with the training step, so nothing goes to the host
@@ -47,7 +45,7 @@ class InStep(SparseMethod):
         """What `act` needs of the epoch's schedules: float32 array of one dimension."""
         raise NotImplementedError
 
-    def act(self, sites, step, rate, settings, weights, slots, own):
+    def act(self, sites, step, rate, settings, weights, masks, slots, own):
         """What a step makes of the layers, in `keras.ops`: a pure function of arrays.
 
         Args:
@@ -56,102 +54,94 @@ class InStep(SparseMethod):
             rate: float32 scalar, its learning rate.
             settings: as `settings` makes it.
             weights: list of arrays, the kernels.
+            masks: list of uint8 arrays, 1 where live: as the variables are, since to cast is to copy.
             slots: list of lists of arrays, the optimizer's.
             own: list of arrays, as `begin` makes them.
 
         Returns:
-            `(weights, masks, slots, own)`; `masks` is a list of boolean arrays.
+            `(weights, masks, slots, own)`, as they become.
         """
         raise NotImplementedError
 
     # In `fit`.
 
-    def inside(self, epoch):
+    def step_action(self, epoch):
         """What `act` needs, until it ends."""
-        if epoch >= self.ends():
-            return super().inside(epoch)
+        if epoch >= self.update_schedule.ends():
+            return super().step_action(epoch)
         sites = sites_of(self.model)
         return sites, self.begin(sites, trainable_masked_layers(self.model)), self.settings()
 
-    def on_epoch_end(self, epoch, logs=None):
-        """Checks, and adds to the logs."""
-        model = self.model
-        batches, per_step = iterations(model.optimizer)
-        self._step = batches // per_step
-        if own := self._inside and self._inside.own():
-            self._close(model, self._stands[0], own)
-            layers = trainable_masked_layers(model)
-            if not finite(layers):
-                self._skip(layers, model.optimizer, masked_layers(model)[0].kernel_mask)
-        super().on_epoch_end(epoch, logs)
+    def end_steps(self, model, sites, carried):
+        """Checks what the steps of an epoch have left, and counts."""
+        if not carried:
+            return
+        layers = trainable_masked_layers(model)
+        self._close(model, sites, carried)
+        if not finite(layers):
+            self._skip(model, layers, model.optimizer)
 
     # In a loop of one's own.
 
-    _kept = None  # what `act` remembers from one call to the next
-
-    def recall(self, memory):
-        """Begins anew with another model."""
-        self._kept, self._compiled = None, {}
-
     def update(self, model, step, epoch=0, optimizer=None):
         """Acts once, after the optimizer's step; see `SparseMethod.update`."""
-        check_step(step, "step")
-        check_step(epoch, "epoch")
         check_optimizer(optimizer)
-        optimizer = optimizer or getattr(model, "optimizer", None)
-        if optimizer is None:
+        if not isinstance(optimizer or getattr(model, "optimizer", None), keras.optimizers.Optimizer):
             raise ValueError(
                 f"{type(self).__name__} goes by the optimizer's learning rate, and {model.name!r} is not compiled with "
-                "one. Pass optimizer=... of the loop."
+                f"one of Keras. Pass optimizer=... of the loop. Received: optimizer={optimizer!r}."
             )
-        layers, memory = trainable_masked_layers(model), masked_layers(model)[0].kernel_mask
-        self._epoch, self._step = epoch, step
-        if memory is not self._recalled:
-            self.recall(memory)
-            self._recalled = memory
+        is_new = not self._written.is_of(model)
+        optimizer = self._begin_update(model, step, epoch, optimizer)
+        layers = trainable_masked_layers(model)
+        if is_new:
+            self._kept, self._compiled = None, {}
             self.start(model)
         if not finite(layers):
-            self._skip(layers, optimizer, memory)
+            self._skip(model, layers, optimizer)
             return
         sites = sites_of(model, optimizer)
-        own = self.begin(sites, layers)
-        if self._kept and np.array_equal(np.sort(self._kept[0]), own[0]):
-            own = [*self._kept[:-1], own[-1]]
+        carried = self.begin(sites, layers)
+        if self._kept and np.array_equal(np.sort(self._kept[0]), carried[0]):
+            carried = [*self._kept[:-1], carried[-1]]
         rate = np.float32(ops.convert_to_numpy(optimizer.learning_rate))
         variables = variables_of(layers, optimizer)
-        act = self._compiled.setdefault(sites, compiled(functools.partial(self.on_kernels, sites)))
-        values, own = act(np.int32(step), rate, self.settings(), tensors(variables), own)
-        write(variables, values)
-        self._kept = [np.array(ops.convert_to_numpy(x)) for x in own]
+        act = self._compiled.setdefault(sites, backend.compiled(functools.partial(self.act_on_layers, sites)))
+        values, carried = act(np.int32(step), rate, self.settings(), backend.tensors(variables), carried)
+        backend.assign_all(variables, values)
+        self._kept = [np.array(ops.convert_to_numpy(x)) for x in carried]
         self._close(model, sites, self._kept)
         self._updates += 1
 
+    _kept = None  # what `act` carries from one call of `update` to the next
+    _compiled = None
+
+    def __getstate__(self):
+        """As of the base; what is compiled stays behind."""
+        return {**super().__getstate__(), "_kept": None, "_compiled": None}
+
     # In both.
 
-    def on_kernels(self, sites, step, rate, settings, values, own):
+    def act_on_layers(self, sites, step, rate, settings, values, carried):
         """Clears what the optimizer does not leave clean, and acts."""
-        values, own = super().on_kernels(sites, step, rate, settings, values, own)
-        if own:
-            weights, slots = [x[0] for x in values], [x[2:] for x in values]
-            weights, masks, slots, own = self.act(sites, step, rate, settings, weights, slots, own)
+        values, carried = super().act_on_layers(sites, step, rate, settings, values, carried)
+        if carried:
+            weights, masks, slots = [x[0] for x in values], [x[1] for x in values], [x[2:] for x in values]
+            weights, masks, slots, carried = self.act(sites, step, rate, settings, weights, masks, slots, carried)
             values = [[w, mask, *held] for w, mask, held in zip(weights, masks, slots, strict=True)]
-        return values, own
+        return values, carried
 
-    def _close(self, model, sites, own):
+    def _close(self, model, sites, carried):
         """Checks what steps have left, and counts."""
         ends = itertools.accumulate(site.live for site in sites)
         for site, layer, end in zip(sites, trainable_masked_layers(model), ends, strict=True):
-            live = np.sort(own[0][end - site.live : end]) - site.first
-            found = np.flatnonzero(elements.view(layer.kernel_mask.value))
+            live = np.sort(carried[0][end - site.live : end]) - site.first
+            found = np.flatnonzero(backend.read(layer.kernel_mask.value))
             if not np.array_equal(live, found):
                 raise RuntimeError(
                     f"{type(self).__name__} broke an invariant: {len(live)} weights of {layer.name!r} must be live "
                     f"after step {self._step} (received {len(found)}), and the mask must say which. Start again from "
                     "the last checkpoint; if nothing else has written to the mask, please report it."
                 )
-        died = int(own[-1])
-        self._dropped += died
-        self._grown += died
-        elements.assign(masked_layers(model)[0].kernel_mask.last_update, self._step)
-        if self.check_replicas:
-            check_replicas(model)
+        died = int(carried[-1])
+        self._end_update(model, died, died)

@@ -1,93 +1,75 @@
-"""What all sparse training methods share: the update, its invariants, its memory, its logs.
+"""What all sparse training methods share: the update, its invariants, its memory, its logs."""
 
-A method is three choices: what to drop, how many each layer grows in return, and where. They are made on the host in
-NumPy, between two training steps, which stay one compiled graph.
-"""
+import keras
 
-import warnings
-
-import numpy as np
-
-from keras_sparse.backend import elements
-from keras_sparse.layers.traversal import masked_layers, trainable_masked_layers
+from keras_sparse import backend
+from keras_sparse.layers.method_state import MethodState
+from keras_sparse.layers.traversal import trainable_masked_layers
 from keras_sparse.replicas import check_replicas
-from keras_sparse.training.dead_weights import clear, keep_zeros
-from keras_sparse.training.layer_state import live_weights, places, sparsity, tensors_of
-from keras_sparse.training.mask_update import Change, check_budget
-from keras_sparse.training.within import Within
-from keras_sparse.validation import check_optimizer, check_seed, check_step
+from keras_sparse.training import checks, saved_state
+from keras_sparse.training.choices import Choices
+from keras_sparse.training.dead_weights import clear, leaves_zeros
+from keras_sparse.training.growth import RandomGrowth
+from keras_sparse.training.layer_state import sparsity
+from keras_sparse.training.mask_update import update_masks
+from keras_sparse.training.optimizer_state import check_optimizer
+from keras_sparse.training.train_step import HookedSteps, NextBatch
+from keras_sparse.training.update_schedule import UpdateSchedule
+from keras_sparse.validation import check_seed, check_step
 
 
-class SparseMethod(Within):
+class SparseMethod(Choices, keras.callbacks.Callback):
     """Base of the callbacks that train masked layers.
 
     After every update these hold, or it raises: the number of live weights of the network is what it was; every dead
-    weight, and all that the optimizer keeps of it, is exactly 0 (`optimizer_state.py` names the two
-    optimizers whose accumulators start elsewhere). In `fit` dead weights are 0 after every step: what an optimizer such as Muon does to
+    weight, and all that the optimizer keeps of it, is exactly 0 (`optimizer_state.py` names the two optimizers whose
+    accumulators start elsewhere). In `fit` dead weights are 0 after every step: what an optimizer such as Muon does to
     them is undone within the compiled step.
 
     In `fit` it adds to the epoch's `logs`: `sparsity` (of the masked kernels that train, after the epoch), `dropped`
     and `grown` (mask elements over the epoch). Put it before callbacks that should see them, such as CSVLogger and
-    TensorBoard. In a loop of your own call `update(model, step)`.
+    TensorBoard. In a loop of your own call `update(model, step)`, or `stateless_update` where the state is in arrays.
+
+    A subclass has `drop`, and where they are not what this class does, `redistribute`, `budget`, `get_state` and
+    `set_state`. `CONTRIBUTING.md` shows one.
 
     Args:
         period: optimizer steps between updates: int, dict `{first epoch: int}` or function `epoch -> int`, with
-            epochs from 0. "epoch" for the end of each epoch, None for never.
+            epochs from 0. "epoch" for one between two epochs, None for never.
         until: int, number of epochs after which the masks stay as they are; None for no end.
         seed: int of at least 0, of all random draws. A draw depends on the seed, the layer's place in the model and
             the step, so it is the same on every replica, after a resume and on every backend.
+        growth: how weights grow, an object such as `keras_sparse.training.growth.RandomGrowth`, the default.
+        update_schedule: when updates are due, a `keras_sparse.training.update_schedule.UpdateSchedule`; None to make
+            it from `period` and `until`.
 
     Attributes:
         check_replicas: bool; set it to True to call `keras_sparse.check_replicas` after each update.
-
-    Reference:
-        Mostafa & Wang, "Parameter efficient training of deep convolutional neural networks by dynamic sparse
-        reparameterization", ICML 2019.
     """
 
-    def __init__(self, period=None, until=None, seed=0):
-        super().__init__(period, until)
+    def __init__(self, period=None, until=None, seed=0, growth=None, update_schedule=None):
+        super().__init__()
         check_seed(seed)
         self.seed = seed
+        self.update_schedule = update_schedule or UpdateSchedule(type(self).__name__, period, until)
+        self.regrowth = growth or RandomGrowth()
+        self._forget_fit()
 
     check_replicas = False
-    moves = True  # Whether the method needs dead positions to grow at.
 
-    # What a method chooses.
+    @property
+    def period(self):
+        """The period of updates as it was given, by epoch; None where there is none."""
+        return self.update_schedule.period
 
-    def observe(self, model, layers):
-        """What it decides on: the `keras_sparse.training.layer_state.Tensor` of each layer."""
-        return tensors_of(layers)
+    @property
+    def until(self):
+        """The number of epochs after which the masks stay as they are; None for no end."""
+        return self.update_schedule.until
 
-    def budget(self, tensors):
-        """How many weights must live after the update: as many as before, unless a method says otherwise."""
-        return live_weights(tensors)
-
-    def drop(self, tensors):
-        """What dies: for each tensor a boolean array like its `live`, True where dropped."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what to drop: give it a method `drop`.")
-
-    def redistribute(self, tensors, dropped):
-        """How many mask elements each tensor grows, a list of ints: as many as it lost, unless overridden."""
-        return [np.count_nonzero(d) for d in dropped]
-
-    def grow(self, tensor, count, rng):
-        """Where: `count` positions, none of them live before the update."""
-        raise NotImplementedError
-
-    def initial_values(self, shape, rng):
-        """The values that new weights start with: array of `shape`."""
-        return np.zeros(shape)
-
-    def recall(self, memory):
-        """Takes up what the method remembers, from the `keras_sparse.layers.masks.Mask` of the first masked layer."""
-
-    def remember(self, memory):
-        """Writes what `recall` needs into a `keras_sparse.layers.masks.Mask`."""
-
-    def logs(self):
-        """The method's own entries in the epoch's logs."""
-        return {}
+    @until.setter
+    def until(self, epochs):
+        self.update_schedule.until = epochs
 
     # The update.
 
@@ -105,136 +87,212 @@ class SparseMethod(Within):
                 least 0.
             RuntimeError: if the method broke one of the invariants above. Nothing is written then.
         """
+        optimizer = self._begin_update(model, step, epoch, optimizer)
+        layers = trainable_masked_layers(model)
+        moved = update_masks(self, model, optimizer, step)
+        if moved is None:
+            self._skip(model, layers, optimizer)
+            return
+        if optimizer is None or not leaves_zeros(layers, optimizer):
+            clear(layers, optimizer)
+        self._end_update(model, *moved)
+        self._updates += 1
+
+    def stateless_update(
+        self, model, step, trainable_variables, non_trainable_variables, optimizer_variables, epoch=0, optimizer=None
+    ):
+        """Drops and grows once in a loop that keeps the state in arrays, as with `model.stateless_call` on JAX.
+
+        Args:
+            model: the `keras.Model` with masked layers.
+            step: int, the optimizer's step, from which random draws are made.
+            trainable_variables: list of arrays, the values of `model.trainable_variables`.
+            non_trainable_variables: list of arrays, of `model.non_trainable_variables`.
+            optimizer_variables: list of arrays, of `optimizer.variables`.
+            epoch: int from 0, at which schedules are read.
+            optimizer: the one that trains the model; None for `model.optimizer`.
+
+        Returns:
+            `(trainable_variables, non_trainable_variables, optimizer_variables)`, as they become.
+
+        Raises:
+            ValueError: as `update`; and if a list is not as long as the model's.
+            RuntimeError: as `update`.
+        """
+        optimizer = optimizer or model.optimizer
+        kinds = (model.trainable_variables, model.non_trainable_variables, optimizer.variables)
+        given = (trainable_variables, non_trainable_variables, optimizer_variables)
+        saved_state.assign_state(kinds, given)
+        self.update(model, step, epoch, optimizer)
+        return tuple([v.value for v in kind] for kind in kinds)
+
+    def _begin_update(self, model, step, epoch, optimizer):
+        """Checks the arguments, takes up the model's state if it is not up to date; returns the optimizer."""
         check_step(step, "step")
         check_step(epoch, "epoch")
-        placed = places(model)
-        layers = [layer for _, layer in placed]
-        optimizer = self._optimizer(model, optimizer)
-        memory = masked_layers(model)[0].kernel_mask  # of a frozen one, too: it stays where it is
-        self._epoch, self._step = epoch, step
-        if memory is not self._recalled:
-            self.recall(memory)
-            self._recalled = memory
-        tensors = self.observe(model, layers)
-        if not all(t.finite for t in tensors):
-            self._skip(layers, optimizer, memory)
-            return
-        dropped = self.drop(tensors)
-        counts = self.redistribute(tensors, dropped)
-        rngs = [np.random.default_rng([self.seed, place, step]) for place, _ in placed]
-        grown = [self.grow(t, n, rng) for t, n, rng in zip(tensors, counts, rngs, strict=True)]
-        check_budget(type(self).__name__, tensors, dropped, grown, self.budget(tensors))
-        changes = [
-            Change.of(tensor, lost, new, self.initial_values((tensor.unit, len(new)), rng))
-            for tensor, lost, new, rng in zip(tensors, dropped, grown, rngs, strict=True)
-        ]
-        del tensors  # They look at variables, which can be written in place when nobody does.
-        for layer, change in zip(layers, changes, strict=True):
-            change.write(layer, optimizer)
-        if not keep_zeros(layers, optimizer):
-            clear(layers, optimizer)
-        elements.assign(memory.last_update, step)
-        self.remember(memory)
-        if self.check_replicas:
-            check_replicas(model)
-        self._updates += 1
-        self._dropped += int(sum(np.count_nonzero(gone) for gone in dropped))
-        self._grown += sum(map(len, grown))
-
-    def _optimizer(self, model, optimizer):
         check_optimizer(optimizer)
+        trainable_masked_layers(model)
         optimizer = optimizer or getattr(model, "optimizer", None)
         if optimizer is None:
-            warnings.warn(
-                f"{type(self).__name__}.update got no optimizer, and {model.name!r} is not compiled with one: momentum "
-                "of dropped weights stays, and would move them. Pass optimizer=... of the loop.",
-                stacklevel=3,
-            )
+            checks.warn_of_no_optimizer(type(self).__name__, model)
+        self._epoch, self._step = epoch, step
+        self.update_schedule.epoch = epoch
+        self._synchronize(model)
         return optimizer
 
-    def _skip(self, layers, optimizer, memory):
-        """Leaves the masks alone: of NaN nothing can be said."""
-        clear(layers, optimizer)  # Clipping by a norm that is NaN makes NaN of dead weights, too.
-        elements.assign(memory.last_update, self._step)
-        if not self._skipped:
-            warnings.warn(
-                f"{type(self).__name__} skipped its update at step {self._step}, and skips all until it is cured: "
-                f"weights or gradients of {[x.name for x in layers]} are NaN or infinite. The masks stay as they were. "
-                "Lower the learning rate or clip gradients, and add keras.callbacks.TerminateOnNaN() to stop there.",
-                stacklevel=3,
-            )
-        self._skipped += 1
+    def _synchronize(self, model):
+        """Goes on with the state that a model carries, unless it is this method's last word."""
+        if not self._written.is_in(model):
+            self.set_state(saved_state.read_state(model).state)
 
-    _step = _dropped = _grown = _updates = _skipped = _moved = 0
-    _recalled = None  # the memory that the method is up to date with
+    def _end_update(self, model, dropped, grown):
+        """Leaves the state in the model, and counts."""
+        self._write_state(model, self._step)
+        self._updated = True
+        if self.check_replicas:
+            check_replicas(model)
+        self._dropped += int(dropped)
+        self._grown += int(grown)
+
+    def _write_state(self, model, last_update):
+        self._written.write(model, MethodState(type(self).__name__, last_update, dict(self.get_state())))
+
+    def _skip(self, model, layers, optimizer):
+        """Leaves the masks alone, since NaN cannot be compared."""
+        clear(layers, optimizer)  # Clipping by a norm that is NaN makes NaN of dead weights, too.
+        self._write_state(model, self._step)
+        if not self._skipped:
+            checks.warn_of_nan(type(self).__name__, self._step, layers, optimizer)
+        self._skipped += 1
 
     # The training.
 
     def on_train_begin(self, logs=None):
         """Checks that there is something to train, and nobody else at it."""
-        model = self.model
+        model, params = self.model, self.params or {}
         layers = trainable_masked_layers(model)
-        other = self.params.get("sparse_method")  # Keras gives the parameters of a fit, one dict, to each callback.
-        if other:
-            raise ValueError(
-                f"One sparse training method at a time: `callbacks` has {other} and {type(self).__name__}, and each "
-                "would undo what the other does. Leave one out."
-            )
-        self.params["sparse_method"] = type(self).__name__
-        super().on_train_begin(logs)
-        if self.moves and all(x.kernel_mask.numpy().all() for x in layers):
-            warnings.warn(
-                f"{type(self).__name__} can move nothing: all masked layers of {model.name!r} are dense. Give "
-                "keras_sparse.sparsify a sparsity above 0.",
-                stacklevel=2,
-            )
-        self._recalled = None
-        self._updates = self._skipped = self._moved = 0
+        name = type(self).__name__
+        checks.check_optimizer_trains(name, model, layers)
+        checks.check_alone(model, self)
+        self.regrowth.check(model)
+        self._forget_fit()
+        self.update_schedule.begin_fit(model, params)
+        if self.moves:
+            checks.warn_if_dense(name, model, layers)
+        self.check(model, layers)
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Counts from 0, and makes sure that weights and masks which somebody has set since are clean to begin with."""
+        """Goes on with the model as it is now, makes the update that is still owed, and prepares the steps."""
+        model = self.model
+        # Weights and masks may have been set since: weights of before, with momentum of now.
+        clear(trainable_masked_layers(model), model.optimizer)
         self._dropped = self._grown = 0
-        clear(trainable_masked_layers(self.model), self.model.optimizer)  # Weights of before with momentum of now.
-        super().on_epoch_begin(epoch, logs)
+        self._updated = False
+        if self.update_schedule.started is not None:
+            self._synchronize(model)
+            self._update_if_ready(model, self.update_schedule.due_between_epochs(model.optimizer, epoch), epoch - 1)
+        if self.update_schedule.begin_epoch(model.optimizer, epoch):
+            self._update_if_ready(model, self._begin_training(model, epoch), max(0, epoch - 1))
+        self.update_schedule.epoch = self._epoch = epoch
+        self._update_if_ready(model, self.update_schedule.next_due(model.optimizer), epoch)
+        self._steps.renew(model, self.step_action(epoch), self.act_on_layers)
 
-    def _catch_up(self, model, epoch):
-        step = super()._catch_up(model, epoch)
-        self._dropped = self._grown = 0  # What was owed belongs to the epoch before.
-        return step
+    def _begin_training(self, model, epoch):
+        """Finds out whether a training begins or goes on; returns the step of an update that is owed, or None."""
+        self.start(model)
+        saved, loaded = saved_state.read_state(model), saved_state.take_loaded(model)
+        started = self.update_schedule.started
+        if saved.last_update > started:  # Trained before, now with a new optimizer: a new training.
+            saved = MethodState(saved.method)
+        if loaded and self.owes_updates:
+            checks.check_same_method(type(self).__name__, saved)
+        self.set_state(saved.state if saved.method in (None, type(self).__name__) else {})
+        if not self.owes_updates:
+            self.update_schedule.owed(epoch, -1, loaded)
+            return None
+        owed = self.update_schedule.owed(epoch, saved.last_update, loaded)
+        # So that a run which goes on before its first update knows where it began.
+        last_update = started if saved.last_update < 0 and not self.update_schedule.is_never() else saved.last_update
+        self._write_state(model, last_update)
+        return owed
+
+    def _update_if_ready(self, model, step, epoch):
+        """Makes an update that is due, or puts it off until a batch was seen."""
+        if step is None:
+            return
+        if self.regrowth.is_ready:
+            self.update(model, step, epoch)
+        else:
+            self._put_off = True
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Has the batch kept after which an update looks at gradients."""
+        if not self.regrowth.looks_at_batches:
+            return
+        schedule = self.update_schedule
+        count = schedule.batches_of_execution(batch) if self._put_off else schedule.batches_if_due_after(batch)
+        if count:
+            NextBatch(self.model, count, self.regrowth.keep)
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Updates if a period ended in the steps just executed."""
+        # Counted on the host: reading the optimizer, or `self.model` at all, would synchronise JAX at every batch.
+        if not self._put_off and not self.update_schedule.may_be_due(batch):
+            return
+        model = self.model
+        step = self.update_schedule.next_due(model.optimizer)
+        if self._put_off and step is None:
+            step = self.update_schedule.examined
+        self._put_off = False
+        self._check_unchanged(model)
+        if step is not None:
+            self.update(model, step, self.update_schedule.epoch)
+        backend.refresh_held_state(model)
 
     def on_epoch_end(self, epoch, logs=None):
-        """Updates if still due, clears what else has written to dead weights (NaN does), and adds to the logs."""
-        super().on_epoch_end(epoch, logs)
-        layers = trainable_masked_layers(self.model)
-        clear(layers, self.model.optimizer)
+        """Checks that updates and steps have arrived, clears dead weights (of NaN, for one), adds to the logs."""
+        model = self.model
+        layers = trainable_masked_layers(model)
+        self._check_unchanged(model)
+        self.update_schedule.follow(model.optimizer)
+        if (left := self._steps.end(model)) is not None:
+            self._step = self.update_schedule.examined
+            self.end_steps(model, *left)
+        clear(layers, model.optimizer)
         self._moved += self._dropped
         if logs is not None:
             logs.update(sparsity=sparsity(layers), dropped=self._dropped, grown=self._grown, **self.logs())
 
     def on_train_end(self, logs=None):
-        """Warns, if there was something to train: a run that goes on may have no epoch left."""
-        super().on_train_end(logs)
-        if self._examined is not None:
+        """Lets the model go; warns, if there was something to train: a run that goes on may have no epoch left."""
+        self._steps.release()
+        self.regrowth.forget()
+        if self.update_schedule.examined is not None:
             self.warn()
+
+    def _check_unchanged(self, model):
+        """Raises RuntimeError if the last update is not in the model: something else has written its variables."""
+        # Until the first update of an epoch, weights may have been set on purpose, which that update goes on with.
+        if self._updated:
+            self._written.check(model, type(self).__name__)
 
     def warn(self):
         """Warns if there was time for updates, but none was made, or none dropped anything."""
-        if self._ever_active and not self._updates and not self._skipped:
-            warnings.warn(
-                f"{type(self).__name__} made no update: none was due in the {self._examined - self._started} optimizer "
-                f"steps of this fit. Received: {self._when()}. Choose a shorter period, or train longer.",
-                stacklevel=3,
-            )
+        schedule = self.update_schedule
+        if schedule.was_active and not self._updates and not self._skipped:
+            checks.warn_of_no_update(type(self).__name__, schedule)
         elif self._updates and not self._moved and not self.may_be_idle():
-            warnings.warn(
-                f"{type(self).__name__} made {self._updates} updates, and none of them dropped anything: the masks are "
-                "what they were. Its threshold, count, fraction or target is too low for this network.",
-                stacklevel=3,
-            )
+            checks.warn_of_idle_updates(type(self).__name__, self._updates)
 
-    def may_be_idle(self):
-        """Whether it is as it should be that no update of this fit dropped anything."""
-        return False
+    # What belongs to one `fit`.
 
-    def _when(self):
-        return f"period={self.period!r}"
+    def _forget_fit(self):
+        self._epoch = self._step = 0
+        self._dropped = self._grown = self._updates = self._skipped = self._moved = 0
+        self._put_off = self._updated = False
+        self._written = saved_state.LastWritten()
+        self._steps = HookedSteps(type(self).__name__)
+
+    def __getstate__(self):
+        """Its settings and its state: a copy, or what is pickled, belongs to no model."""
+        return {**vars(self), "_model": None, "params": None, "_written": saved_state.LastWritten()}

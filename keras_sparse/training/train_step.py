@@ -1,196 +1,176 @@
-"""The place in Keras's compiled training step right after the optimizer, on each backend."""
+"""Hooks a function into a model's compiled training step, right after the optimizer."""
 
-import contextlib
+import functools
 
-import keras
-from keras import ops
+import numpy as np
+from keras import Variable
 
-from keras_sparse.backend import elements
-from keras_sparse.training.standing import Standing
+from keras_sparse import backend
+from keras_sparse.layers.traversal import masked_layers, trainable_masked_layers
+from keras_sparse.training.layer_state import variables_of
+from keras_sparse.training.optimizer_state import batches_and_steps
 
 
-class Inside(Standing):
-    """Lets a function change variables after each optimizer step, while it stands in a model's training function.
+class TrainStepHook:
+    """Lets a pure function change variables after each optimizer step of one `fit`.
+
+    It overrides `train_step`, and `make_train_function` to notice the next `fit`, if this one is cut off and nobody
+    calls `release`: each `fit` asks for its train function first, and then Keras's own comes back.
 
     Args:
         model: compiled `keras.Model`, in `fit`.
-        act: pure function `(step, rate, settings, values, own) -> (values, own)`.
+        action: pure function `(step, rate, settings, values, carried) -> (values, carried)`.
         variables: list of lists of the `keras.Variable`s whose values it gets and changes.
-        own: list of arrays that it gets and changes; they belong to nothing else, and go into no file.
+        carried: list of arrays that it gets and changes; they belong to nothing else, and go into no file.
         settings: array that it gets.
-
-    Attributes:
-        expected: bool, whether a training step has been announced. One that has not belongs to a later `fit`, when this
-            one was cut off and nobody called `release`: it is made as Keras makes it.
     """
 
-    expected = False
+    of_one_fit = True  # A copy of the model goes without.
 
-    def __init__(self, model, act, variables, own, settings):
-        super().__init__(model)
-        self._act, self._variables = act, variables
-        with scope(model):
-            self._own = [_variable(x) for x in own]
+    def __init__(self, model, action, variables, carried, settings):
+        self._model = model
+        self._holder = masked_layers(model)[0].kernel_mask
+        with backend.scope(model):
+            self._carried = [_variable(x) for x in carried]
+            self._steps = _variable(np.zeros((), "int32"))
             self._settings = _variable(settings)
-        self._values = None
-        self._function = self.made()
+        # On JAX a step sees the variables of the model only.
+        self._all = [*self._carried, self._steps, self._settings]
+        self._holder.carry(self._all)
 
-    def renew(self, own, settings):
-        """Sets `own` and `settings` anew, to arrays of the same shapes."""
-        self._values = None
-        for variable, array in zip([*self._own, self._settings], [*own, settings], strict=True):
-            elements.assign(variable, array)
+        def counted(step, rate, settings, values, carried):
+            *carried, steps = carried
+            values, carried = action(step, rate, settings, values, carried)
+            return values, [*carried, steps + 1]
 
-    def own(self):
-        """What `own` has become: list of NumPy arrays."""
-        return [ops.convert_to_numpy(x) for x in self._values or self._own]
+        self._replaced = {name: vars(model).get(name) for name in ("train_step", "make_train_function")}
+        self._make = model.make_train_function
+        hooked = backend.hook_train_step(
+            model, model.train_step, counted, variables, [*self._carried, self._steps], self._settings
+        )
+        model.train_step = hooked
+        model.make_train_function = self.make_train_function
+        self._make(force=True)
 
-    def made(self):
-        """Keras's training function, with what acts in it."""
-        make = {"tensorflow": self._tensorflow, "jax": self._jax, "torch": self._torch}
-        return make[keras.backend.backend()](self.model)
+    def renew(self, carried, settings):
+        """Sets `carried` and `settings` anew, to arrays of the same shapes, and the count of steps to 0."""
+        arrays = [*carried, np.zeros((), "int32"), settings]
+        for variable, array in zip(self._all, arrays, strict=True):
+            backend.assign(variable, array)
+
+    def carried(self):
+        """What `carried` has become: list of NumPy arrays."""
+        return [np.array(backend.read(x)) for x in self._carried]
+
+    def steps(self):
+        """How often the function has acted since it was made or renewed."""
+        return int(backend.read(self._steps))
+
+    def make_train_function(self, force=False):
+        """Keras's; without `force` it is the beginning of another `fit`, to which the hook does not belong."""
+        if not force:
+            self.release()
+            return self._model.make_train_function()
+        return self._make(force=True)
+
+    def release(self):
+        """Gives the model its own training step back."""
+        model = self._model
+        if getattr(vars(model).get("make_train_function"), "__self__", None) is not self:
+            return
+        for name, value in self._replaced.items():
+            if value is None:
+                delattr(model, name)
+            else:
+                setattr(model, name, value)
+        self._holder.carry([])
+        model.train_function = None
+
+
+class NextBatch:
+    """Keeps the last batch of the next execution of a model's train function, and trains on it all the same.
+
+    Args:
+        model: compiled `keras.Model`, in `fit`.
+        count: int, how many batches the execution has.
+        keep: function of the batch.
+    """
+
+    of_one_fit = True
+
+    def __init__(self, model, count, keep):
+        self._model, self._count, self._keep = model, count, keep
+        self._usual = model.train_function
+        model.train_function = self.train
 
     def train(self, *arguments):
-        """Trains, and lets the function act if that was announced."""
-        if not self.expected:
+        """Trains once in place of the train function."""
+        self._model.train_function = self._usual
+        return backend.train_and_keep_batch(self._model, self._usual, self._count, self._keep, *arguments)
+
+
+class HookedSteps:
+    """The hook of a method, renewed at each epoch, and the count of its steps.
+
+    Args:
+        name: str, of the method, for messages.
+    """
+
+    def __init__(self, name):
+        self._name = name
+        self._hook = self._shape = self._since = None
+
+    def renew(self, model, work, action):
+        """Prepares the steps of an epoch.
+
+        Args:
+            model: compiled `keras.Model`, in `fit`.
+            work: None if there is nothing to do, or `(sites, carried, settings)`.
+            action: function `(sites, step, rate, settings, values, carried) -> (values, carried)`.
+        """
+        shape = work and (work[0], len(work[1]))
+        if self._hook and shape != self._shape:
             self.release()
-            return self.usual(*arguments)
-        self.expected = False
-        return self._function(*arguments)
+            model.make_train_function()
+        self._shape = shape
+        if work is None:
+            return
+        sites, carried, settings = work
+        if self._hook:
+            self._hook.renew(carried, settings)
+        else:
+            variables = variables_of(trainable_masked_layers(model), model.optimizer)
+            self._hook = TrainStepHook(model, functools.partial(action, sites), variables, carried, settings)
+        self._since = batches_and_steps(model.optimizer)[0]
 
-    def _tensorflow(self, model):
-        import tensorflow as tf
+    def end(self, model):
+        """What the steps of an epoch have left: `(sites, carried)`, the latter a list of arrays; None if nothing.
 
-        def on_replica(settings, step, rate, go, variables, own):
-            values = tensors((settings, variables, own))
-            write((variables, own), _guarded(self._act, go, step, rate, *values))
-
-        def on_all(strategy, before):
-            before = before if before is None else strategy.experimental_local_results(before)[0]
-            step, rate = _clock(model.optimizer)
-            variables = keras.tree.map_structure(lambda v: v.value, (self._variables, self._own))
-            arguments = (step, rate, _go(before, step), *variables)
-            strategy.extended.update(self._settings.value, on_replica, args=arguments, group=False)
-
-        def train_step(data):
-            before = _before(model.optimizer)
-            logs = model.train_step(data)
-            tf.distribute.get_replica_context().merge_call(on_all, args=(before,))
-            return logs
-
-        return model._make_function(train_step)
-
-    def _jax(self, model):
-        import jax
-
-        self._act = compiled(self._act)  # Where the model is not compiled, its loops would be, at each call.
-
-        def train_step(state, own, settings, data):
-            optimizer = model.optimizer
-            with keras.StatelessScope(list(zip(optimizer.variables, state[2], strict=True))):
-                before = _before(optimizer)
-            logs, state = model.train_step(state, data)
-            kinds = (
-                model.trainable_variables,
-                model.non_trainable_variables,
-                optimizer.variables,
-                model.metrics_variables,
+        Raises:
+            RuntimeError: if a training step was made without the action that belongs to it.
+        """
+        if not self._hook:
+            return None
+        now, per_step = batches_and_steps(model.optimizer)
+        expected, made = now // per_step - self._since // per_step, self._hook.steps()
+        if made != expected:
+            raise RuntimeError(
+                f"{self._name} acts inside of each training step, and was called in {made} of {expected} steps of this "
+                "epoch. Do not set `train_step` or call `make_train_function` or `train_on_batch` of "
+                f"{model.name!r} while `fit` runs."
             )
-            values = [pair for kind in zip(kinds, state, strict=True) for pair in zip(*kind, strict=True)]
-            with keras.StatelessScope(values) as after:
-                own = self._assign(before, settings, own)
-            return logs, tuple([after.get_current_value(v) for v in kind] for kind in kinds), own
+        return self._shape[0], self._hook.carried()
 
-        if model.jit_compile and not model.run_eagerly:
-            sharding = None
-            if keras.distribution.distribution() is not None:
-                sharding = (None, model._get_state_sharding_spec(), None)
-            train_step = jax.jit(train_step, donate_argnums=(0, 1), out_shardings=sharding)
+    def release(self):
+        """Gives the model its own training step back."""
+        if self._hook:
+            self._hook.release()
+        self._hook = None
 
-        def step(state, data):
-            # What a compiled function closes over stays what it was, so it gets all that it changes.
-            own = self._values or [ops.copy(v) for v in self._own]
-            logs, state, self._values = train_step(state, own, self._settings.value, data)
-            return logs, state
-
-        return model._make_function(step)
-
-    def _torch(self, model):
-        import torch
-
-        def train_function(data):
-            before = _before(model.optimizer)
-            logs = model.train_step(data[0])
-            with torch.no_grad():
-                own = self._values or tensors(self._own)
-                self._values = self._assign(before, ops.convert_to_tensor(self._settings), own)
-            return logs
-
-        return train_function
-
-    def _assign(self, before, settings, own):
-        """Lets it act; returns what `own` becomes."""
-        step, rate = _clock(self.model.optimizer)
-        values = tensors(self._variables)
-        values, own = _guarded(self._act, _go(before, step), step, rate, settings, values, own)
-        write(self._variables, values)
-        return own
-
-
-def compiled(act):
-    """The function that acts, compiled on its own."""
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.jit(act)
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return tf.function(act, autograph=False)
-    return lambda *arguments: act(*tensors(arguments))
-
-
-# The optimizer makes no step where it accumulates gradients, nor where loss scaling finds infinities.
-
-
-def _before(optimizer):
-    """The step before a batch, if it is not sure that the batch makes one."""
-    scaled = hasattr(optimizer, "inner_optimizer")
-    return _clock(optimizer)[0] if scaled or optimizer.gradient_accumulation_steps else None
-
-
-def _clock(optimizer):
-    """The optimizer's step and learning rate."""
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    batches = ops.cast(ops.convert_to_tensor(inner._iterations), "int32")
-    return batches // (inner.gradient_accumulation_steps or 1), ops.cast(optimizer.learning_rate, "float32")
-
-
-def _go(before, step):
-    return None if before is None else step > before
-
-
-def _guarded(act, go, step, rate, settings, values, own):
-    if go is None:
-        return act(step, rate, settings, values, own)
-    return ops.cond(go, lambda: act(step, rate, settings, values, own), lambda: (values, own))
-
-
-def scope(model):
-    """The scope of the strategy that a model is distributed by, if it is."""
-    strategy = getattr(model, "distribute_strategy", None)
-    return strategy.scope() if strategy else contextlib.nullcontext()
-
-
-def tensors(values):
-    """The values of nested lists of variables or arrays."""
-    return keras.tree.map_structure(ops.convert_to_tensor, values)
-
-
-def write(variables, values):
-    """Assigns to nested lists of variables."""
-    keras.tree.map_structure(lambda variable, value: variable.assign(value), variables, values)
+    def __getstate__(self):
+        """None of it: a copy belongs to no `fit`."""
+        return {**vars(self), "_hook": None, "_shape": None}
 
 
 def _variable(array):
-    return keras.Variable(array, dtype=array.dtype.name, trainable=False)
+    return Variable(array, dtype=array.dtype.name, trainable=False)
