@@ -185,11 +185,6 @@ CALLS = {
         ValueError,
         ("The subclassed model 'sub' inside of 'outer'", "['hidden'] cannot be masked", "make it a functional model"),
     ),
-    "sparsify: a layer that cannot be copied": (
-        lambda t: ks.sparsify(around(Closed(2.0)), 0.5),
-        ValueError,
-        ("'closed' of class Closed cannot be copied", "get_config with every argument of its constructor"),
-    ),
     "sparsify: nothing to mask": (
         lambda t: ks.sparsify(keras.Sequential([keras.Input((4,)), layers.ReLU()], name="net"), 0.5),
         ValueError,
@@ -283,17 +278,12 @@ CALLS = {
         ValueError,
         ("`densify` takes a keras.Model", "None of type None"),
     ),
-    "densify: subclassed": (
-        lambda t: ks.densify(called(Subclassed(MaskedDense(3, sparsity=0.5)))),
+    "densify: a class derived from a masked layer": (
+        lambda t: ks.densify(around(type("Mine", (MaskedDense,), {})(3, sparsity=0.5, name="mine"))),
         ValueError,
-        ("`densify` needs a Sequential or functional model", "'sub' of class Subclassed"),
+        ("cannot know which layer a class derived from them is to become", "['mine']", "keras_sparse.sparsify"),
     ),
     "densify: not built": (lambda t: ks.densify(unbuilt()), ValueError, ("needs a built model", "keras.Input(shape)")),
-    "densify: a subclassed model inside without get_config": (
-        lambda t: ks.densify(around(Subclassed(layers.ReLU()))),
-        ValueError,
-        ("'sub' of class Subclassed cannot be copied", "get_config"),
-    ),
     "masked_layers: no model": (lambda t: ks.masked_layers(None), ValueError, (*MODEL, "None of type NoneType")),
     "masked_layers: a class": (lambda t: ks.masked_layers(keras.Model), ValueError, (*MODEL, "of type type")),
     "report: a path": (lambda t: ks.report("m.keras"), ValueError, (*MODEL, "'m.keras' of type str")),
@@ -364,6 +354,16 @@ CALLS = {
         lambda t: dynamic(prune_count=0),
         ValueError,
         ("`prune_count` must be an int of at least 1", "Received: prune_count=0"),
+    ),
+    "DynamicSparse: neither prune_count nor fraction": (
+        lambda t: ks.DynamicSparse(period=2),
+        ValueError,
+        ("either `prune_count`", "or `fraction`", "Received: prune_count=None, fraction=None"),
+    ),
+    "DynamicSparse: fraction 1.5": (
+        lambda t: ks.DynamicSparse(fraction=1.5),
+        ValueError,
+        ("`fraction` must be a number in (0, 1]", "Received: fraction=1.5"),
     ),
     "DynamicSparse: an empty schedule": (lambda t: dynamic(prune_count={}), ValueError, EPOCHS),
     "DynamicSparse: period a list": (

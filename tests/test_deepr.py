@@ -1,6 +1,10 @@
 """Deep rewiring: by hand, and both readings against plain Python through a real fit."""
 
+import collections
+import functools
 import itertools
+import math
+import re
 
 import keras
 import numpy as np
@@ -10,7 +14,10 @@ from nets import assert_dead_is_zero, compiled, live_weights, mlp, needs_steps_p
 from replay import Replay
 
 import keras_sparse as ks
+from keras_sparse.backend import tensors
 from keras_sparse.layers import MaskedDense
+from keras_sparse.training import rewiring
+from keras_sparse.training.layer_state import sites_of, variables_of
 
 
 def signs_for_life(seed, first, size):
@@ -241,6 +248,68 @@ def test_until_masks_stay_from_then_on(blobs):
     ).history
     assert history["dropped"][1] > 0
     assert history["dropped"][2:] == [0, 0]
+
+
+ROWS, COLUMNS = 1100, 1000  # of a kernel whose mask is not joined with those of others
+
+
+def large_layer(reading):
+    """What acts within the step on a large layer: the function, and its arguments."""
+    model = keras.Sequential([keras.Input((ROWS,)), MaskedDense(COLUMNS, use_bias=False, sparsity=0.999)])
+    model.compile(keras.optimizers.SGD(0.1, 0.9))
+    method = ks.DeepR(1e-3, 1e-6, reading=reading)
+    sites = sites_of(model)
+    own, variables = method.begin(sites, model.layers), variables_of(model.layers, model.optimizer)
+    method._epoch = 0
+    values = keras.tree.map_structure(numpy, variables)
+    return functools.partial(method.act_on_layers, sites), (
+        np.int32(1),
+        np.float32(0.1),
+        method.settings(),
+        values,
+        own,
+    )
+
+
+@pytest.mark.parametrize("reading", ["bellec", "table_4"])
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="counts what a compiler makes")
+def test_only_single_elements_of_a_large_layer_are_touched(reading):
+    """So the time goes by the live weights: nothing is computed, joined or copied that is as large as the kernel."""
+    act, arguments = large_layer(reading)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        # The values come from a training step, and their buffers may be written to.
+        compiled_act = jax.jit(act, donate_argnums=(3, 4)).lower(*arguments).compile().as_text()
+        found = re.findall(r"= \(?\w+\[([\d,]*)\]\S* ([\w-]+)\(", compiled_act)
+        found = [(op, math.prod(map(int, filter(None, shape.split(","))))) for shape, op in found]
+        scatters, allowed = "scatter", {"parameter", "get-tuple-element", "bitcast", "fusion"}
+    else:
+        import tensorflow as tf
+
+        graph = tf.function(act, autograph=False).get_concrete_function(*tensors(arguments)).graph
+        functions = [graph, *(f.graph for f in graph._functions.values() if hasattr(f, "graph"))]
+        found = [
+            (op.type, output.shape.num_elements() or 0)
+            for graph in functions
+            for op in graph.get_operations()
+            for output in op.outputs
+        ]
+        scatters, allowed = "TensorScatterUpdate", {"Placeholder", "Identity", "Reshape", "While", "StatelessWhile"}
+    large = collections.Counter(op for op, size in found if size >= ROWS * COLUMNS)
+    assert set(large) - allowed == {scatters}
+    assert large["fusion"] <= large[scatters]  # XLA fuses with each scatter what it scatters.
+    # Kernel and momentum; the mask where something wakes, and where something dies.
+    assert large[scatters] in (3, 4)
+
+
+def test_too_many_weights_for_the_draws_are_refused(blobs, monkeypatch):
+    monkeypatch.setattr(rewiring, "MOST_POSITIONS", 355)
+    model = compiled(mlp(0.8))
+    with pytest.raises(ValueError, match="at most 355. Received: 356 weights.*use another method"):
+        model.fit(*blobs, callbacks=[ks.DeepR(1e-3, 1e-4)], verbose=0)
+    with pytest.raises(ValueError, match="at most 355. Received: 356 weights.*use another method"):
+        ks.DeepR(1e-3, 1e-4).update(model, 1)
 
 
 def test_a_loop_of_ones_own_needs_the_learning_rate(blobs):

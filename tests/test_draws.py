@@ -10,9 +10,10 @@ from keras import ops
 from nets import numpy
 
 from keras_sparse import counter_rng as draws
-from keras_sparse.methods.deepr import before, wake
-from keras_sparse.training.site import Site
-from keras_sparse.training.train_step import compiled
+from keras_sparse.backend import compiled
+from keras_sparse.training import rewiring
+from keras_sparse.training.layer_state import Site
+from keras_sparse.training.rewiring import before, wake
 
 POSITIONS = np.arange(20_000, dtype="int32")
 
@@ -114,8 +115,11 @@ def site(first, size, live):
 
 
 @functools.cache
-def _wake(sites):
-    return compiled(lambda step, mask, live, crossed: wake(draws.key_of(0), step, sites, mask, live, crossed))
+def _wake(sites, small):
+    return compiled(lambda step, masks, live, crossed: wake(draws.key_of(0), step, sites, masks, live, crossed))
+
+
+EACH_ALONE, LARGE_AND_SMALL, JOINED = 0, 100, 2**20  # up to which size masks are joined in the search
 
 
 def woken(masks, crossed, step=0, order=None):
@@ -126,19 +130,28 @@ def woken(masks, crossed, step=0, order=None):
     live, flags = np.concatenate(lives), np.concatenate(crossed)
     if order is not None:
         live, flags = live[order], flags[order]
-    joined = np.concatenate([masks[0], np.ones(30, bool), masks[1], [True]])
-    mask, found, gone = map(numpy, _wake(sites)(np.int32(step), joined, live, flags))
-    assert mask[200:230].all()
-    assert mask[280]
+    shaped = [masks[0].reshape(20, 10), masks[1].reshape(5, 2, 5)]
+    after, found, gone = _wake(sites, rewiring.SMALL)(np.int32(step), shaped, live, flags)
+    after, found, gone = list(map(numpy, after)), numpy(found), numpy(gone)
+    assert [m.shape for m in after] == [(20, 10), (5, 2, 5)]
     parts = [np.split(x, [sites[0].live]) for x in (live, found, gone)]
     return [
-        (mask[s.weights], live - s.first, found - s.first, gone)
-        for s, live, found, gone in zip(sites, *parts, strict=True)
+        (mask.ravel(), live - s.first, found - s.first, gone)
+        for s, mask, live, found, gone in zip(sites, after, *parts, strict=True)
     ]
 
 
-@pytest.mark.parametrize("density", [0.02, 0.5, 0.9, 0.99, 1.0])
-def test_as_many_wake_as_die_and_none_that_just_died(density):
+@pytest.mark.parametrize(
+    ("density", "small"),
+    [
+        *((d, JOINED) for d in (0.02, 0.5, 0.9, 0.99, 1.0)),
+        (0.02, EACH_ALONE),
+        (0.9, LARGE_AND_SMALL),
+        (1.0, EACH_ALONE),
+    ],
+)
+def test_as_many_wake_as_die_and_none_that_just_died(density, small, monkeypatch):
+    monkeypatch.setattr(rewiring, "SMALL", small)
     rng = np.random.default_rng(7)
     for step in range(5):
         # The layers are unlike: in one all wakes that must, in the other not, and the other way round.
@@ -171,13 +184,14 @@ def test_it_does_not_matter_in_which_order_live_positions_are_held(live):
 
 def test_more_cross_than_are_drawn_at_once():
     live = np.arange(6_000, dtype="int32")
-    arguments = (np.append(np.arange(20_000) < 6_000, True), live, live >= 0)
+    arguments = ([(np.arange(20_000) < 6_000).reshape(200, 100)], live, live >= 0)
     wakes = compiled(lambda *arrays: wake(draws.key_of(0), 3, (site(0, 20_000, 6_000),), *arrays))
-    mask, found, gone = map(numpy, wakes(*arguments))
+    (mask,), found, gone = wakes(*arguments)
+    mask, found, gone = numpy(mask), numpy(found), numpy(gone)
     assert gone.all()
     assert len(set(found.tolist())) == 6_000
     assert found.min() >= 6_000
-    np.testing.assert_array_equal(np.sort(found), np.flatnonzero(mask[:-1]))
+    np.testing.assert_array_equal(np.sort(found), np.flatnonzero(mask))
 
 
 @pytest.mark.parametrize("count", [1, 31, 32, 33, 1024, 2500])
@@ -185,6 +199,17 @@ def test_how_many_are_true_before_each(count):
     flags = np.random.default_rng(count).random(count) < 0.5
     found = numpy(before(ops.convert_to_tensor(flags)))
     np.testing.assert_array_equal(found, [np.count_nonzero(flags[:i]) for i in range(count)])
+
+
+@pytest.mark.parametrize("small", [LARGE_AND_SMALL, JOINED])
+def test_in_a_layer_without_live_weights_nothing_wakes(small, monkeypatch):
+    monkeypatch.setattr(rewiring, "SMALL", small)
+    masks = [np.zeros(200, bool), np.arange(50) < 30]
+    (empty, *_), (after, _, found, gone) = woken(masks, [np.zeros(0, bool), np.arange(30) < 4])
+    assert not empty.any()
+    assert np.count_nonzero(after) == 30
+    assert np.count_nonzero(gone) == 4
+    np.testing.assert_array_equal(np.sort(found), np.flatnonzero(after))
 
 
 def test_each_dead_position_is_as_likely_as_any_other():

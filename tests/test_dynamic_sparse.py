@@ -3,12 +3,13 @@
 import keras
 import numpy as np
 import pytest
-from nets import assert_dead_is_zero, compiled, live_weights, mlp, numpy, ready, state
+from nets import assert_dead_is_zero, compiled, live_weights, mlp, ready, state
 from reference import algorithm_1
 from replay import Replay
 
 import keras_sparse as ks
 from keras_sparse.layers import MaskedConv2D, MaskedDense
+from keras_sparse.training.saved_state import read_state
 
 
 def two_layers(first, second):
@@ -72,6 +73,93 @@ class TestEightWeightsByHand:
         before = flat(model)
         ks.DynamicSparse(4, 1, threshold=0.5).update(model, step=1)
         assert flat(model) == before
+
+
+class TestFractionOfTheLiveWeights:
+    """Five live of eight, H = 0.5, two below."""
+
+    @pytest.mark.parametrize(
+        ("fraction", "epoch", "threshold"),
+        [
+            (0.4, 0, 0.5),  # K = 2, as many as were dropped
+            (0.7, 0, 1.0),  # K = round(3.5) = 4
+            (0.2, 0, 0.25),  # K = 1
+            (0.01, 0, 0.25),  # K = 1, not 0
+            (1, 0, 1.0),  # K = 5
+            ({0: 0.4, 3: 0.2}, 2, 0.5),
+            ({0: 0.4, 3: 0.2}, 3, 0.25),
+            (lambda epoch: 0.8 / (epoch + 1), 0, 1.0),
+            (lambda epoch: 0.8 / (epoch + 1), 1, 0.5),
+            (np.float32(0.4), 0, 0.5),
+        ],
+    )
+    def test_by_hand(self, fraction, epoch, threshold):
+        model = two_layers([0.9, 0.1, 0, 0], [0.7, -0.6, 0, 0.2])
+        method = ks.DynamicSparse(fraction=fraction, period=1, threshold=0.5)
+        method.update(model, step=1, epoch=epoch)
+        assert method.logs() == {"threshold": threshold}
+        assert live_weights(model) == 5
+
+    def test_of_slices_not_of_weights(self):
+        conv = keras.Sequential([keras.Input((4, 4, 2)), keras.layers.Conv2D(5, 3, use_bias=False)])
+        model = compiled(ks.sparsify(conv, 0.5, granularity="kernel_slice"))  # 5 of 10 slices, 45 of 90 weights
+        (layer,) = ks.masked_layers(model)
+        layer.kernel_variable.assign(np.where(layer.kernel_mask.numpy(), 1, 0) * np.ones((3, 3, 2, 5)))
+        method = ks.DynamicSparse(fraction=0.4, period=1, threshold=2.0)
+        method.update(model, step=1)  # 4 below, K = 2
+        assert method.logs() == {"threshold": 1.0}
+
+    def test_of_the_layers_that_train(self):
+        model = two_layers([0.9, 0.1, 0, 0], [0.7, -0.6, 0.2, 0])
+        model.layers[1].trainable = False
+        method = ks.DynamicSparse(fraction=0.5, period=1, threshold=0.5)
+        method.update(compiled(model), step=1)
+        assert method.logs() == {"threshold": 0.5}  # K = 1, of 2
+
+    def test_in_a_fit_it_is_the_count_that_it_rounds_to(self, blobs):
+        runs = []
+        for amount in ({"fraction": 0.1}, {"prune_count": 14}):  # of 142 live
+            model = ready(mlp)
+            method = ks.DynamicSparse(**amount, period=4, threshold=0.02)
+            model.fit(*blobs, batch_size=8, epochs=3, callbacks=[method], shuffle=False, verbose=0)
+            runs.append([m.tolist() for _, m in state(model)])
+        assert live_weights(model) == 142
+        assert runs[0] == runs[1]
+
+    @pytest.mark.parametrize("fraction", [1.0, {0: 0.1, 1: 1.0}, lambda epoch: 0.5 + epoch / 2])
+    def test_more_than_can_be_dropped_is_refused(self, blobs, fraction):
+        message = r"`fraction` must not be more than what can be dropped, 33 of 36 live.*fraction=1.0, 36 of them"
+        with pytest.raises(ValueError, match=message):
+            ready(mlp, 0.9).fit(
+                *blobs, epochs=2, callbacks=[ks.DynamicSparse(fraction=fraction, tolerance=0.0)], verbose=0
+            )
+
+
+def test_positions_of_the_arguments():
+    method = ks.DynamicSparse(600, 50, 0.2, 0.01)
+    assert (method.prune_count(0), method.period(0), method.tolerance, method.threshold) == (600, 50, 0.2, 0.01)
+    assert method.fraction is None
+    method = ks.DynamicSparse(fraction=0.1)
+    assert (method.prune_count, method.fraction(0), method.period(0)) == (None, 0.1, 100)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "either `prune_count`.*or `fraction`.*Received: prune_count=None, fraction=None"),
+        ({"prune_count": 5, "fraction": 0.1}, "either `prune_count`.*Received: prune_count=5, fraction=0.1"),
+        ({"fraction": 0}, r"`fraction` must be a number in \(0, 1\]. Received: fraction=0"),
+        ({"fraction": 1.01}, "`fraction` must be a number"),
+        ({"fraction": True}, "`fraction` must be a number"),
+        ({"fraction": "0.1"}, "`fraction` must be a number"),
+        ({"fraction": float("nan")}, "`fraction` must be a number"),
+        ({"fraction": {0: 0.1, 5: 2}}, "`fraction` must be a number.*Received: fraction=2"),
+        ({"fraction": {5: 0.1}}, "include 0"),
+    ],
+)
+def test_either_a_count_or_a_fraction(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ks.DynamicSparse(**arguments, period=4)
 
 
 @pytest.mark.parametrize(("sparsity", "period", "seed"), [(0.9, 3, 0), (0.5, 5, 1), (0.1, 2, 2)])
@@ -159,8 +247,8 @@ def test_threshold_and_step_are_kept_in_the_model(blobs, tmp_path):
     reached = method.logs()["threshold"]
     assert reached != 1e-3
     loaded = keras.models.load_model(tmp_path / "m.keras")
-    memory = ks.masked_layers(loaded)[0].kernel_mask
-    assert (float(numpy(memory.threshold)), int(numpy(memory.last_update))) == (np.float32(reached), 24)
+    saved = read_state(loaded)
+    assert (saved.state["threshold"], saved.last_update, saved.method) == (np.float32(reached), 24, "DynamicSparse")
     again = ks.DynamicSparse(5, 4, threshold=1e-3)
     again.update(loaded, step=28)
     assert again.logs()["threshold"] in (reached / 2, reached, reached * 2)
@@ -174,7 +262,7 @@ def test_a_new_optimizer_starts_a_new_run(blobs):
     with pytest.warns(UserWarning, match="DynamicSparse made no update: none was due in the 3 optimizer steps"):
         history = model.fit(*blobs, batch_size=8, epochs=1, steps_per_epoch=3, callbacks=[method], verbose=0).history
     assert (history["threshold"], history["dropped"]) == ([0.25], [0])
-    assert int(numpy(ks.masked_layers(model)[0].kernel_mask.last_update)) == 0
+    assert read_state(model).last_update == 0
 
 
 @pytest.mark.parametrize(
@@ -206,7 +294,7 @@ def test_another_model_starts_with_the_threshold_given():
     assert method.logs()["threshold"] == 0.5
     fresh = compiled(mlp(seed=1))
     method.update(fresh, 1)
-    assert ks.masked_layers(fresh)[0].kernel_mask.threshold.numpy() == 0.5
+    assert read_state(fresh).state["threshold"] == 0.5
 
 
 def test_more_to_prune_than_there_is(blobs):

@@ -7,7 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nets import numpy
 
-from keras_sparse.backend.elements import assign, view, write
+from keras_sparse import backend
+from keras_sparse.backend import assign
+from keras_sparse.backend import read as view
+from keras_sparse.backend import write_elements as write
 from keras_sparse.training.dead_weights import clear_variable as clear
 
 SHAPES = st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple)
@@ -64,3 +67,15 @@ def test_clear_sets_what_a_coarser_mask_calls_dead():
     weights = variable((2, 2, 1, 2))
     clear(weights, np.array([True, False]).reshape(1, 1, 1, 2), 0.5)
     assert view(weights).ravel().tolist() == [1, 0.5, 3, 0.5, 5, 0.5, 7, 0.5]
+
+
+def test_what_is_clear_is_not_written(monkeypatch):
+    weights = keras.Variable(np.array([[0.5, 1.0], [0.5, 2.0]], "float32"))
+    mask = np.array([False, True]).reshape(1, 2)
+    written = []
+    monkeypatch.setattr(backend, "assign", lambda variable, value: written.append(value))
+    clear(weights, mask, 0.5)
+    assert not written
+    weights.assign([[0.5, 1.0], [np.nan, 2.0]])
+    clear(weights, mask, 0.5)
+    np.testing.assert_array_equal(written, [[[0.5, 1.0], [0.5, 2.0]]])

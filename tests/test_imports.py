@@ -16,6 +16,7 @@ ORDER = [
     {"criteria"},
     {"validation"},
     {"schedules", "distributions", "counter_rng"},
+    {"_keras"},
     {"backend"},
     {"layers"},
     {"conversion"},

@@ -9,6 +9,8 @@ from nets import numpy
 import keras_sparse as ks
 from keras_sparse.layers import MASKED, MaskedConv2D, MaskedDense
 from keras_sparse.layers.masks import mask_shape
+from keras_sparse.layers.method_state import MethodState
+from keras_sparse.training.saved_state import read_state, write_state
 
 CASES = {
     "Dense": ((7,), {"units": 5}),
@@ -94,7 +96,7 @@ def test_save_and_load(case, form, tmp_path):
     mask.value.assign(np.roll(mask.numpy(), 1))  # not what the seed gives
     kernel = model.layers[0].kernel_variable
     kernel.assign(np.where(mask.numpy(), np.random.default_rng(2).normal(size=kernel.shape), 0))
-    mask.last_update.assign(7)
+    write_state(model, MethodState("DynamicSparse", 7, {"threshold": 0.5}))
     if form.endswith(".keras"):
         model.save(tmp_path / form)
         other = keras.models.load_model(tmp_path / form)
@@ -102,6 +104,7 @@ def test_save_and_load(case, form, tmp_path):
         model.save_weights(tmp_path / form)
         other = build(case, sparsity=0.1)
         other.load_weights(tmp_path / form)
+    assert read_state(other) == MethodState("DynamicSparse", 7, {"threshold": 0.5})
     for a, b in zip(model.weights, other.weights, strict=True):
         np.testing.assert_array_equal(numpy(a), numpy(b), err_msg=a.path)
     np.testing.assert_array_equal(numpy(model(inputs(case))), numpy(other(inputs(case))))
@@ -190,8 +193,7 @@ def test_mixed_precision_computes_in_half_and_keeps_float32_variables():
     out = layer(np.ones((2, 4), "float32"))
     assert keras.backend.standardize_dtype(out.dtype) == "bfloat16"
     assert layer.kernel_variable.dtype == "float32"
-    assert layer.kernel_mask.value.dtype == "bool"
-    assert layer.kernel_mask.threshold.dtype == "float32"
+    assert layer.kernel_mask.value.dtype == "uint8"
 
 
 def test_usable_on_their_own():
@@ -225,3 +227,26 @@ def test_regularizers_move_live_weights_only(regularizer):
     assert loss is None or float(numpy(model.losses[0])) == pytest.approx(loss)
     again = MaskedDense.from_config(layer.get_config())
     assert type(again.kernel_regularizer) is type(layer.kernel_regularizer)
+
+
+def test_what_version_0_1_saved_is_loaded():
+    """It numbered the variables: the mask, the step of the last update, the threshold; and wrote the method's name."""
+    layer = MaskedDense(3, sparsity=0.5)
+    layer.build((None, 4))
+    mask = np.arange(12).reshape(4, 3) % 2 == 0
+    name = np.frombuffer(b"DynamicSparse", "uint8")
+    layer.kernel_mask.load_own_variables({"0": mask, "1": np.int32(24), "2": np.float32(0.5), "method": name})
+    np.testing.assert_array_equal(layer.kernel_mask.numpy(), mask)
+    model = keras.Sequential([keras.Input((4,)), layer])
+    assert read_state(model) == MethodState("DynamicSparse", 24, {"threshold": 0.5})
+
+
+def test_a_state_that_is_too_long_or_unknown_is_refused():
+    with pytest.raises(ValueError, match="must fit into 1024 bytes as JSON. Received: .* of the entries .'long'.*Keep"):
+        MethodState("Own", 1, {"long": np.zeros(1000)}).to_bytes()
+    with pytest.raises(ValueError, match="must return a dict of numbers, strings, lists and small arrays"):
+        MethodState("Own", 1, {"model": object()}).to_bytes()
+    state = MethodState("Own", 1, {"array": np.arange(3, dtype="int16"), "name": "x", "flag": True})
+    again = MethodState.from_bytes(state.to_bytes())
+    np.testing.assert_array_equal(again.state.pop("array"), np.arange(3, dtype="int16"))
+    assert again.state == {"name": "x", "flag": True}

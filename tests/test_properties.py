@@ -18,9 +18,10 @@ from keras import layers
 from nets import assert_dead_is_zero, compiled, state
 
 import keras_sparse as ks
+from keras_sparse import backend
 from keras_sparse import counter_rng as draws
-from keras_sparse import in_step
-from keras_sparse.training.layer_state import tensors_of
+from keras_sparse.training.growth import LargestGradient
+from keras_sparse.training.layer_state import layer_states
 from keras_sparse.training.optimizer_state import keeps_zeros, slots
 
 pytestmark = pytest.mark.long
@@ -168,12 +169,17 @@ def refused(name, net):
     return name == "DeepR" and net["granularity"] != "weight"
 
 
-class RigLOfAnyGradient(ks.RigL):
-    """RigL whose gradient is drawn: to compile that of a net takes longer than a hundred updates."""
+class AnyGradient(LargestGradient):
+    """A gradient that is drawn: to compile that of a net takes longer than a hundred updates."""
+
+    def __init__(self):
+        super().__init__("RigL", probe=(0, 0))
+        self.drawn = 0
 
     def observe(self, model, masked):
-        rng = np.random.default_rng(self._step)
-        found = tensors_of(masked)
+        self.drawn += 1
+        rng = np.random.default_rng(self.drawn)
+        found = layer_states(masked)
         return [dataclasses.replace(t, gradient=rng.integers(-3, 4, t.kernel.shape).astype("float32")) for t in found]
 
 
@@ -232,7 +238,7 @@ def _fewer_rounds(monkeypatch):
 @pytest.mark.parametrize("name", METHODS)
 def test_updates(name, request, monkeypatch):
     if keras.backend.backend() == "tensorflow":  # To compile the walk for each net takes longer than to walk.
-        monkeypatch.setattr(in_step, "compiled", lambda act: act)
+        monkeypatch.setattr(backend, "compiled", lambda act: act)
     ran = 0
     count, _ = in_all(request)
 
@@ -249,7 +255,8 @@ def test_updates(name, request, monkeypatch):
         if refused(name, net):
             net = {**net, "granularity": "weight"}
         if name == "RigL":
-            method = RigLOfAnyGradient(method.fraction, 1, method.until)
+            method = ks.RigL(method.fraction, 1, method.until)
+            method.regrowth = AnyGradient()
         model = compiled(build(net, frozen), make(optimizer, extras))
         model.optimizer.build(model.trainable_variables)
         rng = np.random.default_rng(drawn)

@@ -6,7 +6,7 @@ import pytest
 from nets import assert_dead_is_zero, compiled, live_weights, mlp, numpy, state
 
 import keras_sparse as ks
-from keras_sparse.training.optimizer_state import iterations, keeps_zeros, slots
+from keras_sparse.training.optimizer_state import batches_and_steps, cure_of_nan, keeps_zeros, slots
 
 OPTIMIZERS = sorted(
     name
@@ -101,7 +101,7 @@ def test_ema(name, blobs):
 def test_gradient_accumulation(name, blobs):
     model = train(make(name, gradient_accumulation_steps=3), blobs)
     assert len(slots(model.optimizer, ks.masked_layers(model)[0].kernel_variable)) == SLOTS[name] + 1
-    assert iterations(model.optimizer) == (12, 3)
+    assert batches_and_steps(model.optimizer) == (12, 3)
 
 
 def test_weight_decay_and_clipping(blobs):
@@ -111,7 +111,7 @@ def test_weight_decay_and_clipping(blobs):
 def test_loss_scale_optimizer(blobs):
     model = train(keras.optimizers.LossScaleOptimizer(make("Adam"), initial_scale=2.0), blobs)
     assert len(slots(model.optimizer, ks.masked_layers(model)[0].kernel_variable)) == 2
-    assert iterations(model.optimizer) == (12, 1)
+    assert batches_and_steps(model.optimizer) == (12, 1)
 
 
 def test_mixed_float16_wraps_by_itself(blobs):
@@ -173,3 +173,33 @@ def test_an_optimizer_of_ones_own_that_moves_every_weight(blobs):
             self.assign_add(variable, keras.ops.full(variable.shape, 0.01))
 
     train(Drift(0.01, momentum=0.9), blobs)
+
+
+def wrapped(optimizer):
+    return keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=2.0)
+
+
+@pytest.mark.parametrize(
+    ("method", "wrap"), [(ks.DynamicSparse(20, period=1, threshold=0.05), wrapped), (ks.DeepR(1e-5, 0.0), lambda x: x)]
+)
+def test_adafactors_nan_has_its_own_cure(blobs, method, wrap):
+    """A row and a column without gradient: one input is always 0, and one unit is off."""
+    x, y = blobs[0].copy(), blobs[1]
+    x[:, 0] = 0
+    model = compiled(mlp(), wrap(keras.optimizers.Adafactor(0.05)))
+    model.layers[0].bias.assign(np.where(np.arange(16) == 3, -1e3, 0.0))
+    with pytest.warns(UserWarning, match=r"skipped its update.*give it .*Adafactor\(epsilon_1=1e-16\).*TerminateOnNaN"):
+        model.fit(x, y, batch_size=16, epochs=1, callbacks=[method], verbose=0)
+
+
+def test_what_to_do_about_nan_by_optimizer():
+    class Own(keras.optimizers.Adafactor):
+        pass
+
+    several = keras.optimizers.MultiOptimizer(
+        keras.optimizers.OptimizerMap(keras.optimizers.SGD(), {"kernel": keras.optimizers.Adafactor()})
+    )
+    for optimizer in (keras.optimizers.Adafactor(), Own(), wrapped(keras.optimizers.Adafactor()), several):
+        assert "epsilon_1=1e-16" in cure_of_nan(optimizer)
+    for optimizer in (None, make("SGD"), make("Adafactor"), wrapped(make("Adam"))):
+        assert cure_of_nan(optimizer) == "Lower the learning rate or clip gradients"

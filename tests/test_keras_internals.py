@@ -1,0 +1,74 @@
+"""What the package needs of Keras and Keras does not document is there; see `keras_sparse/_keras.py`."""
+
+import re
+from pathlib import Path
+
+import keras
+import pytest
+
+import keras_sparse
+from keras_sparse import _keras
+
+PACKAGE = Path(keras_sparse.__file__).parent
+OURS = {"_keras", "_backend"}
+
+
+def holders():
+    """An object of each kind that `_keras.ATTRIBUTES` names."""
+    inputs = keras.Input((2,))
+    layer = keras.layers.Dense(3)
+    outputs = layer(inputs)
+    model = keras.Model(inputs, outputs)
+    optimizer = keras.optimizers.SGD()
+    optimizer.build(model.trainable_variables)
+    return {
+        "layer": layer,
+        "operation": layer,
+        "function": model,
+        "model": model,
+        "tracker": layer._tracker,
+        "tensor": outputs,
+        "node": layer._inbound_nodes[0],
+        "variable": layer.kernel,
+        "optimizer": optimizer,
+    }
+
+
+@pytest.mark.parametrize(("kind", "name"), [(k, n) for k, names in _keras.ATTRIBUTES.items() for n in names])
+def test_keras_has_the_attributes(kind, name):
+    assert hasattr(holders()[kind], name), (
+        f"Keras {keras.__version__} has no attribute {name!r} of a {kind} any more: mend keras_sparse/_keras.py"
+    )
+
+
+def test_each_attribute_is_listed():
+    """Every `x._name` in `_keras.py` that is not its own is in `ATTRIBUTES`."""
+    text = re.sub(r'"""(?s:.*?)"""|#.*', "", (PACKAGE / "_keras.py").read_text())
+    used = set(re.findall(r"(?<!self)\.(_[a-z]\w*)", text))
+    listed = {n for names in _keras.ATTRIBUTES.values() for n in names}
+    only_on_jax_in_fit = {"_jax_state", "_jax_state_synced"}
+    assert used - listed - only_on_jax_in_fit == set()
+
+
+def test_no_other_file_touches_private_attributes_of_keras():
+    """Elsewhere a private name belongs to `self`, or to an object of the file's own package."""
+    known = {n for names in _keras.ATTRIBUTES.values() for n in names} | {"_jax_state", "_functional"}
+    for path in PACKAGE.rglob("*.py"):
+        if path.name == "_keras.py":
+            continue
+        text = re.sub(r'"""(?s:.*?)"""|#.*', "", path.read_text())
+        found = set(re.findall(r"(?<!self)\.(_[a-z]\w*)", text)) & known
+        assert not found, f"{path.relative_to(PACKAGE)} uses {sorted(found)}: go through keras_sparse/_keras.py"
+
+
+def test_the_backend_is_asked_for_in_one_place():
+    asking = [p.relative_to(PACKAGE) for p in PACKAGE.rglob("*.py") if "keras.backend.backend()" in p.read_text()]
+    assert [str(p) for p in asking] == ["backend/__init__.py"]
+
+
+def test_the_backends_have_the_same_functions():
+    names = {}
+    for name in ("tensorflow", "jax", "torch"):
+        text = (PACKAGE / "backend" / f"{name}.py").read_text()
+        names[name] = set(re.findall(r"^def ([a-z]\w*)\(", text, re.MULTILINE))
+    assert names["tensorflow"] == names["jax"] == names["torch"]
