@@ -4,8 +4,12 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PARALLEL ?= --numprocesses 2 --dist worksteal
 export TF_CPP_MIN_LOG_LEVEL ?= 2
+# One build of the next Keras, moved on by hand, and what is run against it.
+KERAS_NIGHTLY = 3.16.0.dev2026102704
+NIGHTLY = $(VENV)/nightly
+NEXT_KERAS = tests/test_keras_internals.py tests/test_contract.py
 
-.PHONY: demo test test-long test-backends lint clean
+.PHONY: demo test test-long test-backends test-nightly lint clean
 
 demo: $(VENV)/installed-demo  ## Train a 98% sparse network on 5,000 real digits
 # An epoch of 4,000 digits is 40 steps and not 600, hence the shorter period, and they are few, hence more L1.
@@ -20,6 +24,11 @@ test-long: $(VENV)/installed-test  ## Whole trainings by all methods: random, od
 test-backends: $(VENV)/installed-jax $(VENV)/installed-torch  ## The core's tests on the other backends
 	KERAS_BACKEND=jax $(BIN)/python -m pytest $(PARALLEL)
 	KERAS_BACKEND=torch $(BIN)/python -m pytest $(PARALLEL)
+
+test-nightly: $(VENV)/installed-jax  ## The contract of methods against the next Keras
+	test -d $(NIGHTLY) || $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --target $(NIGHTLY) keras-nightly==$(KERAS_NIGHTLY)
+	PYTHONPATH=$(NIGHTLY) $(BIN)/python -m pytest $(PARALLEL) -m "not long" $(NEXT_KERAS)
+	KERAS_BACKEND=jax PYTHONPATH=$(NIGHTLY) $(BIN)/python -m pytest $(PARALLEL) -m "not long" $(NEXT_KERAS)
 
 lint: $(VENV)/installed-dev  ## Style
 	$(BIN)/ruff check .
