@@ -25,9 +25,8 @@ test-backends: $(VENV)/installed-jax $(VENV)/installed-torch  ## The core's test
 	KERAS_BACKEND=jax $(BIN)/python -m pytest $(PARALLEL)
 	KERAS_BACKEND=torch $(BIN)/python -m pytest $(PARALLEL)
 
-test-nightly: $(VENV)/installed-jax  ## The contract of methods against the next Keras
+test-nightly: $(VENV)/installed-jax  ## The contract of methods against the next Keras, on JAX, where it changes most
 	test -d $(NIGHTLY) || $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --target $(NIGHTLY) keras-nightly==$(KERAS_NIGHTLY)
-	PYTHONPATH=$(NIGHTLY) $(BIN)/python -m pytest $(PARALLEL) -m "not long" $(NEXT_KERAS)
 	KERAS_BACKEND=jax PYTHONPATH=$(NIGHTLY) $(BIN)/python -m pytest $(PARALLEL) -m "not long" $(NEXT_KERAS)
 
 lint: $(VENV)/installed-dev  ## Style
