@@ -281,7 +281,7 @@ def refresh_held_state(model):
     }
 
 
-def train_step_is_kerass(model):
+def has_train_step_of_keras(model):
     """Whether a model trains by the `train_step` of Keras, which `training/train_step.py` may have hooked."""
     step = model.train_step
     module = getattr(getattr(step, "__func__", step), "__module__", "")

@@ -7,9 +7,10 @@ READERS = {"get_weights", "get_state_tree", "export", "export_saved_model", "sav
 
 
 def is_reading_out():
-    """Whether one of `READERS` is at work; public: they call no method of a layer but its lists of variables.
+    """Whether one of `READERS` is at work, by the call stack.
 
-    Others ask for the same lists in order to write to the variables, and may be half way through.
+    No public hook tells: Keras asks a layer for the same lists of variables to read them and to write to them, and
+    whoever writes may have set the kernels and not yet the masks.
     """
     frame = sys._getframe(2)
     while frame is not None:

@@ -135,7 +135,7 @@ class LargestGradient(Growth):
                 f"{self.name} takes gradients of the loss that the model is compiled with, and "
                 f"{model.name!r} is not. Call model.compile(optimizer, loss) before, or give gradients=..."
             )
-        if not _keras.train_step_is_kerass(model):
+        if not _keras.has_train_step_of_keras(model):
             raise ValueError(
                 f"{self.name} takes gradients of the loss that the model is compiled with, and {model.name!r} of class "
                 f"{type(model).__name__} has a train_step of its own, whose loss may be another. Give gradients="
