@@ -1,22 +1,26 @@
-"""What to drop, how to share regrowth between layers, where to grow: pure NumPy.
+"""Selects what to drop, how to share growth between layers, and where to grow: pure NumPy.
 
-Everything here is counted in *mask elements*: one element is a single weight, or a whole kernel slice where the mask is
-coarser than the kernel (see `keras_sparse.layers.masks.mask_shape`). A mask is the sorted flat positions of its live
-elements, so that the work grows with them and not with the dense size.
+All counts are counts of mask elements. A mask element is a single weight, or a whole kernel slice if the mask is
+coarser than the kernel. A mask is given as the sorted flat positions of its live elements, so that the cost depends on
+the number of live elements and not on the size of the layer.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
 
-def below(scores, threshold):
-    """Which elements of a layer score below a threshold; but never all of them: the largest one is kept.
+def below(scores: np.ndarray, threshold: float) -> np.ndarray:
+    """Marks the elements that score below a threshold, but never all elements of a layer.
+
+    If all scores are below the threshold, the element with the largest score is kept.
 
     Args:
         scores: 1-D array, the scores of the live elements.
         threshold: positive float.
 
     Returns:
-        Boolean array of the same shape, True where dropped.
+        Boolean array of the same shape, True for the elements to drop.
     """
     dropped = scores < threshold
     if dropped.size and dropped.all():
@@ -24,30 +28,30 @@ def below(scores, threshold):
     return dropped
 
 
-def weakest(scores, count):
-    """Which elements of a layer have the lowest scores; of equal ones the earlier.
+def weakest(scores: np.ndarray, count: int) -> np.ndarray:
+    """Marks the elements with the lowest scores. Ties go to the earlier element.
 
     Args:
         scores: 1-D array, the scores of the live elements.
-        count: int in [0, number of scores].
+        count: int in [0, number of scores], how many elements to mark.
 
     Returns:
-        Boolean array of the same shape, `count` times True.
+        Boolean array of the same shape with exactly `count` entries True.
     """
     dropped = np.zeros(len(scores), bool)
     dropped[np.argsort(scores, kind="stable")[:count]] = True
     return dropped
 
 
-def keep_strongest(dropped, scores, limit):
-    """Withdraws the strongest of the `dropped` of several layers until at most `limit` are left.
+def keep_strongest(dropped: list[np.ndarray], scores: list[np.ndarray], limit: int) -> list[np.ndarray]:
+    """Reduces the dropped elements of several layers to the `limit` weakest ones.
 
-    Needed where fewer positions are free than were dropped: what cannot be grown again must not be dropped.
+    An update uses it if it would drop more elements than it can grow, which would change the budget.
 
     Args:
-        dropped: list of 1-D boolean arrays, one for each layer.
+        dropped: list of 1-D boolean arrays, one for each layer, True for the elements to drop.
         scores: list of arrays of the same shapes.
-        limit: int, how many may be dropped over all layers.
+        limit: int of at least 0, the maximum number of dropped elements over all layers.
 
     Returns:
         List of boolean arrays, each a subset of the one given.
@@ -60,12 +64,12 @@ def keep_strongest(dropped, scores, limit):
     return np.split(together, np.cumsum([len(d) for d in dropped])[:-1])
 
 
-def apportion(total, shares, capacities):
-    """Splits `total` into whole numbers in proportion to `shares`, none above its capacity, exactly.
+def apportion(total: int, shares: Sequence[int], capacities: Sequence[int]) -> list[int]:
+    """Splits `total` into integers in proportion to `shares`, each at most its capacity.
 
-    Rounding goes by largest remainder (Hamilton's method; ties to the earlier entry), so no entry is favoured
-    over many calls. What a full entry cannot take is spread over the others in the same proportions; if only
-    entries without a share have room left, in proportion to their room.
+    The result always sums to `total`. Fractions are rounded by the largest remainder (Hamilton's method, ties go to
+    the earlier entry). What exceeds the capacity of an entry is shared among the others in the same proportions. If
+    only entries with a share of 0 have capacity left, the rest is shared in proportion to that capacity.
 
     Args:
         total: int, at least 0.
@@ -77,6 +81,11 @@ def apportion(total, shares, capacities):
 
     Raises:
         ValueError: if the capacities sum to less than `total`.
+
+    Example:
+
+    >>> apportion(10, shares=[3, 1], capacities=[5, 20])
+    [5, 5]
     """
     total, shares = int(total), [int(s) for s in shares]
     room = [int(c) for c in capacities]
@@ -84,15 +93,17 @@ def apportion(total, shares, capacities):
         raise ValueError(f"Cannot place {total} in capacities {room}, which sum to {sum(room)}.")
     result = [0] * len(room)
     while total:
-        # Whole numbers of Python throughout: no product of counts can overflow or round.
+        # Python integers are exact: products of counts neither overflow nor round.
         weights = [s if r else 0 for s, r in zip(shares, room, strict=True)]
         if not any(weights):
             weights = room
         whole = sum(weights)
+        # Every entry gets the integer part of its quota; what is left goes to the largest remainders, one each.
         given = [total * w // whole for w in weights]
         order = sorted(range(len(room)), key=lambda i: (-(total * weights[i] % whole), i))
         for i in order[: total - sum(given)]:
             given[i] += 1
+        # Entries above their capacity are cut; the next iteration shares what was cut.
         given = [min(g, r) for g, r in zip(given, room, strict=True)]
         result = [a + g for a, g in zip(result, given, strict=True)]
         room = [r - g for r, g in zip(room, given, strict=True)]
@@ -100,12 +111,12 @@ def apportion(total, shares, capacities):
     return result
 
 
-def grow_random(live, size, count, rng):
-    """Positions drawn uniformly, without replacement, from those that are not live.
+def grow_random(live: np.ndarray, size: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draws positions uniformly and without replacement from those that are not live.
 
     Args:
-        live: sorted int array, the live positions. Pass those from *before* the drop, so that what was just dropped
-            cannot come straight back.
+        live: sorted int array, the positions that were live before the drop. Dropped positions are among them, so that
+            an update does not grow what it has just dropped.
         size: int, number of positions, live and dead.
         count: int, at most the number of dead positions.
         rng: `numpy.random.Generator`.
@@ -114,38 +125,44 @@ def grow_random(live, size, count, rng):
         Sorted int array of `count` positions.
     """
     rank = np.sort(rng.choice(size - len(live), count, replace=False, shuffle=False))
-    # The dead position of that rank: as many further on as there are live ones before it.
+    # The k-th dead position is k plus the number of live positions before it. live[i] - i is the number of dead
+    # positions before live[i], so that number is found by a binary search.
     return rank + np.searchsorted(live - np.arange(len(live)), rank, side="right")
 
 
-def between_live_units(live, shape, inputs=(-2,), outputs=(-1,)):
-    """Which positions lie between two units that each have a live weight in the layer.
+def between_live_units(
+    live: np.ndarray,
+    shape: tuple[int, ...],
+    inputs: tuple[int, ...] = (-2,),
+    outputs: tuple[int, ...] = (-1,),
+) -> np.ndarray:
+    """Marks the positions whose input unit and output unit each have a live weight in the layer.
 
     Args:
         live: sorted int array, the live positions.
-        shape: shape of the mask.
-        inputs: tuple of ints, the axes of the mask that number the input units.
-        outputs: tuple of ints, the axes that number the output units; an axis may number both.
+        shape: tuple of ints, the shape of the mask.
+        inputs: tuple of ints, the axes of the mask that index the input units.
+        outputs: tuple of ints, the axes of the mask that index the output units. An axis may be in both.
 
     Returns:
-        Boolean array of one dimension, an entry for each position.
+        1-D boolean array with one entry for each position.
     """
     mask = np.zeros(shape, bool)
     mask.flat[live] = True
     connected = np.ones_like(mask)
     for axes in (inputs, outputs):
-        numbering = {axis % mask.ndim for axis in axes}
-        connected &= mask.any(axis=tuple(i for i in range(mask.ndim) if i not in numbering), keepdims=True)
+        units = {axis % mask.ndim for axis in axes}
+        connected &= mask.any(axis=tuple(i for i in range(mask.ndim) if i not in units), keepdims=True)
     return connected.ravel()
 
 
-def grow_strongest(live, scores, count):
-    """The positions of the highest scores among those that are not live; of equal ones the earlier.
+def grow_strongest(live: np.ndarray, scores: np.ndarray, count: int) -> np.ndarray:
+    """Selects the positions with the highest scores among those that are not live. Ties go to the earlier position.
 
     Args:
-        live: sorted int array, the live positions before the drop.
-        scores: 1-D array of at least 0, a score of every position, live or dead, such as the
-            magnitude of its dense gradient.
+        live: sorted int array, the positions that were live before the drop.
+        scores: 1-D array, at least 0, one score for each position, live or dead, such as the magnitude of the dense
+            gradient. NaN ranks below all numbers.
         count: int, at most the number of dead positions.
 
     Returns:
@@ -153,23 +170,23 @@ def grow_strongest(live, scores, count):
     """
     if not count:
         return np.zeros(0, "int64")
-    scores = np.nan_to_num(scores, nan=-1.0)  # a copy; NaN is the last choice
+    scores = np.nan_to_num(scores, nan=-1.0)  # makes a copy, so that the caller's array is not written
     scores[live] = -np.inf
-    # A partition, since a sort of all dead positions would take most of an update.
+    # A partition takes linear time. A full sort of all dead positions would dominate the time of an update.
     least = np.partition(scores, len(scores) - count)[len(scores) - count]
     above = np.flatnonzero(scores > least)
     ties = np.flatnonzero(scores == least)[: count - len(above)]
     return np.sort(np.concatenate([above, ties]))
 
 
-def adapt_threshold(threshold, dropped, target, tolerance):
-    """The next threshold: doubled where too few were dropped, halved where too many.
+def adapt_threshold(threshold: float, dropped: int, target: int, tolerance: float) -> float:
+    """Computes the next threshold: doubled if too few elements were dropped, halved if too many.
 
     Args:
-        threshold: positive float, the one just used.
-        dropped: int, how many it dropped.
-        target: int, how many it should have dropped.
-        tolerance: float in [0, 1), the fraction of `target` it may be off.
+        threshold: positive float, the threshold just used.
+        dropped: int, how many elements it dropped.
+        target: int, how many elements it should have dropped.
+        tolerance: float in [0, 1), the accepted deviation as a fraction of `target`.
 
     Returns:
         Positive float.

@@ -1,27 +1,34 @@
-"""Whether masks and weights are the same on every device and in every process."""
+"""Checks that masks and weights are the same on every device and in every process."""
 
 import collections
 import zlib
 
+import keras
 import numpy as np
 
 from keras_sparse import backend
 from keras_sparse.layers.traversal import built_masked_layers
 
 
-def check_replicas(model):
-    """Compares the masks and masked kernels of all replicas by checksum.
+def check_replicas(model: keras.Model) -> None:
+    """Checks by checksum that the masks and masked kernels of all replicas are equal.
 
     Under a `tf.distribute` strategy and `keras.distribution.DataParallel` each device holds a copy of every variable,
-    under `keras.distribution.ModelParallel` of a part of it. Copies of the same part are updated alike, and stay alike.
-    This makes sure, over all processes: on a cluster of JAX each has to call it.
+    under `keras.distribution.ModelParallel` a copy of a part of it. All copies of the same part must be equal. Copies
+    are compared over all processes: on a JAX cluster every process has to call this function.
 
     Args:
-        model: `keras.Model` with masked layers.
+        model: built `keras.Model` with masked layers.
 
     Raises:
-        ValueError: if it is no model, or not built.
-        RuntimeError: if a copy differs from the others, with the variable's path, the part, and the checksums.
+        ValueError: if `model` is not a Keras model or is not built.
+        RuntimeError: if two copies differ. The message names the variable, the part and the checksums.
+
+    Example:
+
+    ```python
+    keras_sparse.check_replicas(model)
+    ```
     """
     variables = [v for x in built_masked_layers(model) for v in (x.kernel_mask.value, x.kernel_variable)]
     for variable, copies in zip(variables, _checksums([backend.copies(v) for v in variables]), strict=True):
@@ -38,7 +45,16 @@ def check_replicas(model):
 
 
 def _checksums(copies):
-    """Of what `backend.copies` found of some variables: for each a list of `(part, checksum)`, of all processes."""
+    """Computes the checksums of the copies of some variables, over all processes.
+
+    Args:
+        copies: list with the result of `backend.copies` for each variable.
+
+    Returns:
+        List with a list of `(part, checksum)` for each variable.
+    """
+    # Every process knows all devices, but holds the arrays of its own devices only. So each one computes the checksums
+    # of its own arrays, and the processes exchange them.
     arrays = [array for held in copies for _, array in held]
     known = np.array([array is not None for array in arrays])
     sums = np.array([0 if array is None else zlib.crc32(np.ascontiguousarray(array)) for array in arrays], "uint32")
@@ -48,7 +64,7 @@ def _checksums(copies):
 
 
 def _said(part, shape):
-    """The part of a variable, as it is indexed; nothing for all of it."""
+    """Formats a part of a variable as an index, such as "[0:4, 2:8]"; "" for the whole variable."""
     if part is None or all(ends == (0, n) for ends, n in zip(part, shape, strict=True)):
         return ""
     return "[" + ", ".join(f"{start}:{stop}" for start, stop in part) + "]"

@@ -1,23 +1,27 @@
-"""Values that change by epoch or step, and when a period was crossed.
+"""Schedules: values that change by epoch or by step, and the multiples of a period that a run has passed.
 
-Epochs count from 0, as in `keras.callbacks`: epoch 0 is the one Keras's progress bar calls "Epoch 1".
+Epochs count from 0, as in `keras.callbacks`. Epoch 0 is shown as "Epoch 1" by Keras's progress bar.
 """
 
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
+# A number, a dict `{first epoch: number}`, or a function `epoch -> number`.
+ScheduleLike = float | Mapping[int, float] | Callable[[int], float]
+
 
 class ByEpoch:
-    """A value that holds from an epoch on, until the next one listed.
+    """Piecewise constant schedule: each value holds from its first epoch until the next epoch listed.
 
     Args:
-        values: dict of first epoch (int, from 0; 0 must be there) to value.
+        values: dict `{first epoch: value}`. Epochs are ints of at least 0, and 0 must be among them.
 
     Raises:
-        ValueError: if no value is given for epoch 0, or an epoch is not a whole number of at least 0.
+        ValueError: if there is no value for epoch 0, or an epoch is not an int of at least 0.
 
     Example:
 
@@ -26,7 +30,7 @@ class ByEpoch:
     (100, 100, 200)
     """
 
-    def __init__(self, values):
+    def __init__(self, values: Mapping[int, Any]):
         epochs = values if isinstance(values, Mapping) else ()
         if 0 not in epochs or any(isinstance(e, bool) or not isinstance(e, numbers.Integral) or e < 0 for e in epochs):
             raise ValueError(
@@ -35,25 +39,28 @@ class ByEpoch:
             )
         self.values = dict(sorted(values.items()))
 
-    def __call__(self, epoch):
-        """The value in force at `epoch` (int, from 0)."""
+    def __call__(self, epoch: int) -> Any:
+        """Returns the value at `epoch`, an int of at least 0."""
         return next(v for e, v in reversed(self.values.items()) if e <= epoch)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return repr(self.values[0]) if len(self.values) == 1 else f"ByEpoch({self.values})"
 
 
-def by_epoch(value, name, check):
-    """Makes a function of the epoch from a number, a dict `{first epoch: number}` or a function.
+def by_epoch(value: ScheduleLike, name: str, check: Callable[[float, str], None]) -> Callable[[int], float]:
+    """Converts a number, a dict `{first epoch: number}` or a function to a function of the epoch.
 
     Args:
         value: number, dict or callable `epoch -> number`.
-        name: str, the argument's name for messages.
-        check: function `(number, name)` that raises where a number is not acceptable. What a callable returns is
-            checked when it is called, the others at once.
+        name: str, the name of the argument, used in error messages.
+        check: function `(number, name)` that raises an error if the number is invalid. Numbers and the values of a
+            dict are checked immediately, the result of a callable each time it is called.
 
     Returns:
         Callable `epoch -> number`.
+
+    Raises:
+        ValueError: if a dict is not a valid schedule (see `ByEpoch`), or as raised by `check`.
     """
     if callable(value) and not isinstance(value, ByEpoch):
 
@@ -69,16 +76,18 @@ def by_epoch(value, name, check):
     return schedule
 
 
-def cosine_decay(start, epochs, least=1):
-    """A count that falls from `start` to `least` by half a cosine: function `epoch -> int`.
+def cosine_decay(start: float, epochs: float, least: int = 1) -> Callable[[int], int]:
+    """Returns a count that decays along half a cosine.
+
+    The count at epoch t is `max(least, round(start / 2 * (1 + cos(pi * min(1, t / epochs)))))`.
 
     Args:
-        start: number, at epoch 0.
-        epochs: number of epochs that it takes.
-        least: int, where it ends.
+        start: positive number, the count at epoch 0.
+        epochs: positive number, the number of epochs over which the cosine falls to 0.
+        least: int, the smallest count.
 
     Returns:
-        What `prune_count` of `keras_sparse.DynamicSparse` and `count` of `keras_sparse.SET` take.
+        Function `epoch -> int`, for `prune_count` of `keras_sparse.DynamicSparse` and `count` of `keras_sparse.SET`.
 
     Raises:
         ValueError: if `start` or `epochs` is not a number above 0.
@@ -101,37 +110,44 @@ def cosine_decay(start, epochs, least=1):
     return count
 
 
-def multiples(period, before, now):
-    """The multiples of `period` in (before, now], a range.
+def multiples(period: int, before: int, now: int) -> range:
+    """Returns the multiples of `period` in the half-open interval (before, now], as a range.
 
-    Looking for multiples that were passed, not at `step % period == 0`, is what keeps updates exact when steps are
-    executed many at a time or gradients are accumulated.
+    A test for `step % period == 0` would miss multiples if several steps are executed at once, and find the same one
+    several times if gradients are accumulated over batches. Consecutive intervals contain each multiple exactly once.
     """
     return range((before // period + 1) * period, now + 1, period)
 
 
-def polynomial_decay(initial_sparsity, final_sparsity, begin_step, end_step, power=3, frequency=100):
-    """The schedule of Zhu & Gupta (2017): a sparsity that rises fast at first and ever slower towards its end.
+def polynomial_decay(
+    initial_sparsity: float,
+    final_sparsity: float,
+    begin_step: int,
+    end_step: int,
+    power: float = 3,
+    frequency: int = 100,
+) -> Callable[[int], tuple[bool, float]]:
+    """Returns the pruning schedule of Zhu & Gupta (2017), whose sparsity rises fast at first and slowly at the end.
 
     The sparsity before training step t is
 
         final_sparsity + (initial_sparsity - final_sparsity) * (1 - p) ** power
 
-    with p = (t - begin_step) / (end_step - begin_step), clipped to [0, 1]. It is computed in single precision, as by
-    TF-MOT's `tfmot.sparsity.keras.PolynomialDecay`, and is the same number to the last bit.
+    with p = (t - begin_step) / (end_step - begin_step), clipped to [0, 1]. It is computed in single precision and
+    equals the result of TF-MOT's `tfmot.sparsity.keras.PolynomialDecay` bit for bit.
 
     Args:
         initial_sparsity: float in [0, 1), the sparsity at `begin_step`.
         final_sparsity: float in [0, 1), the sparsity at `end_step`, at least `initial_sparsity`.
         begin_step: int of at least 0, the training step, counted from 1, before which the first pruning is due.
-        end_step: int above `begin_step`, the step of the last one.
+        end_step: int above `begin_step`, the step before which the last pruning is due.
         power: positive float, the exponent.
-        frequency: int of at least 1, steps between prunings; where it does not divide `end_step - begin_step`, the
-            last one comes before `end_step`, and the final sparsity is not reached.
+        frequency: int of at least 1, steps between prunings. If it does not divide `end_step - begin_step`, the last
+            pruning comes before `end_step`, and the final sparsity is not reached.
 
     Returns:
-        What `schedule` of `keras_sparse.GradualPruning` takes: a function `step -> (due, sparsity)`, of int to bool and
-        float. It has the arguments as attributes.
+        Function `step -> (due, sparsity)` for `schedule` of `keras_sparse.GradualPruning`: whether to prune before
+        that step, and the sparsity to prune to. The arguments are attributes of the function.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -166,16 +182,16 @@ def polynomial_decay(initial_sparsity, final_sparsity, begin_step, end_step, pow
             "0 and frequency >= 1, with whole numbers for the steps and the frequency. Received: "
             f"{', '.join(f'{k}={v!r}' for k, v in given.items())}."
         )
-    single = np.float32  # in which TF-MOT computes
+    single = np.float32  # TF-MOT computes in single precision.
 
-    def schedule(step):
+    def schedule(step: int) -> tuple[bool, float]:
         passed = min(single(1), max(single(0), single(step - begin_step) / single(end_step - begin_step)))
         rest = single(initial_sparsity - final_sparsity) * (single(1) - passed) ** single(power)
         due = begin_step <= step <= end_step and (step - begin_step) % frequency == 0
         return bool(due), float(rest + single(final_sparsity))
 
     schedule.__name__ = "polynomial_decay"
-    vars(schedule).update(given)  # GradualPruning asks at the steps they name only.
+    vars(schedule).update(given)  # GradualPruning reads them, so that it need not call the schedule at every step.
     return schedule
 
 

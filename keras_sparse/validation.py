@@ -1,45 +1,54 @@
-"""Checks of arguments, with messages that say what is expected."""
+"""Checks arguments, with messages that say what was expected and what was received."""
 
 import numbers
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 
-def check_positive_int(value, name):
+def check_positive_int(value: Any, name: str) -> None:
     """Raises ValueError unless `value` is an int of at least 1."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise ValueError(f"`{name}` must be an int of at least 1. Received: {name}={value!r}.")
 
 
-def check_step(value, name):
+def check_step(value: Any, name: str) -> None:
     """Raises ValueError unless `value` is an int of at least 0."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
         raise ValueError(f"`{name}` must be an int of at least 0. Received: {name}={value!r}.")
 
 
-def check_number(value, name, expected, accept):
-    """Raises ValueError unless `value` is a number that the function `accept` takes; `expected` says which."""
+def check_number(value: Any, name: str, expected: str, accept: Callable[[float], bool]) -> None:
+    """Raises ValueError unless `value` is a number for which `accept` is true.
+
+    Args:
+        value: the argument.
+        name: str, the name of the argument, used in the message.
+        expected: str, the range of valid numbers, used in the message, such as "in (0, 1]".
+        accept: function `number -> bool`.
+    """
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not accept(value):
         raise ValueError(f"`{name}` must be a number {expected}. Received: {name}={value!r}.")
 
 
-def check_not_negative(value, name):
+def check_not_negative(value: Any, name: str) -> None:
     """Raises ValueError unless `value` is a finite number of at least 0."""
     check_number(value, name, "of at least 0", lambda x: 0 <= x < np.inf)
 
 
-def check_fraction(value, name):
+def check_fraction(value: Any, name: str) -> None:
     """Raises ValueError unless `value` is a number in (0, 1]."""
     check_number(value, name, "in (0, 1]", lambda x: 0 < x <= 1)
 
 
-def check_choice(value, name, choices):
+def check_choice(value: Any, name: str, choices: Sequence) -> None:
     """Raises ValueError unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"`{name}` must be one of {list(choices)}. Received: {name}={value!r}.")
 
 
-def check_sparsity(sparsity, name="sparsity"):
+def check_sparsity(sparsity: Any, name: str = "sparsity") -> None:
     """Raises ValueError unless `sparsity` is a number in [0, 1)."""
     if isinstance(sparsity, bool) or not isinstance(sparsity, numbers.Real) or not 0 <= sparsity < 1:
         raise ValueError(
@@ -48,6 +57,6 @@ def check_sparsity(sparsity, name="sparsity"):
         )
 
 
-def check_seed(seed):
+def check_seed(seed: Any) -> None:
     """Raises ValueError unless `seed` is an int of at least 0."""
     check_step(seed, "seed")

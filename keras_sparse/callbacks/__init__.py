@@ -1,4 +1,4 @@
-"""Keras's callbacks, made safe for sparse training."""
+"""Callbacks of Keras adapted to sparse training."""
 
 from keras_sparse.callbacks.backup_and_restore import BackupAndRestore
 from keras_sparse.callbacks.early_stopping import EarlyStopping

@@ -1,4 +1,4 @@
-"""`keras.callbacks.BackupAndRestore` whose backup no kill can spoil."""
+"""`keras.callbacks.BackupAndRestore` with atomic backups, which survive a kill at any time."""
 
 import os
 import uuid
@@ -10,23 +10,24 @@ from keras_sparse import _keras
 
 
 class BackupAndRestore(keras.callbacks.Callback):
-    """`keras.callbacks.BackupAndRestore` whose backup no kill can spoil.
+    """`keras.callbacks.BackupAndRestore` with atomic backups, which survive a kill at any time.
 
-    Keras writes weights and epoch into two files, in place; a process that dies meanwhile leaves half a file, or
-    weights that do not belong to the epoch. Here a backup is one file, named after the epochs it has behind it, and
-    the one before is deleted when it is complete. It holds weights, masks, optimizer state and what the sparse
-    training method remembers: with data that depend on the epoch only, a run killed and started again ends with the
-    same bits.
+    Keras overwrites one file with the weights and another one with the epoch. A process that is killed while it writes
+    leaves an incomplete file, or weights that do not belong to the epoch. This callback writes each backup into a new
+    file, whose name has the number of completed epochs, and deletes the previous backup once the new one is complete.
 
-    Put it last in the list of callbacks, so that their work at the end of an epoch is in the backup.
+    A backup holds weights, masks, optimizer state and the state of the sparse training method. If the data depend on
+    nothing but the epoch, a run that is killed and resumed ends with the same bits as a run without interruption.
+
+    Put it last in the list of callbacks, so that the backup includes what they do at the end of an epoch.
 
     Args:
-        backup_dir: folder of this run's backups only.
-        delete_checkpoint: whether the backup is deleted when `fit` has come to its end.
+        backup_dir: str or path, a folder with the backups of this run and of no other.
+        delete_checkpoint: bool, whether the backup is deleted at the end of `fit`.
 
     Raises:
-        ValueError: if `backup_dir` is no path of a folder; in `fit`, if the model is not built, or the backup is
-            damaged or of another model.
+        ValueError: if `backup_dir` is not the path of a folder; in `fit`, if the model is not built, or the backup is
+            damaged or belongs to another model.
 
     Example:
 
@@ -36,7 +37,7 @@ class BackupAndRestore(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, backup_dir, delete_checkpoint=True):
+    def __init__(self, backup_dir: str | os.PathLike, delete_checkpoint: bool = True):
         super().__init__()
         if not isinstance(backup_dir, (str, os.PathLike)) or Path(backup_dir).is_file():
             raise ValueError(f"`backup_dir` must be a folder, which may be missing. Received: {backup_dir!r}.")
@@ -44,12 +45,12 @@ class BackupAndRestore(keras.callbacks.Callback):
         self.delete_checkpoint = delete_checkpoint
 
     @property
-    def epoch(self):
-        """How many epochs the last backup has behind it; 0 if there is none."""
+    def epoch(self) -> int:
+        """Number of completed epochs in the last backup; 0 if there is no backup."""
         return max((int(path.name.split(".")[0]) for path in self._backups()), default=0)
 
-    def on_train_begin(self, logs=None):
-        """Restores the last backup, if there is one, and lets `fit` begin after its epochs."""
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Restores the last backup, if there is one, and makes `fit` start after its epochs."""
         model = self.model
         if not model.built:
             raise ValueError(
@@ -64,11 +65,12 @@ class BackupAndRestore(keras.callbacks.Callback):
             self._restore(self._path(self.epoch))
             _keras.begin_after(model, self.epoch)
 
-    def on_epoch_end(self, epoch, logs=None):
-        """Makes a backup."""
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Writes a backup, and deletes the previous one."""
         self.backup_dir.mkdir(parents=True, exist_ok=True)
         new = self.backup_dir / f"{uuid.uuid4()}.new.weights.h5"
         try:
+            # Written under a temporary name, flushed to the disk, then renamed: renaming is atomic.
             self.model.save_weights(new)
             with new.open("rb") as file:
                 os.fsync(file.fileno())
@@ -79,9 +81,9 @@ class BackupAndRestore(keras.callbacks.Callback):
             if path != self._path(epoch + 1):
                 path.unlink(missing_ok=True)
 
-    def on_train_end(self, logs=None):
-        """Deletes the backup."""
-        _keras.begin_after(self.model, None)  # else the next `fit` would begin there
+    def on_train_end(self, logs: dict | None = None) -> None:
+        """Deletes the backup, if `delete_checkpoint` is set."""
+        _keras.begin_after(self.model, None)  # Otherwise the next `fit` would start after these epochs, too.
         if self.delete_checkpoint:
             for path in self._backups():
                 path.unlink(missing_ok=True)

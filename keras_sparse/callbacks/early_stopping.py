@@ -8,21 +8,32 @@ from keras_sparse.training.dead_weights import clear
 
 
 class EarlyStopping(FromSparsity, keras.callbacks.EarlyStopping):
-    """`keras.callbacks.EarlyStopping` that starts counting when the network is as sparse as `from_sparsity`.
+    """`keras.callbacks.EarlyStopping` that ignores all epochs before the network reaches `from_sparsity`.
 
-    Put it after the sparse training method in the list of callbacks.
+    While `GradualPruning` removes weights, the best epoch is often one of the first, in which the network is still
+    dense. Put this callback after the sparse training method in the list of callbacks.
 
     Args:
         from_sparsity: float in [0, 1), the sparsity of all masked kernels together.
-        *args: of `keras.callbacks.EarlyStopping`.
-        **kwargs: of `keras.callbacks.EarlyStopping`.
+        *args: arguments of `keras.callbacks.EarlyStopping`.
+        **kwargs: arguments of `keras.callbacks.EarlyStopping`.
 
     Raises:
-        ValueError: if `from_sparsity` is not in [0, 1); in `fit`, if the model has no masked layer.
+        ValueError: if `from_sparsity` is missing or not in [0, 1); in `fit`, if the model has no masked layer.
+
+    Example:
+
+    ```python
+    stopping = keras_sparse.EarlyStopping(from_sparsity=0.9, patience=3)
+    model.fit(x, y, validation_data=(x_val, y_val), epochs=50, callbacks=[method, stopping])
+    ```
     """
 
-    def on_train_end(self, logs=None):
-        """Keras's; what the optimizer keeps of weights that died when others were restored goes, too."""
+    def on_train_end(self, logs: dict | None = None) -> None:
+        """Restores the best weights, if asked to, and clears the optimizer state of the weights that are dead in them.
+
+        The best weights may have other masks than the last ones, to which the optimizer state belongs.
+        """
         super().on_train_end(logs)
         if self.restore_best_weights:
             clear(built_masked_layers(self.model), self.model.optimizer)

@@ -1,8 +1,9 @@
-"""Keeps a callback out of the epochs in which the network is not sparse enough yet."""
+"""Delays a callback until the network has reached a given sparsity."""
 
 import math
 import warnings
 
+import keras
 import numpy as np
 
 from keras_sparse.layers.traversal import built_masked_layers
@@ -10,9 +11,15 @@ from keras_sparse.validation import check_sparsity
 
 
 class FromSparsity:
-    """Mixin that keeps a callback out of epochs that end with a network less sparse than `from_sparsity`."""
+    """Mixin that skips a callback's epochs and batches until an epoch ends with a sparsity of `from_sparsity`.
 
-    def __init__(self, *args, from_sparsity=None, **kwargs):
+    Args:
+        from_sparsity: float in [0, 1), the sparsity of all masked kernels together.
+        *args: arguments of the callback.
+        **kwargs: arguments of the callback.
+    """
+
+    def __init__(self, *args, from_sparsity: float | None = None, **kwargs):
         if from_sparsity is None:
             name = type(self).__name__
             raise ValueError(
@@ -25,8 +32,8 @@ class FromSparsity:
         self.from_sparsity = from_sparsity
         self._reached = False
 
-    def on_train_begin(self, logs=None):
-        """Looks how sparse the network is."""
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Starts the callback, and checks whether the network is sparse enough already."""
         if not built_masked_layers(self.model):
             raise ValueError(
                 f"The model {self.model.name!r} has no masked layer, so that it never becomes as sparse as "
@@ -36,19 +43,19 @@ class FromSparsity:
         super().on_train_begin(logs)
         self._reached = is_as_sparse(self.model, self.from_sparsity)
 
-    def on_train_batch_end(self, batch, logs=None):
-        """Keras's, once the network is sparse enough."""
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Calls the callback if the network is sparse enough."""
         if self._reached:
             super().on_train_batch_end(batch, logs)
 
-    def on_epoch_end(self, epoch, logs=None):
-        """Keras's, once the network is sparse enough."""
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Calls the callback if the network is sparse enough."""
         self._reached = self._reached or is_as_sparse(self.model, self.from_sparsity)
         if self._reached:
             super().on_epoch_end(epoch, logs)
 
-    def on_train_end(self, logs=None):
-        """Keras's; warns if the network was not sparse enough at any epoch's end."""
+    def on_train_end(self, logs: dict | None = None) -> None:
+        """Ends the callback, and warns if no epoch ended with a network that was sparse enough."""
         super().on_train_end(logs)
         if not self._reached:
             warnings.warn(
@@ -58,8 +65,11 @@ class FromSparsity:
             )
 
 
-def is_as_sparse(model, sparsity):
-    """Whether all masked kernels together have a sparsity, as near as whole weights in each layer allow."""
+def is_as_sparse(model: keras.Model, sparsity: float) -> bool:
+    """Whether all masked kernels together have at least a given sparsity, up to rounding.
+
+    The number of live mask elements is rounded in each layer, so that one mask element per layer is tolerated.
+    """
     layers = built_masked_layers(model)
     masks = [(x.kernel_mask.numpy(), math.prod(x.kernel_variable.shape)) for x in layers]
     units = [size // mask.size for mask, size in masks]

@@ -6,15 +6,23 @@ from keras_sparse.callbacks.from_sparsity import FromSparsity
 
 
 class ModelCheckpoint(FromSparsity, keras.callbacks.ModelCheckpoint):
-    """`keras.callbacks.ModelCheckpoint` that saves when the network is as sparse as `from_sparsity`, not before.
+    """`keras.callbacks.ModelCheckpoint` that saves nothing before the network reaches `from_sparsity`.
 
-    Put it after the sparse training method in the list of callbacks.
+    With `save_best_only`, a dense network from the first epochs would otherwise often be the best one. Put this
+    callback after the sparse training method in the list of callbacks.
 
     Args:
         from_sparsity: float in [0, 1), the sparsity of all masked kernels together.
-        *args: of `keras.callbacks.ModelCheckpoint`.
-        **kwargs: of `keras.callbacks.ModelCheckpoint`.
+        *args: arguments of `keras.callbacks.ModelCheckpoint`.
+        **kwargs: arguments of `keras.callbacks.ModelCheckpoint`.
 
     Raises:
-        ValueError: if `from_sparsity` is not in [0, 1); in `fit`, if the model has no masked layer.
+        ValueError: if `from_sparsity` is missing or not in [0, 1); in `fit`, if the model has no masked layer.
+
+    Example:
+
+    ```python
+    checkpoint = keras_sparse.ModelCheckpoint("best.keras", from_sparsity=0.9, save_best_only=True)
+    model.fit(x, y, validation_data=(x_val, y_val), epochs=50, callbacks=[method, checkpoint])
+    ```
     """
