@@ -1,4 +1,4 @@
-"""Sparse training methods, a file a paper."""
+"""Sparse training methods, one file for each paper."""
 
 from keras_sparse.methods.deepr import DeepR
 from keras_sparse.methods.dynamic_sparse import DynamicSparse

@@ -1,17 +1,19 @@
-"""DeepR, deep rewiring.
+"""DeepR: deep rewiring.
 
-Bellec et al., "Deep Rewiring: Training very sparse deep networks", ICLR 2018.
+Reference:
+    Bellec et al., "Deep Rewiring: Training very sparse deep networks", ICLR 2018.
 """
 
 import math
 
+import keras
 import numpy as np
 from keras import ops
 
 from keras_sparse import backend
 from keras_sparse import counter_rng as draws
 from keras_sparse.layers.traversal import trainable_masked_layers
-from keras_sparse.schedules import by_epoch
+from keras_sparse.schedules import ScheduleLike, by_epoch
 from keras_sparse.training import rewiring
 from keras_sparse.training.layer_state import placed
 from keras_sparse.training.per_step_method import PerStepMethod
@@ -22,35 +24,39 @@ READINGS = ("bellec", "table_4")
 
 
 class DeepR(PerStepMethod):
-    """Trains masked layers by deep rewiring: a noisy walk in which a weight that crosses zero dies.
+    """Trains masked layers by deep rewiring: a random walk in which weights that cross zero are replaced.
 
-    After every optimizer step each live weight is pulled towards 0 and pushed at random. Those that crossed 0 die,
-    and as many random dead ones of the same layer wake, at 0. So each layer has the number of live weights it starts
-    with, at every step. What just died does not wake at once. A weight for which no dead one to wake is found stays:
-    in a layer that is nearly dense, or where more than about 30,000 of a layer cross zero at one step.
+    After every optimizer step, in each layer:
 
-    Two readings are offered. "bellec", as first published: each weight, live or dead, has a sign for life, and starts
-    on its side (a weight that does not is reflected); the walk is w <- w - eta * alpha * sign + sqrt(2 * eta *
-    temperature) * noise with noise ~ N(0, 1). "table_4", as run by Mostafa & Wang: alpha * sign(w) + N(0, 2 * eta *
-    temperature) is added to the gradient (for Keras's SGD its momentum included; for other optimizers as a plain step
-    of the learning rate), and a woken weight takes the sign of its first move.
+    1. Move each live weight: w <- w - eta * alpha * sign + sqrt(2 * eta * temperature) * noise, noise ~ N(0, 1).
+    2. Drop the weights that crossed zero, w * sign < 0.
+    3. Activate as many dead weights at random, with value 0; those just dropped are not among them.
 
-    The walk is part of the compiled training step. Its time goes by the number of live weights, not by the size of the
-    layers, where XLA compiles the step; else TensorFlow and PyTorch copy what is written to.
+    So every layer keeps its number of live weights at every step. If a layer has too few dead weights, or more than
+    about 30,000 of its weights cross zero in one step, some of the crossed weights are not replaced and stay live.
+
+    There are two variants. With `reading="bellec"`, as in the paper, every weight, live or dead, has a fixed random
+    sign. Initial weights with the opposite sign are negated. With `reading="table_4"`, as in the experiments of Mostafa
+    & Wang, `alpha * sign(w) + N(0, 2 * eta * temperature)` is added to the gradient, and a new weight gets the sign of
+    its first move. For Keras's SGD this term enters the momentum, too; for other optimizers it is a plain step of the
+    learning rate.
+
+    The walk is part of the compiled training step. If XLA compiles the step, the time depends on the number of live
+    weights and not on the size of the layers; otherwise TensorFlow and PyTorch copy the arrays that are written.
 
     Args:
-        alpha: multiplier of |w| in the loss, a float of at least 0: number, dict `{first epoch: number}` or function
-            `epoch -> number`, epochs from 0.
-        temperature: of the noise, as `alpha`.
-        eta: positive float; None for the optimizer's learning rate in reading "bellec", and the 0.01 of the authors'
-            code in "table_4".
+        alpha: coefficient of the L1 penalty, a number of at least 0, a dict `{first epoch: number}` or a function
+            `epoch -> number`. Epochs count from 0.
+        temperature: temperature of the noise, a number of at least 0 or a schedule like `alpha`.
+        eta: positive float, the step size of the walk. None for the learning rate of the optimizer if `reading` is
+            "bellec", and for 0.01, as in the code of Mostafa & Wang, if it is "table_4".
         reading: "bellec" or "table_4".
-        until: int, number of epochs after which the masks stay as they are; None for no end.
-        seed: int of at least 0, of the signs, the noise and the random positions.
+        until: int, the number of epochs after which the masks stay fixed; None for no end.
+        seed: int of at least 0, the seed of the signs, the noise and the random positions.
 
     Raises:
-        ValueError: if an argument is out of its range; in `fit`, if the model has no trainable masked layer or one
-            whose mask elements are not single weights, or 2**31 weights or more in masked layers.
+        ValueError: if an argument is out of its range; in `fit`, if the model has no trainable masked layer, if the
+            mask elements of a layer are not single weights, or if masked layers have 2**31 weights or more in total.
 
     Example:
 
@@ -64,7 +70,15 @@ class DeepR(PerStepMethod):
         Bellec et al., "Deep Rewiring: Training very sparse deep networks", ICLR 2018.
     """
 
-    def __init__(self, alpha, temperature, eta=None, reading="bellec", until=None, seed=0):
+    def __init__(
+        self,
+        alpha: ScheduleLike,
+        temperature: ScheduleLike,
+        eta: float | None = None,
+        reading: str = "bellec",
+        until: int | None = None,
+        seed: int = 0,
+    ):
         super().__init__(until=until, seed=seed)
         self.alpha = by_epoch(alpha, "alpha", check_not_negative)
         self.temperature = by_epoch(temperature, "temperature", check_not_negative)
@@ -74,17 +88,21 @@ class DeepR(PerStepMethod):
         self.eta = 0.01 if eta is None and reading == "table_4" else eta
         self.reading = reading
 
-    def check(self, model, layers):
-        """Checks that masks are over single weights, and not too many, and that there is one learning rate."""
+    def check(self, model: keras.Model, layers: list) -> None:
+        """Raises ValueError unless all mask elements are single weights, and the optimizer has a learning rate."""
         _check_layers(model)
         if not hasattr(model.optimizer, "learning_rate"):
             raise ValueError(
-                f"DeepR goes by the learning rate, and {type(model.optimizer).__name__} has none of its own. "
+                f"DeepR needs the learning rate of the optimizer, and {type(model.optimizer).__name__} has no single "
+                "learning rate. "
                 "Compile the model with a single optimizer."
             )
 
-    def start(self, model):
-        """Reflects fresh weights whose sign is not the one they have for life; those trained so have it already."""
+    def start(self, model: keras.Model) -> None:
+        """Negates the weights whose sign is not their fixed sign.
+
+        In a model that DeepR has trained before, all signs agree, and nothing changes.
+        """
         _check_layers(model)
         if self.reading == "bellec":
             for first, layer in placed(model):
@@ -94,7 +112,11 @@ class DeepR(PerStepMethod):
                 backend.write_elements(live[against], (layer.kernel_variable, -weights[against]))
 
     def begin(self, sites, layers):
-        """Live positions, their signs (for life, or of their first move, 0 before that), and how many died: none."""
+        """Returns what `act` carries from step to step.
+
+        These are the positions of the live weights; their signs, which with `reading="table_4"` are 0 for a new weight
+        before its first move; and the number of weights dropped so far, 0.
+        """
         lives = [_live(layer) for layer in layers]
         live = np.concatenate([x + np.int32(site.first) for x, site in zip(lives, sites, strict=True)])
         if self.reading == "bellec":
@@ -104,38 +126,48 @@ class DeepR(PerStepMethod):
             signs = np.sign(np.concatenate(weights)).astype("float32")
         return [live, signs, np.zeros((), "int32")]
 
-    def settings(self):
-        """Alpha and temperature."""
+    def settings(self) -> np.ndarray:
+        """Returns alpha and temperature of this epoch, a float32 array of two entries."""
         return np.array([self.alpha(self._epoch), self.temperature(self._epoch)], "float32")
 
     def act(self, sites, step, rate, settings, weights, masks, slots, own):
-        """Walks, drops what crossed zero, and wakes as many.
+        """Moves the live weights, drops those that crossed zero, and activates as many dead ones.
 
-        What is computed for each live weight is computed for all layers at once, since few long arrays are faster than
-        many short ones. Kernels, masks and slots are only read and written at single positions.
+        The live weights of all layers are concatenated into one array, since a few operations on a long array are
+        faster than many on short ones. Kernels, masks and optimizer slots are read and written at the live positions
+        only.
         """
+        # Read the live weights w, concatenated over the layers.
         live, signs, died = own
         key, (alpha, temperature) = self._key(), (settings[0], settings[1])
         parts = parts_of(sites)
         local = [live[part] - site.first for part, site in zip(parts, sites, strict=True)]
         before = ops.concatenate([ops.cast(elements_at(w, x), "float32") for w, x in zip(weights, local, strict=True)])
         eta = rate if self.eta is None else self.eta
+        # noise ~ sqrt(2 * eta * T) * N(0, 1)
         noise = ops.sqrt(2 * eta * temperature) * draws.normal(key, live, step)
         bellec = self.reading == "bellec"
+        # bellec:   w <- w - eta * alpha * sign + noise
+        # table_4:  w <- w - rate * (alpha * sign(w) + noise), as if the bracket were part of the gradient
         move = noise - eta * alpha * signs if bellec else -rate * (alpha * ops.sign(before) + noise)
-        # SGD is linear in the gradient, so that a part can be added after the fact: to the momentum, too.
+        # The step of SGD is linear in the gradient. So the contribution of the bracket to the weights and to the
+        # momentum m can be added after the optimizer's step: w <- w + move, m <- m + move. With Nesterov momentum, w
+        # also moves by what enters m, times the momentum factor: w <- w + (1 + factor) * move.
         linear = not bellec and sites[0].momentum is not None
         moved = before + (move * (1 + sites[0].factor) if linear and sites[0].nesterov else move)
 
+        # Drop what crossed zero. Each new weight takes the entry of a dropped one in the arrays of live weights.
         crossed = moved * signs < 0
         masks, now_live, gone = wake(key, step, sites, masks, live, crossed)
-        if bellec:  # A weight on the wrong side that could not die stays at 0.
+        if bellec:  # New weights start at 0, and so do crossed weights for which `wake` found no replacement.
             moved = ops.where(crossed, ops.zeros_like(moved), moved)
             signs = ops.where(gone, draws.signs(key, now_live), signs)
         else:
             moved = ops.where(gone, ops.zeros_like(moved), moved)
             signs = ops.where(gone, ops.zeros_like(moved), ops.sign(moved))
 
+        # Write the weights and the optimizer state. Both are still written at the positions of before: a dropped weight
+        # gets 0 and fresh slots there, and a new weight has both already, as every dead weight does.
         weights, slots = list(weights), list(slots)
         for i, (site, part, positions) in enumerate(zip(sites, parts, local, strict=True)):
             weights[i] = with_elements(weights[i], positions, ops.cast(moved[part], weights[i].dtype))
@@ -148,6 +180,7 @@ class DeepR(PerStepMethod):
         return weights, masks, slots, [now_live, signs, died]
 
     def _signs(self, positions):
+        """Returns the fixed signs of the weights at some positions."""
         return ops.convert_to_numpy(draws.signs(self._key(), ops.convert_to_tensor(positions)))
 
     def _key(self):
@@ -162,13 +195,13 @@ def _check_layers(model):
     layers = trainable_masked_layers(model)
     if any(x.kernel_mask.value.shape != x.kernel_variable.shape for x in layers):
         raise ValueError(
-            "DeepR rewires single weights, and the model has masks over whole slices. Make them with "
+            "DeepR rewires single weights, and the model has masks over whole slices. Make the masks with "
             'granularity="weight".'
         )
     count = max(first + math.prod(layer.kernel_variable.shape) for first, layer in placed(model))
     if count > rewiring.MOST_POSITIONS:
         raise ValueError(
-            "DeepR numbers the weights of all masked layers by ints of 32 bits, so there can be at most "
+            "DeepR numbers the weights of all masked layers by 32-bit integers, so there can be at most "
             f"{rewiring.MOST_POSITIONS:,}. Received: {count:,} weights up to the last trainable masked layer of "
             f"{model.name!r}. Keep layers dense by `keep_dense` of keras_sparse.sparsify, or use another method."
         )

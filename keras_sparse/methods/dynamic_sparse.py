@@ -1,16 +1,18 @@
 """Dynamic sparse reparameterization.
 
-Mostafa & Wang, "Parameter efficient training of deep convolutional neural networks by dynamic sparse
-reparameterization", ICML 2019, algorithm 1.
+Reference:
+    Algorithm 1 of Mostafa & Wang, "Parameter efficient training of deep convolutional neural networks by dynamic sparse
+    reparameterization", ICML 2019.
 """
 
+import keras
 import numpy as np
 
 from keras_sparse import criteria
-from keras_sparse.schedules import by_epoch
+from keras_sparse.schedules import ScheduleLike, by_epoch
 from keras_sparse.training.checks import check_reachable
 from keras_sparse.training.growth import RandomGrowth
-from keras_sparse.training.layer_state import by_unit
+from keras_sparse.training.layer_state import LayerState, by_unit
 from keras_sparse.training.sparse_method import SparseMethod
 from keras_sparse.training.update_schedule import required
 from keras_sparse.validation import check_fraction, check_number, check_positive_int
@@ -19,36 +21,42 @@ from keras_sparse.validation import check_fraction, check_number, check_positive
 class DynamicSparse(SparseMethod):
     """Trains masked layers by dynamic sparse reparameterization.
 
-    Every `period` steps all live weights with |w| < H are dropped, whatever their layer, and as many are grown at
-    random positions that were dead, layer l receiving them in proportion to the weights that survived in it. Then H is
-    doubled or halved where too few or too many were dropped. So the budget is fixed, and moves to where weights grow
-    large.
+    Every P steps:
 
-    A layer is never emptied: its largest weight is kept. Layers whose mask elements hold different numbers of weights
-    (1x1 and 3x3 slices) exchange none, so that the number of live weights is exact.
+    1. Drop all live weights with |w| < H, in all layers.
+    2. Double H if fewer than (1 - delta) * K weights were dropped; halve it if more than (1 + delta) * K were.
+    3. Grow as many weights as were dropped, at random positions that were dead before the drop. Each layer gets a
+       share in proportion to the number of weights that survived in it.
+
+    So the number of live weights of the network is fixed, and they move to the layers in which weights become large.
+
+    A layer is never emptied: its largest weight is always kept. Weights move only between layers whose mask elements
+    hold the same number of weights, not from 1x1 to 3x3 slices, for example. Otherwise the number of live weights could
+    not be kept exactly.
 
     Args:
-        prune_count: the paper's K, how many mask elements an update should drop: int, dict `{first epoch: int}` or
-            function `epoch -> int`, epochs from 0. Give either it or `fraction`.
-        period: the paper's P, optimizer steps between updates: int, or schedule likewise.
-        tolerance: the paper's delta, float in [0, 1): H stays while the number dropped is within
-            `(1 +- tolerance) * K`.
-        threshold: the paper's H(0), positive float. A model that was trained with the same optimizer continues with the
-            H it reached.
-        growth: "anywhere" as in the paper, or "live_units" for positions between two units that each have a live
-            weight in the layer: better where a network is very sparse.
-        regrow_scale: standard deviation of the normal distribution from which regrown weights start, a float of at
-            least 0. The paper's word is 0.0. But in a very sparse network a unit whose live incoming weights are all 0
-            passes no gradient either way, and stays stuck; 1e-4 frees it, too small to disturb anything.
-        until: int, number of epochs after which the masks stay as they are; None for no end.
-        seed: int of at least 0, of the random positions and values.
-        fraction: instead of `prune_count`, K over the live mask elements of the layers that train: number in (0, 1],
-            or schedule likewise. K is rounded, and at least 1. A tenth is a good first choice.
+        prune_count: the paper's K, the number of mask elements that an update should drop: int of at least 1, dict
+            `{first epoch: int}` or function `epoch -> int`. Epochs count from 0. Give either it or `fraction`.
+        period: the paper's P, the number of optimizer steps between updates: int of at least 1, a schedule like
+            `prune_count`, or "epoch" for an update between every two epochs.
+        tolerance: the paper's delta, a float in [0, 1).
+        threshold: the paper's H(0), a positive float. If the training of a model is continued with the same optimizer,
+            H starts from the value it had reached.
+        growth: "anywhere" as in the paper, or "live_units" for positions whose input unit and output unit each have a
+            live weight in the layer. The latter is better for very sparse networks.
+        regrow_scale: float of at least 0, the standard deviation of the normal distribution from which the values of
+            grown weights are drawn. The paper's value is 0.0. In a very sparse network, however, a unit whose live
+            incoming weights are all 0 passes no gradient in either direction and never recovers; small random values
+            such as 1e-4 avoid that.
+        until: int, the number of epochs after which the masks stay fixed; None for no end.
+        seed: int of at least 0, the seed of the random positions and values.
+        fraction: instead of `prune_count`, K as a fraction of the live mask elements of the trainable layers: number in
+            (0, 1], or a schedule like `prune_count`. K is rounded, and at least 1. 0.1 is a good first choice.
 
     Raises:
         ValueError: if not exactly one of `prune_count` and `fraction` is given, or an argument is out of its range; in
-            `fit`, if the model has no trainable masked layer, if K is more than what can be dropped, or if
-            `steps_per_execution` exceeds the period.
+            `fit`, if the model has no trainable masked layer, if K exceeds the number of elements that can be dropped,
+            or if `steps_per_execution` exceeds the period.
 
     Example:
 
@@ -65,15 +73,15 @@ class DynamicSparse(SparseMethod):
 
     def __init__(
         self,
-        prune_count=None,
-        period=100,
-        tolerance=0.1,
-        threshold=1e-3,
-        growth="anywhere",
-        regrow_scale=1e-4,
-        until=None,
-        seed=0,
-        fraction=None,
+        prune_count: ScheduleLike | None = None,
+        period: ScheduleLike | str = 100,
+        tolerance: float = 0.1,
+        threshold: float = 1e-3,
+        growth: str = "anywhere",
+        regrow_scale: float = 1e-4,
+        until: int | None = None,
+        seed: int = 0,
+        fraction: ScheduleLike | None = None,
     ):
         super().__init__(required(period, "DynamicSparse"), until, seed, growth=RandomGrowth(growth, regrow_scale))
         if (prune_count is None) == (fraction is None):
@@ -90,8 +98,11 @@ class DynamicSparse(SparseMethod):
         self.threshold = threshold
         self._current = _single(threshold)
 
-    def check(self, model, layers):
-        """Checks K against the network: out of reach, H would grow until all went that can."""
+    def check(self, model: keras.Model, layers: list) -> None:
+        """Raises ValueError if K exceeds the number of elements that can be dropped.
+
+        With such a K, H would double at every update until all weights but the largest of each layer are dropped.
+        """
         live = sum(np.count_nonzero(x.kernel_mask.numpy()) for x in layers)
         name, given = ("prune_count", None) if self.fraction is None else ("fraction", self.fraction)
         check_reachable(
@@ -104,15 +115,17 @@ class DynamicSparse(SparseMethod):
         )
 
     def _target(self, epoch, live):
-        """The paper's K at an epoch, of a number of live mask elements."""
+        """Returns the paper's K at an epoch, for a given number of live mask elements."""
         return self.prune_count(epoch) if self.fraction is None else max(1, round(self.fraction(epoch) * live))
 
-    def drop(self, layers):
-        """Everything below the threshold, no layer's last, no more than can be grown back; adapts the threshold."""
+    def drop(self, layers: list[LayerState]) -> list[np.ndarray]:
+        """Drops all elements below the threshold H, and adapts H."""
+        # Steps 1 and 2 of the algorithm: drop |w| < H, then compare the number dropped with K.
         dropped = [criteria.below(x.scores, self._current) for x in layers]
         total = sum(map(np.count_nonzero, dropped))
         target = self._target(self._epoch, sum(len(x.live) for x in layers))
         self._current = criteria.adapt_threshold(self._current, total, target, self.tolerance)
+        # Keep the strongest if more were dropped than can be grown.
         for group in by_unit(layers):
             free = sum(self.regrowth.room(layers[i]) for i in group)
             kept = criteria.keep_strongest([dropped[i] for i in group], [layers[i].scores for i in group], free)
@@ -120,8 +133,8 @@ class DynamicSparse(SparseMethod):
                 dropped[i] = d
         return dropped
 
-    def redistribute(self, layers, dropped):
-        """In proportion to the survivors of each layer, as far as it has room."""
+    def redistribute(self, layers: list[LayerState], dropped: list[np.ndarray]) -> list[int]:
+        """Shares growth among the layers in proportion to their surviving elements, up to the free positions."""
         counts = [0] * len(layers)
         for group in by_unit(layers):
             lost = [np.count_nonzero(dropped[i]) for i in group]
@@ -131,23 +144,23 @@ class DynamicSparse(SparseMethod):
                 counts[i] = n
         return counts
 
-    def may_be_idle(self):
-        """While the threshold is looked for: it doubles at each update that drops too few, so 8 are a factor of 256."""
+    def may_be_idle(self) -> bool:
+        """Whether the threshold may still be too small: it doubles at each update, so 8 updates are a factor of 256."""
         return self._updates <= 8
 
-    def get_state(self):
-        """The threshold of the next update."""
+    def get_state(self) -> dict:
+        """Returns the threshold of the next update."""
         return {"threshold": self._current}
 
-    def set_state(self, state):
-        """Goes on with the threshold that the model carries, if it has one."""
+    def set_state(self, state: dict) -> None:
+        """Restores the threshold; without a saved one, starts with the argument `threshold`."""
         self._current = state.get("threshold", _single(self.threshold))
 
-    def logs(self):
-        """The threshold of the next update."""
+    def logs(self) -> dict:
+        """Returns the threshold of the next update, for the logs of the epoch."""
         return {"threshold": self._current}
 
 
 def _single(number):
-    """The number in single precision, as a model carries it: so a resumed run has the very same threshold."""
+    """Rounds to single precision, in which the threshold is saved, so that a resumed run has exactly the same one."""
     return float(np.float32(number))

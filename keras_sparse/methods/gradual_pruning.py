@@ -1,58 +1,74 @@
-"""Gradual pruning: the paper's "compressed sparse".
+"""Gradual pruning, called "compressed sparse" by Mostafa & Wang.
 
-Zhu & Gupta, "To prune, or not to prune: exploring the efficacy of pruning for model compression", 2017.
+Reference:
+    Zhu & Gupta, "To prune, or not to prune: exploring the efficacy of pruning for model compression", 2017.
 """
 
 import warnings
+from collections.abc import Callable, Sequence
 
+import keras
 import numpy as np
 
 from keras_sparse import criteria
 from keras_sparse.layers.traversal import trainable_masked_layers
 from keras_sparse.schedules import multiples
-from keras_sparse.training.layer_state import by_unit, sparsity
+from keras_sparse.training.layer_state import LayerState, by_unit, sparsity
 from keras_sparse.training.sparse_method import SparseMethod
 from keras_sparse.training.update_schedule import UpdateSchedule
 from keras_sparse.validation import check_choice, check_sparsity
 
 
 class PruningSchedule(UpdateSchedule):
-    """Updates before the steps that a function names.
+    """Update schedule given by a function that says before which steps to prune.
 
     Args:
-        schedule: function `step -> (due, sparsity)`, as for `GradualPruning`.
-        until: as for `GradualPruning`.
+        schedule: function `step -> (due, sparsity)`; see `GradualPruning`.
+        until: int, the number of epochs after which no update is due; None for no end.
     """
 
-    def __init__(self, schedule, until):
+    def __init__(self, schedule: Callable[[int], tuple[bool, float]], until: int | None):
         super().__init__("GradualPruning", None, until)
         self._schedule = schedule
 
-    def due(self, before, now):
-        """The steps that the schedule names, each the one before which to prune."""
+    def due(self, before: int, now: int) -> Sequence[int]:
+        """Returns the steps in (before + 1, now + 1] before which to prune.
+
+        After optimizer step `now`, the schedule is asked about the step that follows.
+        """
         before, now = before + 1, now + 1
         steps = range(before + 1, now + 1)
         begin, frequency = (getattr(self._schedule, name, None) for name in ("begin_step", "frequency"))
-        if frequency:  # TF-MOT's take too long to be asked at every step.
+        if frequency:  # Schedules of TF-MOT are too slow to be called at every step.
             steps = (begin + s for s in multiples(frequency, before - begin, now - begin))
         return [s for s in steps if self.ask(s)[0]]
 
-    def first(self, step):
-        """Before the first step, too, an update may be due."""
+    def first(self, step: int) -> int:
+        """Returns the step before the start, since an update may be due before the first step."""
         return step - 1
 
-    def is_never(self):
-        """No: the schedule says."""
+    def is_never(self) -> bool:
+        """Returns False, since only the function knows."""
         return False
 
-    def describe(self):
-        """The schedule and its numbers, for messages."""
+    def describe(self) -> str:
+        """Formats the schedule and its parameters for messages."""
         schedule, numbers = self._schedule, ("begin_step", "end_step", "frequency")
         given = ", ".join(f"{n}={getattr(schedule, n)}" for n in numbers if hasattr(schedule, n))
         return f"schedule={getattr(schedule, '__name__', type(schedule).__name__)}({given})"
 
-    def ask(self, step):
-        """Whether to prune before a step, and the sparsity to reach: `(bool, float)`."""
+    def ask(self, step: int) -> tuple[bool, float]:
+        """Calls the function and checks its result.
+
+        Args:
+            step: int, the training step, counted from 1.
+
+        Returns:
+            Tuple `(due, sparsity)` of bool and float: whether to prune before that step, and the sparsity to prune to.
+
+        Raises:
+            ValueError: if the function returns anything else.
+        """
         answer = self._schedule(step)
         try:
             due, target = answer
@@ -65,22 +81,27 @@ class PruningSchedule(UpdateSchedule):
 
 
 class GradualPruning(SparseMethod):
-    """Prunes a trained network to a sparsity that rises by schedule.
+    """Prunes a trained network to a sparsity that rises according to a schedule.
 
-    Give it a model that is masked but dense, `keras_sparse.sparsify(trained, sparsity=0.0)`. Whenever the schedule is
-    due, the smallest |w| are dropped until the sparsity it names is reached; nothing grows. A layer is never emptied.
+    Before every training step at which the schedule is due:
+
+    1. Read the sparsity s from the schedule.
+    2. Drop the live weights with the smallest |w| until the sparsity is s. Nothing grows.
+
+    The model starts dense but masked: `keras_sparse.sparsify(trained, sparsity=0.0)`. A layer is never emptied: its
+    largest weight is always kept.
 
     Args:
         schedule: function `step -> (due, sparsity)`: whether to prune before that training step, and the sparsity to
-            reach then. Steps count from 1, as TF-MOT counts them. `keras_sparse.schedules.polynomial_decay` makes
-            the paper's, and those of TF-MOT are such functions: `tfmot.sparsity.keras.PolynomialDecay(...)`.
-        scope: "layer" brings each layer to the sparsity; "network" all together, by one threshold (layers whose mask
-            elements hold different numbers of weights each by their kind).
-        until: int, number of epochs after which the masks stay as they are; None for no end.
+            prune to. Steps count from 1, as in TF-MOT. `keras_sparse.schedules.polynomial_decay` returns the paper's
+            schedule. Schedules of TF-MOT, such as `tfmot.sparsity.keras.PolynomialDecay(...)`, are accepted, too.
+        scope: "layer" prunes each layer to the sparsity. "network" prunes all layers together, by one threshold, to
+            that sparsity; layers whose mask elements hold different numbers of weights are pruned separately.
+        until: int, the number of epochs after which the masks stay fixed; None for no end.
 
     Raises:
-        ValueError: if an argument is out of its range; in `fit`, if the model has no trainable masked layer, or if
-            two due steps fall into one execution of `steps_per_execution`.
+        ValueError: if an argument is out of its range; in `fit`, if the model has no trainable masked layer, or if two
+            prunings are due within one execution of `steps_per_execution` steps.
 
     Example:
 
@@ -97,7 +118,7 @@ class GradualPruning(SparseMethod):
 
     moves = False
 
-    def __init__(self, schedule, scope="layer", until=None):
+    def __init__(self, schedule: Callable[[int], tuple[bool, float]], scope: str = "layer", until: int | None = None):
         if not callable(schedule):
             raise ValueError(
                 "`schedule` must be a function step -> (due, sparsity), such as "
@@ -108,12 +129,12 @@ class GradualPruning(SparseMethod):
         self.schedule = schedule
         self.scope = scope
 
-    def budget(self, layers):
-        """What the schedule leaves."""
+    def budget(self, layers: list[LayerState]) -> int:
+        """Returns the number of weights that are live after pruning to the scheduled sparsity."""
         return sum(keep * layers[group[0]].unit for group, keep in self._keep(layers))
 
-    def drop(self, layers):
-        """The weakest of each layer, or of the network, but the strongest of each layer."""
+    def drop(self, layers: list[LayerState]) -> list[np.ndarray]:
+        """Drops the weakest elements of each layer, or of all layers together."""
         dropped = [None] * len(layers)
         for group, keep in self._keep(layers):
             scores = [_shielded(layers[i].scores) for i in group]
@@ -123,20 +144,20 @@ class GradualPruning(SparseMethod):
                 dropped[i] = d
         return dropped
 
-    def redistribute(self, layers, dropped):
-        """Nothing grows."""
+    def redistribute(self, layers: list[LayerState], dropped: list[np.ndarray]) -> list[int]:
+        """Returns zeros, since nothing grows."""
         return [0] * len(layers)
 
-    def may_be_idle(self):
-        """Whether the network is as sparse as the schedule says, to a hundredth."""
+    def may_be_idle(self) -> bool:
+        """Whether the sparsity is within 0.01 of the scheduled one, so that nothing had to be dropped."""
         return abs(sparsity(trainable_masked_layers(self.model)) - self._sparsity()) < 0.01
 
-    def logs(self):
-        """The sparsity that the schedule has named last."""
+    def logs(self) -> dict:
+        """Returns the scheduled sparsity, for the logs of the epoch."""
         return {"target_sparsity": self._sparsity()}
 
-    def check(self, model, layers):
-        """Warns if the schedule's last pruning comes before its end."""
+    def check(self, model: keras.Model, layers: list) -> None:
+        """Warns if the last pruning of the schedule comes before its end."""
         begin, end, frequency = (getattr(self.schedule, n, None) for n in ("begin_step", "end_step", "frequency"))
         if frequency and end > begin and (over := (end - begin) % frequency):
             warnings.warn(
@@ -146,10 +167,10 @@ class GradualPruning(SparseMethod):
                 stacklevel=3,
             )
 
-    def warn(self):
-        """Warns if the schedule did not come to its end."""
+    def warn(self) -> None:
+        """Warns if training ended before the schedule."""
         last = getattr(self.schedule, "end_step", -1)
-        if not 0 <= last <= self.update_schedule.started:  # else it was over before
+        if not 0 <= last <= self.update_schedule.started:  # Otherwise the schedule had ended before this `fit`.
             super().warn()
         if self.update_schedule.examined + 1 < last:
             warnings.warn(
@@ -165,18 +186,19 @@ class GradualPruning(SparseMethod):
         return self._ask(self._step + 1)[1]
 
     def _keep(self, layers):
-        """(indices, how many of their mask elements live on) for each group of layers pruned together."""
+        """Yields `(indices, number of elements to keep)` for each group of layers that are pruned together."""
         target = self._sparsity()
         check_sparsity(target, f"schedule({self._step + 1})")
         density = 1 - target
         groups = [[i] for i in range(len(layers))] if self.scope == "layer" else by_unit(layers)
         for group in groups:
             size, live = (sum(f(layers[i]) for i in group) for f in (lambda t: t.size, lambda t: len(t.live)))
+            # Pruned elements stay dead: never more than are live now. One element of each layer is kept.
             yield group, min(live, max(round(size * density), len(group)))
 
 
 def _shielded(scores):
-    """Scores whose largest nothing can pass, so that no layer is emptied."""
+    """Raises the largest score of a layer to infinity, so that the layer is never emptied."""
     scores = scores.astype("float32")
     if len(scores):
         scores[scores.argmax()] = np.inf

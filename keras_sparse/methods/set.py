@@ -1,15 +1,18 @@
-"""Sparse evolutionary training.
+"""SET: sparse evolutionary training.
 
-Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse connectivity inspired by network
-science", Nature Communications 2018.
+Reference:
+    Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse connectivity inspired by
+    network science", Nature Communications 2018.
 """
 
+import keras
 import numpy as np
 
 from keras_sparse import criteria
-from keras_sparse.schedules import by_epoch
+from keras_sparse.schedules import ScheduleLike, by_epoch
 from keras_sparse.training.checks import check_reachable
 from keras_sparse.training.growth import RandomGrowth
+from keras_sparse.training.layer_state import LayerState
 from keras_sparse.training.sparse_method import SparseMethod
 from keras_sparse.training.update_schedule import EPOCH, required
 from keras_sparse.validation import check_choice, check_fraction, check_positive_int
@@ -18,25 +21,32 @@ from keras_sparse.validation import check_choice, check_fraction, check_positive
 class SET(SparseMethod):
     """Trains masked layers by sparse evolutionary training.
 
-    At each update every layer drops its weakest weights, and grows as many at random positions that were dead. So each
-    layer keeps the sparsity it starts with; choose it by `keras_sparse.sparsify(..., distribution="erdos_renyi")`.
+    At each update, in each layer:
 
-    As first published: `SET(fraction=0.3, criterion="sign")`, an Erdos-Renyi start, an update between two epochs. As
-    run in Table 4 of Mostafa & Wang: `SET(count=20_000, period={0: 100, 25: 200, ...})` and a uniform start.
+    1. Drop the fraction zeta of the live weights with the smallest |w|.
+    2. Grow as many weights at random positions that were dead before the drop.
+
+    So every layer keeps its initial sparsity. The paper starts from a random Erdos-Renyi graph:
+    `keras_sparse.sparsify(..., distribution="erdos_renyi")`.
+
+    The paper's experiments are `SET(fraction=0.3, criterion="sign")` with an Erdos-Renyi start and an update after each
+    epoch. Those in Table 4 of Mostafa & Wang are `SET(count=20_000, period={0: 100, 25: 200, ...})` with a uniform
+    start.
 
     Args:
-        fraction: the paper's zeta, what part of each layer's live mask elements an update drops: number in (0, 1],
-            dict `{first epoch: number}` or function `epoch -> number`, epochs from 0.
-        count: instead of `fraction`, how many mask elements an update drops over the network, int or schedule
-            likewise; each layer drops its share of them, in proportion to what lives in it.
-        period: optimizer steps between updates: int, schedule likewise, or "epoch" for one between two epochs.
-        criterion: "magnitude" drops the smallest |w|; "sign" the smallest positive and the negative ones nearest to
-            0, the same part of each (of kernel slices, by the sign of their sum).
+        fraction: the paper's zeta, the fraction of the live mask elements of each layer that an update drops: number in
+            (0, 1], dict `{first epoch: number}` or function `epoch -> number`. Epochs count from 0.
+        count: instead of `fraction`, the number of mask elements that an update drops over the network: int of at
+            least 1, or a schedule like `fraction`. It is shared among the layers in proportion to their live elements.
+        period: number of optimizer steps between updates: int of at least 1, a schedule like `fraction`, or "epoch"
+            for an update between every two epochs.
+        criterion: "magnitude" drops the weights with the smallest |w|. "sign" drops the same fraction of the smallest
+            positive weights and of the largest negative weights; the sign of a kernel slice is that of its sum.
         growth: "anywhere" or "live_units"; see `keras_sparse.DynamicSparse`.
-        regrow_scale: standard deviation of the normal distribution from which grown weights start, a float of at
-            least 0; see `keras_sparse.DynamicSparse`.
-        until: int, number of epochs after which the masks stay as they are; None for no end.
-        seed: int of at least 0, of the random positions and values.
+        regrow_scale: float of at least 0, the standard deviation of the normal distribution from which the values of
+            grown weights are drawn; see `keras_sparse.DynamicSparse`.
+        until: int, the number of epochs after which the masks stay fixed; None for no end.
+        seed: int of at least 0, the seed of the random positions and values.
 
     Raises:
         ValueError: if not exactly one of `fraction` and `count` is given, or an argument is out of its range; in
@@ -52,19 +62,19 @@ class SET(SparseMethod):
 
     Reference:
         Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse connectivity inspired by
-        network science", 2018.
+        network science", Nature Communications 2018.
     """
 
     def __init__(
         self,
-        fraction=None,
-        count=None,
-        period=EPOCH,
-        criterion="magnitude",
-        growth="anywhere",
-        regrow_scale=1e-4,
-        until=None,
-        seed=0,
+        fraction: ScheduleLike | None = None,
+        count: ScheduleLike | None = None,
+        period: ScheduleLike | str = EPOCH,
+        criterion: str = "magnitude",
+        growth: str = "anywhere",
+        regrow_scale: float = 1e-4,
+        until: int | None = None,
+        seed: int = 0,
     ):
         super().__init__(required(period, "SET"), until, seed, growth=RandomGrowth(growth, regrow_scale))
         if (fraction is None) == (count is None):
@@ -77,14 +87,15 @@ class SET(SparseMethod):
         self.count = None if count is None else by_epoch(count, "count", check_positive_int)
         self.criterion = criterion
 
-    def check(self, model, layers):
-        """Checks `count` against the network."""
+    def check(self, model: keras.Model, layers: list) -> None:
+        """Raises ValueError if `count` is more than what can be dropped in this network."""
         if self.count is not None:
             check_reachable(layers, self.update_schedule.epochs_with_updates(), self.count, "count")
 
-    def drop(self, layers):
-        """The weakest of each layer, as many as it can grow again, and never all."""
+    def drop(self, layers: list[LayerState]) -> list[np.ndarray]:
+        """Drops the weakest elements of each layer."""
         live = [len(x.live) for x in layers]
+        # A layer drops no more than it can grow, so that it keeps its sparsity, and is never emptied.
         limits = [max(0, min(self.regrowth.room(x), n - 1)) for x, n in zip(layers, live, strict=True)]
         if self.fraction is not None:
             counts = [min(round(self.fraction(self._epoch) * n), most) for n, most in zip(live, limits, strict=True)]
@@ -96,6 +107,7 @@ class SET(SparseMethod):
     def _weakest(self, layer, count):
         if self.criterion == "magnitude":
             return criteria.weakest(layer.scores, count)
+        # The same fraction of the positive and of the negative elements.
         negative = layer.values.sum(axis=0) < 0
         dropped = np.zeros(len(negative), bool)
         sides = [np.flatnonzero(~negative), np.flatnonzero(negative)]

@@ -1,15 +1,21 @@
-"""Static sparse: the random mask of the start, never changed; the paper's baseline."""
+"""Static sparse training, the baseline with a fixed random mask.
+
+Reference:
+    Mostafa & Wang, "Parameter efficient training of deep convolutional neural networks by dynamic sparse
+    reparameterization", ICML 2019.
+"""
 
 import numpy as np
 
+from keras_sparse.training.layer_state import LayerState
 from keras_sparse.training.sparse_method import SparseMethod
 
 
 class Static(SparseMethod):
-    """Trains masked layers as they are.
+    """Trains masked layers with the masks they have: nothing is dropped, nothing grows.
 
-    The masks need no callback to hold. This one adds the sparsity to the logs, and zeroes at each step what an
-    optimizer such as Muon moves under the masks.
+    Masks stay fixed without any callback. This one adds the sparsity to the logs, and resets dead weights to 0 after
+    every step if the optimizer moves them, as Muon does.
 
     Raises:
         ValueError: in `fit`, if the model has no trainable masked layer.
@@ -23,15 +29,16 @@ class Static(SparseMethod):
     ```
 
     Reference:
-        The static sparse baseline of Mostafa & Wang, ICML 2019.
+        "Static sparse" in Mostafa & Wang, "Parameter efficient training of deep convolutional neural networks by
+        dynamic sparse reparameterization", ICML 2019.
     """
 
     moves = False
-    owes_updates = False  # What another method has left in the model stays.
+    owes_updates = False  # The state that another method has left in the model is kept.
 
     def __init__(self):
         super().__init__()
 
-    def drop(self, layers):
-        """Nothing, so that a training loop may call `update` of this method as of any other."""
+    def drop(self, layers: list[LayerState]) -> list[np.ndarray]:
+        """Drops nothing. It is defined so that a training loop may call `update` of any method."""
         return [np.zeros(len(x.live), bool) for x in layers]
