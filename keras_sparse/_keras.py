@@ -1,8 +1,8 @@
-"""Every touch of what Keras does not document, in one place.
+"""All uses of undocumented attributes of Keras.
 
-Each function says which attributes it needs, since which version of Keras they are known to be there, and which public
-way was tried first. `ATTRIBUTES` lists them for `tests/test_keras_internals.py`, which fails with the name of this file
-when a new version of Keras lacks one.
+Each docstring names the private attribute, the first version of Keras known to have it, and the public alternative with
+the reason why it does not suffice. `ATTRIBUTES` lists the attributes for `tests/test_keras_internals.py`, which fails
+with the name of this file if a new version of Keras lacks one.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import functools
 
 import keras
 
-# Kind of object -> attributes that this file uses.
+# Kind of object -> private attributes that this file uses.
 ATTRIBUTES = {
     "layer": ("_layers", "_tracker", "_losses", "_loss_ids"),
     "operation": ("_inbound_nodes", "_outbound_nodes"),
@@ -25,40 +25,40 @@ ATTRIBUTES = {
 
 
 def sublayers(layer):
-    """The layers that a layer holds directly, in the order in which it got them.
+    """Returns the direct sublayers of a layer, in the order in which they were added.
 
-    `Layer._layers`, since 3.0. Public: `Model.layers` is for models only. `Layer._flatten_layers` has another order.
+    `Layer._layers`, since 3.0. Public: `Model.layers`, for models only. `Layer._flatten_layers` has another order.
     """
     return list(layer._layers)
 
 
 def in_stateless_scope():
-    """Whether variables are values that a function got: `keras.StatelessScope` is public, this question is not."""
+    """Whether a `keras.StatelessScope` is active. The class is public, but not this function (since 3.0)."""
     return keras.src.backend.in_stateless_scope()
 
 
 def held_value(variable):
-    """The array that a variable holds, or None: on JAX `fit` takes it away while it trains. `Variable._value`, of 3.0.
+    """Returns the array of a variable, or None: on JAX, `fit` removes it during an epoch. `Variable._value`, since 3.0.
 
-    Public: `Variable.value`, which makes one up where there is none.
+    Public: `Variable.value` computes an initial value if there is no array.
     """
     return variable._value
 
 
 def layout_of(variable):
-    """How a variable is laid out over devices on JAX: a `keras.distribution.TensorLayout`, a JAX sharding, or None.
+    """Returns the layout of a variable over JAX devices: a `keras.distribution.TensorLayout`, a JAX sharding, or None.
 
-    `Variable._layout`, since 3.15 on all backends. Public: `Distribution.get_variable_layout` asks for this attribute
-    first, but needs the distribution that was in force when the variable was made.
+    `Variable._layout`, since 3.15 on all backends. Public: `Distribution.get_variable_layout` reads this attribute, but
+    needs the distribution that was active when the variable was made.
     """
     return variable._layout
 
 
 def set_layout(variable, layout):
-    """Lays a variable out, one without a value yet, too: made in a `keras.StatelessScope`, it gets one later.
+    """Sets the layout of a variable, which may have no value yet if it was made in a `keras.StatelessScope`.
 
-    `Variable._layout` and `Variable._value`, since 3.15. Public: `keras.Variable` takes a `layout`, but
-    `Layer.add_weight` does not.
+    `Variable._layout` and `Variable._value`, since 3.15. Public: `keras.Variable` has an argument `layout`, but
+    `Layer.add_weight` has none.
     """
     variable._layout = layout
     if variable._value is not None:
@@ -69,9 +69,9 @@ def set_layout(variable, layout):
 
 
 def graph_nodes(function):
-    """The nodes of a `keras.Function`, inputs first: `_nodes_by_depth`, since 3.0.
+    """Returns the nodes of a `keras.Function`, inputs first: `_nodes_by_depth`, since 3.0.
 
-    Public: `Function.operations` has the operations, but not with which tensors each was called.
+    Public: `Function.operations` has the operations, but not the tensors with which each was called.
     """
     return [
         node for depth in sorted(function._nodes_by_depth, reverse=True) for node in function._nodes_by_depth[depth]
@@ -84,14 +84,14 @@ GRAPH_OF_FUNCTION = ("_nodes", "_nodes_by_depth", "_operations", "_operations_by
 
 
 def no_losses():
-    """What a layer holds of the losses of its last call, before its first: `Layer._losses`, since 3.0."""
+    """Returns the attributes in which a layer keeps the losses of its last call, empty: `Layer._losses`, since 3.0."""
     return {"_losses": [], "_loss_ids": set()}
 
 
 def name_nodes(function):
-    """Sets the names of a copied function's nodes, which hold the ids of the operations.
+    """Sets the keys of the nodes of a copied function, which contain the ids of the operations.
 
-    `Function._nodes` and `keras.src.ops.function.make_node_key`, since 3.0: `get_config` and saving ask for them.
+    `Function._nodes` and `keras.src.ops.function.make_node_key`, since 3.0: `get_config` and saving look them up.
     """
     function._nodes = {
         keras.src.ops.function.make_node_key(node.operation, index)
@@ -100,13 +100,13 @@ def name_nodes(function):
 
 
 def calls_in_order(nodes):
-    """`(node, which call of its operation it was)` of some nodes, early calls first: `Operation._inbound_nodes`."""
+    """Returns `(node, index of the call)` for some nodes, sorted by index: `Operation._inbound_nodes`, since 3.0."""
     numbered = [(n, next(i for i, x in enumerate(n.operation._inbound_nodes) if x is n)) for n in nodes]
     return sorted(numbered, key=lambda pair: pair[1])
 
 
 def add_call(operation, node):
-    """Notes a call of an operation, and in the tensors that it made which call it was: `_keras_history`, since 3.0."""
+    """Records a call of an operation, and in its output tensors the index of the call: `_keras_history`, since 3.0."""
     index = len(operation._inbound_nodes)
     operation._inbound_nodes.append(node)
     for i, tensor in enumerate(node.outputs):
@@ -114,7 +114,7 @@ def add_call(operation, node):
 
 
 def add_uses(node):
-    """Notes a call in the operations that made its arguments: `Operation._outbound_nodes`, since 3.0."""
+    """Records a call in the operations that made its arguments: `Operation._outbound_nodes`, since 3.0."""
     for tensor in node.arguments.keras_tensors:
         operation = tensor._keras_history.operation
         if operation is not None:
@@ -122,12 +122,12 @@ def add_uses(node):
 
 
 def renew_tracker_ids(tracker):
-    """Sets the ids by which a copied layer's tracker knows what the layer holds: `Tracker.stored_ids`, since 3.0."""
+    """Updates the ids of the tracked objects in the tracker of a copied layer: `Tracker.stored_ids`, since 3.0."""
     tracker.stored_ids = {name: {id(x) for x in store} for name, (_, store) in tracker.config.items()}
 
 
 def is_tracker(value):
-    """Whether an object is the `Tracker` of a layer; since 3.0; not exported."""
+    """Whether an object is the `Tracker` of a layer, a class that Keras does not export; since 3.0."""
     return isinstance(value, type(_probe()._tracker))
 
 
@@ -137,13 +137,13 @@ def _probe():
 
 
 def uncompiled_state():
-    """The attributes of a model that compiling and training set, with the values of a new model.
+    """Returns the attributes of a model that `compile` and `fit` set, with their values in a new model.
 
-    There is no public way to undo `compile`. Which attributes it sets is found by compiling an empty model, so that no
-    name is written down but those that only training sets.
+    Public: there is no way to undo `compile`. The attributes that it sets are found by compiling an empty model, so
+    that only those set by `fit` have to be listed here.
 
     Returns:
-        `(names, values)`: a set of names, and a dict of those that a new model has.
+        Tuple `(names, values)`: a set of names, and a dict with the values of those that a new model has.
     """
     new, compiled = keras.Sequential(), keras.Sequential()
     before = dict(vars(compiled))
@@ -158,9 +158,9 @@ def uncompiled_state():
 
 
 def copy_variable(variable, value):
-    """A variable with another value, an array, and the same name, path, layout and settings.
+    """Makes a variable with another value, an array, and the same name, path, layout and settings.
 
-    `Variable._autocast`, since 3.0. Public: nothing tells whether a variable is cast under mixed precision.
+    `Variable._autocast`, since 3.0. Public: there is no way to ask whether a variable is cast under mixed precision.
     """
     with _scope(variable.path.split("/")[:-1]):
         return type(variable)(
@@ -176,12 +176,12 @@ def copy_variable(variable, value):
 
 
 def scope_of(layer):
-    """The name scope in which a layer's variables and sublayers get their paths."""
+    """Returns the name scope that gives the variables and sublayers of a layer their paths."""
     return _scope((layer.path or layer.name).split("/"))
 
 
 def _scope(names):
-    """The nested name scopes of a path."""
+    """Returns a context manager that enters the nested name scopes of a path."""
     stack = contextlib.ExitStack()
     for name in names:
         stack.enter_context(keras.name_scope(name))
@@ -193,9 +193,9 @@ def _scope(names):
 
 @contextlib.contextmanager
 def unlocked(layer):
-    """Lets a built layer get and lose sublayers and variables.
+    """Context manager in which sublayers and variables can be added to and removed from a built layer.
 
-    `Layer._tracker.unlock`, since 3.0, as `Layer.enable_lora` does it. Public: none, a built layer is locked for good.
+    `Layer._tracker.unlock`, since 3.0, also used by `Layer.enable_lora`. Public: none, a built layer stays locked.
     """
     locked = layer._tracker.locked
     layer._tracker.unlock()
@@ -207,7 +207,7 @@ def unlocked(layer):
 
 
 def remove_sublayer(layer, name):
-    """Deletes a sublayer of a built layer: `delattr` alone leaves it in `Layer._layers`; since 3.0."""
+    """Deletes a sublayer of a built layer. Public: `delattr` leaves it in `Layer._layers` (since 3.0)."""
     sublayer = getattr(layer, name)
     with unlocked(layer):
         delattr(layer, name)
@@ -215,34 +215,34 @@ def remove_sublayer(layer, name):
 
 
 def batch_counter(optimizer):
-    """The variable in which an optimizer counts batches: `_iterations`, since 3.0.
+    """Returns the variable in which an optimizer counts batches: `_iterations`, since 3.0.
 
-    Public: `Optimizer.iterations`, which is the number of steps where gradients are accumulated over batches.
+    Public: `Optimizer.iterations` counts steps, which are fewer if gradients are accumulated over batches.
     """
     return optimizer._iterations
 
 
 def wrapped_optimizers(optimizer):
-    """The optimizers inside of a `LossScaleOptimizer` or `MultiOptimizer`; `_inner_optimizers`, since 3.15.
+    """Returns the optimizers inside a `LossScaleOptimizer` or `MultiOptimizer`: `_inner_optimizers`, since 3.15.
 
-    Public: `inner_optimizer` of the former.
+    Public: `inner_optimizer` exists for the former only.
     """
     inner = [getattr(optimizer, "inner_optimizer", None), *getattr(optimizer, "_inner_optimizers", ())]
     return [x for x in inner if x is not None]
 
 
 def trained_variables(optimizer):
-    """The variables that a built optimizer trains: `_trainable_variables`, since 3.0.
+    """Returns the variables that a built optimizer trains: `_trainable_variables`, since 3.0.
 
-    Public: `Optimizer.variables` has the slots only.
+    Public: `Optimizer.variables` has the optimizer's own variables only.
     """
     return optimizer._trainable_variables
 
 
 def lists_of_variables(optimizer):
-    """The lists that an optimizer holds, by attribute, such as `_momentums`; since 3.0.
+    """Returns the attributes of an optimizer that are lists, such as `_momentums` (since 3.0), as a dict.
 
-    Public: `Optimizer.variables` is one flat list, in which the variable that a slot belongs to shows in its name only.
+    Public: `Optimizer.variables` is one flat list, in which only names tell to which trained variable a slot belongs.
     """
     lists = {name: value for name, value in vars(optimizer).items() if isinstance(value, list)}
     return {name: value for name, value in lists.items() if name not in ("_variables", "_trainable_variables")}
@@ -255,21 +255,21 @@ def _super_batches():
     return getattr(keras.src.trainers.data_adapters.data_adapter_utils, "PartialBatchList", None)
 
 
-# From Keras 3.16 on JAX's train function gets all batches of an execution at once: stacked, or the last few as a list.
+# Since Keras 3.16, the train function on JAX gets all batches of an execution at once, stacked or as a list.
 SUPER_BATCHES = _super_batches() is not None
 
 
 def last_of_super_batch(batches):
-    """The last batch of those of one execution; `PartialBatchList`, since 3.16."""
+    """Returns the last batch of one execution: `PartialBatchList`, since 3.16. Public: none."""
     if isinstance(batches, _super_batches()):
         return batches[-1]
     return keras.tree.map_structure(lambda x: None if x is None else x[-1], batches)
 
 
 def refresh_held_state(model):
-    """Makes the state that `fit` on JAX holds that of the variables: `Model._jax_state`, since 3.0.
+    """Copies the values of the variables to the state that `fit` holds on JAX: `Model._jax_state`, since 3.0.
 
-    Public: `Model.jax_state_sync` (`state_sync` from 3.16) goes the other way only.
+    Public: `Model.jax_state_sync` (`state_sync` since 3.16) copies in the other direction only.
     """
     if getattr(model, "_jax_state", None) is None or not model._jax_state_synced:
         return
@@ -282,15 +282,15 @@ def refresh_held_state(model):
 
 
 def has_train_step_of_keras(model):
-    """Whether a model trains by the `train_step` of Keras, which `training/train_step.py` may have hooked."""
+    """Whether the `train_step` of a model is the one of Keras, which `training/train_step.py` may have hooked."""
     step = model.train_step
     module = getattr(getattr(step, "__func__", step), "__module__", "")
     return module.startswith(("keras.src.backend.", "keras_sparse.backend."))
 
 
 def begin_after(model, epochs):
-    """Lets the `fit` that begins start after some epochs, or None for where it was told to: `Model._initial_epoch`.
+    """Makes the current `fit` start after some epochs; None for its argument `initial_epoch`: `Model._initial_epoch`.
 
-    Since 3.0, where `keras.callbacks.BackupAndRestore` sets it. Public: none.
+    Since 3.0, where `keras.callbacks.BackupAndRestore` sets it, too. Public: none.
     """
     model._initial_epoch = epochs

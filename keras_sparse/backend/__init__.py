@@ -1,7 +1,7 @@
-"""What differs between TensorFlow, JAX and PyTorch: one file each, with the same functions.
+"""Functions that differ between TensorFlow, JAX and PyTorch: one file for each backend, with the same functions.
 
-`read`, `write_elements` and `assign` touch variables between two steps. `hook_train_step`, `train_and_keep_batch` and
-`dense_gradients` reach into the training step. `copies` and `of_all_processes` compare replicas.
+`read`, `write_elements` and `assign` access variables between two steps. `hook_train_step`, `train_and_keep_batch` and
+`dense_gradients` extend the training step. `copies` and `of_all_processes` serve the comparison of replicas.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""What the three backends share."""
+"""Functions that are the same on all backends."""
 
 import contextlib
 
@@ -7,58 +7,77 @@ from keras import ops
 
 
 def inner_optimizer(optimizer):
-    """The optimizer itself, or the one inside of a `LossScaleOptimizer`."""
+    """Returns the optimizer inside a `LossScaleOptimizer`; any other optimizer is returned unchanged."""
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 def step_and_rate(optimizer):
-    """The step and the learning rate of an optimizer, as int32 and float32 scalars."""
+    """Returns the step and the learning rate of an optimizer, as int32 and float32 scalar tensors."""
     step = ops.cast(inner_optimizer(optimizer).iterations, "int32")
-    # A MultiOptimizer has one for each of its optimizers, and no single one.
+    # A MultiOptimizer has a learning rate for each of its optimizers, but none of its own.
     return step, ops.cast(getattr(optimizer, "learning_rate", 0.0), "float32")
 
 
 def step_before(optimizer):
-    """The step before a batch, or None where every batch makes one.
+    """Returns the step of an optimizer before a batch, to be compared with the step after it.
 
-    None is made where gradients are accumulated, nor where loss scaling finds infinities.
+    Returns None if every batch makes a step, so that there is nothing to compare. A batch makes no step while gradients
+    are accumulated, or if loss scaling finds infinite gradients.
     """
     scaled = inner_optimizer(optimizer) is not optimizer
     return step_and_rate(optimizer)[0] if scaled or optimizer.gradient_accumulation_steps else None
 
 
 def guarded(action, before, step, rate, settings, values, carried):
-    """Acts if the optimizer has made a step since `before`."""
+    """Calls `action` if the optimizer has made a step since `before`; otherwise returns the values unchanged.
+
+    Args:
+        action: pure function `(step, rate, settings, values, carried) -> (values, carried)`.
+        before: int32 scalar tensor, the result of `step_before`; None to call `action` in any case.
+        step: int32 scalar tensor, the optimizer's step now.
+        rate: float32 scalar tensor, its learning rate.
+        settings: tensor.
+        values: list of lists of tensors.
+        carried: list of tensors.
+
+    Returns:
+        Tuple `(values, carried)`.
+    """
     if before is None:
         return action(step, rate, settings, values, carried)
     return ops.cond(step > before, lambda: action(step, rate, settings, values, carried), lambda: (values, carried))
 
 
 def tensors(values):
-    """The values of nested lists of variables or arrays, as tensors."""
+    """Converts nested lists of variables or arrays to tensors."""
     return keras.tree.map_structure(ops.convert_to_tensor, values)
 
 
 def assign_all(variables, values):
-    """Assigns to nested lists of variables."""
+    """Assigns nested lists of values to nested lists of variables."""
     keras.tree.map_structure(lambda variable, value: variable.assign(value), variables, values)
 
 
 def scope(model):
-    """The scope of the `tf.distribute` strategy that a model is distributed by, if it is."""
+    """Returns the scope of the model's `tf.distribute` strategy, or an empty context manager."""
     strategy = getattr(model, "distribute_strategy", None)
     return strategy.scope() if strategy else contextlib.nullcontext()
 
 
 def training_loss(model, mapping, x, y, sample_weight):
-    """The loss that a training step minimizes, scaled as the optimizer wants it, with values in place of variables.
+    """Computes the loss that a training step minimizes, scaled by the optimizer, as a function of the variables.
 
     Args:
         model: compiled `keras.Model`.
-        mapping: list of `(variable, value)`.
-        x: inputs, y: targets, sample_weight: weights of a batch, as `fit` got them.
+        mapping: list of `(variable, value)`, the values to use instead of those of the variables.
+        x: inputs of a batch, as passed to `fit`.
+        y: targets of the batch.
+        sample_weight: weights of the samples, or None.
+
+    Returns:
+        Scalar tensor.
     """
-    # Losses that layers add, such as those of an activity regularizer, are collected in the scope only if asked for.
+    # Without `collect_losses` the scope discards losses that layers add, such as those of an activity regularizer.
     with keras.StatelessScope(mapping, collect_losses=True):
         outputs = model(x, training=True)
         total = model.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=True)
@@ -66,10 +85,13 @@ def training_loss(model, mapping, x, y, sample_weight):
 
 
 def with_all_live(kernels, masks, values):
-    """Pairs of variable and value that make a model compute with `values` as its kernels, no weight of them dead."""
+    """Returns pairs `(variable, value)` that give a model the kernels `values` and masks without dead weights."""
     return [*zip(kernels, values, strict=True), *((m, ops.ones(m.shape, m.dtype)) for m in masks)]
 
 
 def current_values(model):
-    """What is trained, with its values: in a StatelessScope Keras's regularizers see only what is given to it."""
+    """Returns pairs `(variable, value)` of all trainable variables.
+
+    The weight regularizers of Keras see only those variables in a `StatelessScope` that are in its mapping.
+    """
     return [(v, v.value) for v in model.trainable_variables]

@@ -1,4 +1,4 @@
-"""JAX."""
+"""The functions of `keras_sparse.backend` for JAX."""
 
 import itertools
 
@@ -10,12 +10,15 @@ from keras_sparse.backend import common
 
 
 def read(variable):
-    """A variable as an array for reading; copy what has to be written to. See `to_numpy`."""
+    """Converts a variable to a NumPy array. The array is read-only: copy it to write. See `to_numpy`."""
     return to_numpy(variable.value)
 
 
 def to_numpy(value):
-    """A tensor as an array. Each process gets all of one whose parts lie in several: so all have to call this."""
+    """Converts a tensor to a NumPy array.
+
+    If the parts of the tensor are held by several processes, they are gathered, and every process has to call this.
+    """
     if getattr(value, "is_fully_addressable", True) or value.is_fully_replicated:
         return keras.ops.convert_to_numpy(value)
     from jax.experimental import multihost_utils
@@ -27,42 +30,46 @@ def write_elements(positions, *pairs):
     """Writes the same elements of some variables.
 
     Args:
-        positions: 1-D int array, flat, without repetitions.
-        *pairs: `(variable, values)`: `keras.Variable`s of one shape, and for each a scalar or an array of the shape of
-            `positions`.
+        positions: 1-D int array of distinct flat positions.
+        *pairs: tuples `(variable, values)`: `keras.Variable`s of one shape, each with a scalar or an array of the shape
+            of `positions`.
     """
     if not len(positions):
         return
     for variable, values in pairs:
-        array = read(variable).copy()  # JAX's arrays do not change.
+        array = read(variable).copy()  # JAX arrays are immutable.
         array.flat[positions] = values
         assign(variable, array)
 
 
 def assign(variable, value):
-    """Sets a whole variable to an array."""
+    """Assigns an array to a variable."""
     variable.assign(value)
 
 
 def can_assign(*variables):
-    """Whether variables may be assigned to here and now: not while a function is traced, nor while `fit` holds them."""
+    """Whether variables may be assigned to now: not while a function is traced, nor while `fit` holds their values."""
     import jax
     import jax.numpy as jnp
 
     values = [_keras.held_value(v) for v in variables]
-    # A step of Keras or of one's own gives the memory of the values that it gets to those that it returns.
+    # During an epoch `fit` has no value in the variables, and a compiled step may have donated the memory of its
+    # arguments to its results.
     if _keras.in_stateless_scope() or any(x is None or x.is_deleted() for x in values):
         return False
     return not isinstance(jnp.zeros(()), jax.core.Tracer)
 
 
 def copy_native(value):
-    """The object itself: those of JAX do not change."""
+    """Returns the object itself, since JAX arrays are immutable."""
     return value
 
 
 def layout_of(variable):
-    """The `keras.distribution.TensorLayout` that a variable has, or will have once it has a value; None without one."""
+    """Returns the `keras.distribution.TensorLayout` of a variable, or None.
+
+    A variable without a value has none yet: the active distribution tells which one it will get.
+    """
     layout, distribution = _keras.layout_of(variable), keras.distribution.distribution()
     if layout is None and distribution is not None:
         layout = distribution.get_variable_layout(variable)
@@ -70,29 +77,29 @@ def layout_of(variable):
 
 
 def copies(variable):
-    """What each device holds of a variable.
+    """Returns the copies of a variable, or of its parts, on all devices.
 
     Returns:
-        List of `(part, array)`. The part is a tuple with `(start, stop)` for each axis; None for all of the variable.
-        The array is None where another process has it.
+        List of `(part, array)`, one for each device. `part` is a tuple with `(start, stop)` for each axis, or None for
+        the whole variable. `array` is None if the device belongs to another process.
     """
     import jax.numpy as jnp
 
-    # Each device copies what it has: JAX cannot take every array apart that it computes with.
+    # A copy on the devices first, since not every array that results from a computation can be split into shards.
     value = jnp.copy(variable.value)
-    mine = {s.device: s.data for s in value.addressable_shards}
+    mine = {s.device: s.data for s in value.addressable_shards}  # the devices of this process
     parts = value.sharding.devices_indices_map(value.shape)
     return [
         (
             tuple(s.indices(n)[:2] for s, n in zip(parts[device], value.shape, strict=True)),
             np.asarray(mine[device]) if device in mine else None,
         )
-        for device in sorted(parts, key=lambda d: d.id)  # an order that is the same in all processes
+        for device in sorted(parts, key=lambda d: d.id)  # the same order in all processes
     ]
 
 
 def of_all_processes(*arrays):
-    """Some 1-D arrays with those of the other processes of a `jax.distributed` cluster: shape `(size, processes)`."""
+    """Gathers 1-D arrays from all processes of a `jax.distributed` cluster: arrays of shape `(size, processes)`."""
     import jax
 
     if jax.process_count() == 1:
@@ -103,53 +110,61 @@ def of_all_processes(*arrays):
 
 
 def refresh_held_state(model):
-    """Makes the state that `fit` holds that of the variables.
+    """Copies the values of the variables to the state that `fit` holds.
 
-    Where an epoch's length is unknown, `fit` finds out that it is over when it has taken the variables' values for one
-    more step. Then it writes back what it held before that: what a callback wrote after the last step would be lost.
+    If the length of an epoch is unknown, `fit` reads the variables for one more step before it notices the end of the
+    data. It then restores the variables from the state of the step before, and what a callback has written in between
+    would be lost.
     """
     _keras.refresh_held_state(model)
 
 
 def is_native_optimizer(optimizer):
-    """Whether an object is an optimizer of the backend that trains Keras's variables without Keras: none is."""
+    """Returns False: only PyTorch has optimizers of its own that train Keras variables."""
     return False
 
 
 def native_slots(optimizer, variable):
-    """The state that such an optimizer keeps of one variable: none."""
+    """Returns an empty list: there are no optimizers of the backend's own."""
     return []
 
 
 def compiled(function):
-    """A pure function of arrays, compiled."""
+    """Compiles a pure function of arrays."""
     import jax
 
     return jax.jit(function)
 
 
 def hook_train_step(model, train_step, action, variables, carried, settings):
-    """A `train_step` that lets a function act on variables right after the optimizer's step.
+    """Makes a `train_step` that calls a function on some variables right after the optimizer's step.
 
-    All variables must be among those of the model and its optimizer: what a compiled function closes over stays what it
-    was when it was compiled.
+    On JAX, `train_step` gets and returns the whole state: the lists of the trainable, non-trainable, optimizer and
+    metrics variables' values. All variables that `action` uses must be among these, since a compiled function keeps
+    the values of all other variables as constants.
 
     Args:
         model: compiled `keras.Model`.
-        train_step: the model's, bound.
+        train_step: bound method, the `train_step` of the model.
         action: pure function `(step, rate, settings, values, carried) -> (values, carried)`.
-        variables: list of lists of the `keras.Variable`s whose values it gets and changes.
-        carried: list of `keras.Variable`s, likewise.
-        settings: `keras.Variable` whose value it gets.
+        variables: list of lists of `keras.Variable`s, whose values `action` gets and returns as `values`.
+        carried: list of `keras.Variable`s, the state of `action` from step to step, which it gets and returns, too.
+        settings: `keras.Variable`, whose value `action` gets.
+
+    Returns:
+        Function with the arguments and results of `train_step`.
     """
     if not model.jit_compile or model.run_eagerly:
-        action = compiled(action)  # else its loops would be compiled at each call
+        action = compiled(action)  # Otherwise JAX would compile the loops inside `action` at every call.
 
     def hooked(state, data):
         optimizer = model.optimizer
+        # 1. Read the optimizer's step before the batch. In the scope, variables have the values of `state`.
         with keras.StatelessScope(list(zip(optimizer.variables, state[2], strict=True))):
             before = common.step_before(optimizer)
+        # 2. Run the training step.
         logs, state = train_step(state, data)
+        # 3. Pair all variables with their new values, in the order of `state`.
         kinds = (
             model.trainable_variables,
             model.non_trainable_variables,
@@ -157,31 +172,34 @@ def hook_train_step(model, train_step, action, variables, carried, settings):
             model.metrics_variables,
         )
         values = [pair for kind in zip(kinds, state, strict=True) for pair in zip(*kind, strict=True)]
+        # 4. Call `action` if the batch made a step. In the scope, `assign` changes the values of the scope, not those
+        #    of the variables themselves.
         with keras.StatelessScope(values) as scope:
             step, rate = common.step_and_rate(optimizer)
             given = common.tensors((settings, variables, carried))
             common.assign_all((variables, carried), common.guarded(action, before, step, rate, *given))
+        # 5. Return the state with the values that `action` has assigned.
         return logs, tuple([scope.get_current_value(v) for v in kind] for kind in kinds)
 
     return hooked
 
 
 def train_and_keep_batch(model, train_function, count, keep, state, iterator):
-    """Trains on the batches of one execution, and hands the last one to `keep`.
+    """Trains on the batches of one execution, and passes the last batch to `keep`.
 
     Args:
         model: compiled `keras.Model`, in `fit`.
-        train_function: the model's.
-        count: int, how many batches the execution has.
-        keep: function of a batch.
-        state: what Keras gives to the train function.
-        iterator: likewise.
+        train_function: the train function of the model.
+        count: int, the number of batches in the execution.
+        keep: function that gets the last batch.
+        state: list of lists of arrays, which Keras passes to the train function.
+        iterator: iterator over batches, which Keras passes to the train function.
 
     Returns:
-        What the train function returns.
+        The result of the train function.
     """
     if _keras.SUPER_BATCHES and model.steps_per_execution > 1:
-        batches = list(itertools.islice(iterator, 1))  # all of the execution in one
+        batches = list(itertools.islice(iterator, 1))  # one item with all batches of the execution
         if batches:
             keep(_keras.last_of_super_batch(batches[0]))
     else:
@@ -192,13 +210,15 @@ def train_and_keep_batch(model, train_function, count, keep, state, iterator):
 
 
 def dense_gradients(model, kernels, masks, masked_kernels):
-    """Makes a function from a batch to the gradient of the training loss by kernels whose masks are all live.
+    """Makes a function that computes the gradient of the training loss with respect to the dense kernels.
+
+    The gradient is taken at the masked kernels, with all masks set to live: so dead weights are 0, and have a gradient.
 
     Args:
         model: compiled `keras.Model`.
         kernels: list of `keras.Variable`s.
-        masks: list of their masks' `keras.Variable`s.
-        masked_kernels: function that returns the list of kernels, dead weights 0.
+        masks: list of `keras.Variable`s, the masks of the kernels.
+        masked_kernels: function without arguments that returns the kernels with dead weights 0.
 
     Returns:
         Function `(x, y, sample_weight) -> list of arrays` of the kernels' shapes.
@@ -209,7 +229,7 @@ def dense_gradients(model, kernels, masks, masked_kernels):
 
     @jax.jit
     def gradient(state, *batch):
-        # As arguments: what a compiled function closes over stays what it was.
+        # All values are arguments: those of variables that the function only refers to would be compiled as constants.
         others = list(zip(variables, state, strict=True))
         with keras.StatelessScope(others):
             values = masked_kernels()

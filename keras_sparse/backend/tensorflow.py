@@ -1,4 +1,4 @@
-"""TensorFlow."""
+"""The functions of `keras_sparse.backend` for TensorFlow."""
 
 import keras
 import numpy as np
@@ -8,9 +8,10 @@ from keras_sparse.backend import common
 
 
 def read(variable):
-    """A variable as an array for reading, of TensorFlow's own memory where it lends it.
+    """Converts a variable to a NumPy array, without a copy if possible.
 
-    Good until the variable is next written; copy what has to last, and never write to it.
+    The array may share memory with the variable. It is valid until the variable is next written, and must not be
+    written to: copy it to keep or change it.
     """
     resource = _resource(variable)
     if resource is None:
@@ -21,7 +22,7 @@ def read(variable):
 
 
 def to_numpy(value):
-    """A tensor as an array."""
+    """Converts a tensor to a NumPy array."""
     return keras.ops.convert_to_numpy(value)
 
 
@@ -29,9 +30,9 @@ def write_elements(positions, *pairs):
     """Writes the same elements of some variables, in place where possible.
 
     Args:
-        positions: 1-D int array, flat, without repetitions.
-        *pairs: `(variable, values)`: `keras.Variable`s of one shape, and for each a scalar or an array of the shape of
-            `positions`.
+        positions: 1-D int array of distinct flat positions.
+        *pairs: tuples `(variable, values)`: `keras.Variable`s of one shape, each with a scalar or an array of the shape
+            of `positions`.
     """
     if not len(positions):
         return
@@ -40,7 +41,7 @@ def write_elements(positions, *pairs):
     indices = None
     for variable, values in pairs:
         resource = _resource(variable)
-        # There is no scatter of bytes on a GPU.
+        # TensorFlow has no scatter operation for uint8 on GPUs.
         if resource is None or (variable.dtype == "uint8" and "GPU" in resource.device):
             array = read(variable).copy()
             array.flat[positions] = values
@@ -53,7 +54,7 @@ def write_elements(positions, *pairs):
 
 
 def assign(variable, value):
-    """Sets a whole variable to an array."""
+    """Assigns an array to a variable."""
     resource = _resource(variable)
     if resource is None:
         variable.assign(value)
@@ -65,9 +66,9 @@ def assign(variable, value):
 
 
 def _resource(variable):
-    """TensorFlow's variable, if it is one on one device: what its raw operations take.
+    """Returns the `tf.Variable` of a Keras variable if it is on a single device, else None.
 
-    The way to them through Keras takes longer than they do.
+    Raw operations on it are used because the overhead of Keras's `assign` exceeds the time of the operations.
     """
     import tensorflow as tf
 
@@ -77,7 +78,7 @@ def _resource(variable):
 
 
 def can_assign(*variables):
-    """Whether variables may be assigned to here and now: not while a function is traced, nor on one replica only."""
+    """Whether variables may be assigned to now: not while a function is traced, nor within a single replica."""
     import tensorflow as tf
 
     outside = tf.executing_eagerly() and (not tf.distribute.has_strategy() or tf.distribute.in_cross_replica_context())
@@ -85,7 +86,7 @@ def can_assign(*variables):
 
 
 def copy_native(value):
-    """A copy of an object of TensorFlow that has a state which training changes, else the object itself."""
+    """Copies a `tf.Variable`; any other object is returned unchanged."""
     import tensorflow as tf
 
     if not isinstance(value, tf.Variable):
@@ -94,15 +95,15 @@ def copy_native(value):
 
 
 def layout_of(variable):
-    """None: there is no `keras.distribution` here."""
+    """Returns None, since `keras.distribution` does not support this backend."""
 
 
 def copies(variable):
-    """What each device holds of a variable.
+    """Returns the copies of a variable, or of its parts, on all devices.
 
     Returns:
-        List of `(part, array)`. The part is a tuple with `(start, stop)` for each axis; None for all of the variable.
-        The array is None where another process has it.
+        List of `(part, array)`, one for each device. `part` is a tuple with `(start, stop)` for each axis, or None for
+        the whole variable. `array` is None if the device belongs to another process.
     """
     value = variable.value
     if hasattr(value, "values") and not callable(value.values):
@@ -111,41 +112,44 @@ def copies(variable):
 
 
 def of_all_processes(*arrays):
-    """Some 1-D arrays with those of the other processes, of which there are none: shape `(size, 1)`."""
+    """Gathers 1-D arrays from all processes. There is only one: returns arrays of shape `(size, 1)`."""
     return [a[:, None] for a in arrays]
 
 
 def refresh_held_state(model):
-    """Nothing: `fit` holds no copy of the variables."""
+    """Does nothing, since `fit` holds no copy of the variables on this backend."""
 
 
 def is_native_optimizer(optimizer):
-    """Whether an object is an optimizer of the backend that trains Keras's variables without Keras: none is."""
+    """Returns False: only PyTorch has optimizers of its own that train Keras variables."""
     return False
 
 
 def native_slots(optimizer, variable):
-    """The state that such an optimizer keeps of one variable: none."""
+    """Returns an empty list: there are no optimizers of the backend's own."""
     return []
 
 
 def compiled(function):
-    """A pure function of arrays, compiled."""
+    """Compiles a pure function of arrays."""
     import tensorflow as tf
 
     return tf.function(function, autograph=False)
 
 
 def hook_train_step(model, train_step, action, variables, carried, settings):
-    """A `train_step` that lets a function act on variables right after the optimizer's step.
+    """Makes a `train_step` that calls a function on some variables right after the optimizer's step.
 
     Args:
         model: compiled `keras.Model`.
-        train_step: the model's, bound.
+        train_step: bound method, the `train_step` of the model.
         action: pure function `(step, rate, settings, values, carried) -> (values, carried)`.
-        variables: list of lists of the `keras.Variable`s whose values it gets and changes.
-        carried: list of `keras.Variable`s, likewise.
-        settings: `keras.Variable` whose value it gets.
+        variables: list of lists of `keras.Variable`s, whose values `action` gets and returns as `values`.
+        carried: list of `keras.Variable`s, the state of `action` from step to step, which it gets and returns, too.
+        settings: `keras.Variable`, whose value `action` gets.
+
+    Returns:
+        Function with the arguments and results of `train_step`.
     """
     import tensorflow as tf
 
@@ -162,7 +166,7 @@ def hook_train_step(model, train_step, action, variables, carried, settings):
     def hooked(data):
         before = common.step_before(model.optimizer)
         logs = train_step(data)
-        # Mirrored variables must change alike: by one call for all replicas.
+        # Mirrored variables must change on all replicas in the same way: `merge_call` makes one call for all of them.
         tf.distribute.get_replica_context().merge_call(on_all_replicas, args=(before,))
         return logs
 
@@ -170,17 +174,17 @@ def hook_train_step(model, train_step, action, variables, carried, settings):
 
 
 def train_and_keep_batch(model, train_function, count, keep, iterator):
-    """Trains on the batches of one execution, and hands the last one to `keep`.
+    """Trains on the batches of one execution, and passes the last batch to `keep`.
 
     Args:
         model: compiled `keras.Model`, in `fit`.
-        train_function: the model's.
-        count: int, how many batches the execution has.
-        keep: function of a batch.
-        iterator: what Keras gives to the train function.
+        train_function: the train function of the model.
+        count: int, the number of batches in the execution.
+        keep: function that gets the last batch.
+        iterator: iterator over batches, which Keras passes to the train function.
 
     Returns:
-        What the train function returns.
+        The result of the train function.
     """
     outputs = None
     if count > 1:
@@ -190,16 +194,19 @@ def train_and_keep_batch(model, train_function, count, keep, iterator):
     except StopIteration:
         if outputs is None:
             raise
-        return outputs  # The epoch was shorter than Keras knew.
+        return outputs  # The data ended before the last batch of the execution.
     keep(keras.tree.map_structure(_of_all_replicas, last))
     return train_function(iter([last]))
 
 
 def _train_on(model, steps, iterator):
-    """Trains on fewer batches than an execution has, in one compiled loop, made once for a train function."""
+    """Trains on fewer batches than an execution has, in one compiled loop.
+
+    The loop is cached on the train function, since Keras compiles a loop for a fixed number of steps.
+    """
     usual_function, usual_steps = model.train_function, model.steps_per_execution
     made = usual_function.__dict__.setdefault("shorter", {})
-    model.steps_per_execution = steps  # Keras reads it when it traces.
+    model.steps_per_execution = steps  # Keras reads it when it traces the train function.
     try:
         if steps not in made:
             model.make_train_function(force=True)
@@ -210,19 +217,22 @@ def _train_on(model, steps, iterator):
 
 
 def _of_all_replicas(x):
+    """Concatenates the parts of a batch that are distributed over replicas."""
     import tensorflow as tf
 
     return tf.concat(x.values, axis=0) if isinstance(x, tf.distribute.DistributedValues) else x
 
 
 def dense_gradients(model, kernels, masks, masked_kernels):
-    """Makes a function from a batch to the gradient of the training loss by kernels whose masks are all live.
+    """Makes a function that computes the gradient of the training loss with respect to the dense kernels.
+
+    The gradient is taken at the masked kernels, with all masks set to live: so dead weights are 0, and have a gradient.
 
     Args:
         model: compiled `keras.Model`.
         kernels: list of `keras.Variable`s.
-        masks: list of their masks' `keras.Variable`s.
-        masked_kernels: function that returns the list of kernels, dead weights 0.
+        masks: list of `keras.Variable`s, the masks of the kernels.
+        masked_kernels: function without arguments that returns the kernels with dead weights 0.
 
     Returns:
         Function `(x, y, sample_weight) -> list of tensors` of the kernels' shapes.

@@ -1,4 +1,4 @@
-"""PyTorch."""
+"""The functions of `keras_sparse.backend` for PyTorch."""
 
 import copy
 
@@ -11,12 +11,12 @@ from keras_sparse.backend import common
 
 
 def read(variable):
-    """A variable as an array for reading; copy what has to last or be written to."""
+    """Converts a variable to a NumPy array, which may share its memory: copy it to keep or change it."""
     return ops.convert_to_numpy(variable)
 
 
 def to_numpy(value):
-    """A tensor as an array."""
+    """Converts a tensor to a NumPy array."""
     return ops.convert_to_numpy(value)
 
 
@@ -24,9 +24,9 @@ def write_elements(positions, *pairs):
     """Writes the same elements of some variables, in place.
 
     Args:
-        positions: 1-D int array, flat, without repetitions.
-        *pairs: `(variable, values)`: `keras.Variable`s of one shape, and for each a scalar or an array of the shape of
-            `positions`.
+        positions: 1-D int array of distinct flat positions.
+        *pairs: tuples `(variable, values)`: `keras.Variable`s of one shape, each with a scalar or an array of the shape
+            of `positions`.
     """
     if not len(positions):
         return
@@ -34,50 +34,50 @@ def write_elements(positions, *pairs):
         new = ops.convert_to_tensor(np.broadcast_to(values, positions.shape).copy(), dtype=variable.dtype)
         flat = variable.value.data.reshape(-1)
         flat[ops.convert_to_tensor(positions)] = new
-        if not variable.value.data.is_contiguous():  # `reshape` has made a copy.
+        if not variable.value.data.is_contiguous():  # Then `reshape` has made a copy, not a view.
             variable.value.data.copy_(flat.reshape(variable.value.shape))
 
 
 def assign(variable, value):
-    """Sets a whole variable to an array."""
+    """Assigns an array to a variable."""
     variable.assign(value)
 
 
 def can_assign(*variables):
-    """Whether variables may be assigned to here and now: not while a function is compiled."""
+    """Whether variables may be assigned to now: not while a function is compiled."""
     import torch
 
     return not torch.compiler.is_compiling() and not _keras.in_stateless_scope()
 
 
 def copy_native(value):
-    """A copy of an object of PyTorch that has a state which training changes, else the object itself."""
+    """Copies a PyTorch module or parameter; any other object is returned unchanged."""
     import torch
 
     return copy.deepcopy(value) if isinstance(value, (torch.nn.Module, torch.nn.Parameter)) else value
 
 
 def layout_of(variable):
-    """None: there is no `keras.distribution` here."""
+    """Returns None, since `keras.distribution` does not support this backend."""
 
 
 def copies(variable):
-    """What each device holds of a variable.
+    """Returns the copies of a variable, or of its parts, on all devices.
 
     Returns:
-        List of `(part, array)`. The part is a tuple with `(start, stop)` for each axis; None for all of the variable.
-        The array is None where another process has it.
+        List of `(part, array)`, one for each device. `part` is a tuple with `(start, stop)` for each axis, or None for
+        the whole variable. `array` is None if the device belongs to another process.
     """
     return [(None, read(variable))]
 
 
 def of_all_processes(*arrays):
-    """Some 1-D arrays with those of the other processes, of which there are none: shape `(size, 1)`."""
+    """Gathers 1-D arrays from all processes. There is only one: returns arrays of shape `(size, 1)`."""
     return [a[:, None] for a in arrays]
 
 
 def refresh_held_state(model):
-    """Nothing: `fit` holds no copy of the variables."""
+    """Does nothing, since `fit` holds no copy of the variables on this backend."""
 
 
 def is_native_optimizer(optimizer):
@@ -88,7 +88,7 @@ def is_native_optimizer(optimizer):
 
 
 def native_slots(optimizer, variable):
-    """The per-weight state that a `torch.optim.Optimizer` keeps of one variable: `keras.Variable`s over its memory."""
+    """Returns the slots that a `torch.optim.Optimizer` keeps for a variable, as `keras.Variable`s that share memory."""
     import torch
 
     state = optimizer.state.get(variable.value, {}).values()
@@ -97,20 +97,23 @@ def native_slots(optimizer, variable):
 
 
 def compiled(function):
-    """The function, as it is: torch.compile needs a C++ compiler where it runs."""
+    """Returns the function without compiling it: `torch.compile` needs a C++ compiler at run time."""
     return lambda *arguments: function(*common.tensors(arguments))
 
 
 def hook_train_step(model, train_step, action, variables, carried, settings):
-    """A `train_step` that lets a function act on variables right after the optimizer's step.
+    """Makes a `train_step` that calls a function on some variables right after the optimizer's step.
 
     Args:
         model: compiled `keras.Model`.
-        train_step: the model's, bound.
+        train_step: bound method, the `train_step` of the model.
         action: pure function `(step, rate, settings, values, carried) -> (values, carried)`.
-        variables: list of lists of the `keras.Variable`s whose values it gets and changes.
-        carried: list of `keras.Variable`s, likewise.
-        settings: `keras.Variable` whose value it gets.
+        variables: list of lists of `keras.Variable`s, whose values `action` gets and returns as `values`.
+        carried: list of `keras.Variable`s, the state of `action` from step to step, which it gets and returns, too.
+        settings: `keras.Variable`, whose value `action` gets.
+
+    Returns:
+        Function with the arguments and results of `train_step`.
     """
     import torch
 
@@ -127,30 +130,32 @@ def hook_train_step(model, train_step, action, variables, carried, settings):
 
 
 def train_and_keep_batch(model, train_function, count, keep, batches):
-    """Trains on the batches of one execution, and hands the last one to `keep`.
+    """Trains on the batches of one execution, and passes the last batch to `keep`.
 
     Args:
         model: compiled `keras.Model`, in `fit`.
-        train_function: the model's.
-        count: int, how many batches the execution has.
-        keep: function of a batch.
-        batches: list of them, which Keras gives to the train function.
+        train_function: the train function of the model.
+        count: int, the number of batches in the execution.
+        keep: function that gets the last batch.
+        batches: list of batches, which Keras passes to the train function.
 
     Returns:
-        What the train function returns.
+        The result of the train function.
     """
     keep(batches[-1])
     return train_function(batches)
 
 
 def dense_gradients(model, kernels, masks, masked_kernels):
-    """Makes a function from a batch to the gradient of the training loss by kernels whose masks are all live.
+    """Makes a function that computes the gradient of the training loss with respect to the dense kernels.
+
+    The gradient is taken at the masked kernels, with all masks set to live: so dead weights are 0, and have a gradient.
 
     Args:
         model: compiled `keras.Model`.
         kernels: list of `keras.Variable`s.
-        masks: list of their masks' `keras.Variable`s.
-        masked_kernels: function that returns the list of kernels, dead weights 0.
+        masks: list of `keras.Variable`s, the masks of the kernels.
+        masked_kernels: function without arguments that returns the kernels with dead weights 0.
 
     Returns:
         Function `(x, y, sample_weight) -> list of tensors` of the kernels' shapes.
