@@ -1,6 +1,8 @@
-"""What every method keeps, on every backend: one row a method."""
+"""Checks the invariants of every method on every backend. `METHODS` has one row for each method."""
 
+import inspect
 import itertools
+import re
 from pathlib import Path
 
 import keras
@@ -11,7 +13,20 @@ from processes import Script
 
 import keras_sparse as ks
 
+
+def documented_method():
+    """Runs the first code block of docs/new_method.md, and returns the source and the class that it defines."""
+    guide = Path(__file__).parents[1] / "docs" / "new_method.md"
+    source = re.search(r"```python\n(.*?)```", guide.read_text(), re.DOTALL)[1]
+    names = {"__name__": "new_method"}
+    exec(compile(source, str(guide), "exec"), names)
+    return source, names["Beside"]
+
+
+SOURCE_OF_BESIDE, Beside = documented_method()
+
 METHODS = {
+    "Beside": lambda: Beside(fraction=0.2, period=4),
     "DynamicSparse": lambda: ks.DynamicSparse(prune_count=15, period=4, threshold=0.02),
     "DeepR": lambda: ks.DeepR(alpha=1e-3, temperature=1e-4, eta=0.05),
     "GradualPruning": lambda: ks.GradualPruning(lambda step: (step % 4 == 1, min(0.9, 0.6 + 0.03 * step))),
@@ -19,11 +34,11 @@ METHODS = {
     "SET": lambda: ks.SET(fraction=0.3, period=4),
     "Static": lambda: ks.Static(),
 }
-PRUNED_TO = {"GradualPruning": 0.9}  # methods that do not keep the budget they start with
+PRUNED_TO = {"GradualPruning": 0.9}  # the final sparsity of methods that do not keep the budget
 
 
 def budget_after(name, model):
-    """How many weights must live after training by a method."""
+    """Returns the number of weights that must be live after training."""
     if name in PRUNED_TO:
         return sum(round(w.size * (1 - PRUNED_TO[name])) for w, _ in state(model))
     return live_weights(model)
@@ -57,7 +72,10 @@ def fit(model, method, x, y, epochs=2, **kwargs):
 
 
 class Trained:
-    """A net that one method has trained, and what it left; the model itself is taken away by the next `ready`."""
+    """Trains a net by one method, and keeps the results.
+
+    The model itself is not kept, since the next call of `ready` trains it again.
+    """
 
     def __init__(self, name, net, folder):
         self.name, (self.build, shape) = name, NETS[net]
@@ -84,9 +102,15 @@ def assert_equal_states(one, other):
         np.testing.assert_array_equal(a, b)
 
 
-def test_every_exported_method_is_in_the_contract():
+def test_every_exported_method_and_the_documented_one_have_a_row():
     exported = {n for n, x in vars(ks).items() if isinstance(x, type) and issubclass(x, ks.SparseMethod)}
-    assert exported - {"SparseMethod"} == set(METHODS)
+    assert exported - {"SparseMethod"} | {"Beside"} == set(METHODS)
+
+
+def test_the_documented_method_takes_at_most_25_lines_and_nothing_private():
+    block = inspect.cleandoc(SOURCE_OF_BESIDE[SOURCE_OF_BESIDE.index("class Beside") :])
+    assert len(block.splitlines()) <= 25
+    assert not re.search(r"[ .]_[a-z]", block)
 
 
 def test_budget_zeros_and_logs(trained):
@@ -106,8 +130,8 @@ def test_save_and_load(trained):
         np.testing.assert_array_equal(trained.predicted, numpy(loaded(trained.x)))
 
 
-def test_the_same_run_gives_the_same_bits_and_nothing_regrows_afterwards(trained):
-    """Defect 1: pruned weights regrow between a callback's calls and after its last step."""
+def test_the_same_run_gives_the_same_bits_and_dead_weights_stay_zero_without_the_callback(trained):
+    """Masks must hold between the calls of the callback, and after its last one."""
     model = ready(trained.build)
     fit(model, METHODS[trained.name](), trained.x, trained.y)
     assert_equal_states(trained.state, state(model))
@@ -145,6 +169,6 @@ def test_compiled_by_xla_and_in_mixed_precision(name, net):
 
 @pytest.mark.tensorflow
 def test_two_logical_devices():
-    """In a process of its own: logical devices can only be set before TensorFlow starts."""
+    """Runs in a process of its own, since logical devices can only be set before TensorFlow starts."""
     printed = Script(Path(__file__).with_name("two_devices.py")).finish()
     assert [line for line in printed.splitlines() if line in METHODS] == list(METHODS)
