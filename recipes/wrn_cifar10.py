@@ -1,16 +1,18 @@
-"""WRN-28-2 on CIFAR-10, sparse from the first step.
-
-Mostafa & Wang, "Parameter efficient training of deep convolutional neural networks by dynamic sparse
-reparameterization", ICML 2019, Table 4, second column.
+"""Trains a sparse WRN-28-2 on CIFAR-10: Mostafa & Wang (ICML 2019), Table 4, second column.
 
     python recipes/wrn_cifar10.py --method dynamic_sparse --sparsity 0.9
     python recipes/wrn_cifar10.py --method deepr
     python recipes/wrn_cifar10.py --granularity kernel_slice
     python recipes/wrn_cifar10.py --depth 10 --widen_factor 0.5 --train_split "train[:2000]" --epochs 5 --period 5
 
-Published at sparsity .9: dynamic sparse 93.59, SET 93.28, DeepR 91.41, compressed 93.75, static 92.04; dense 94.70.
-The 200 epochs have not been run here: a step takes 0.6 to 1.7 s on two cores of an AMD EPYC, so they would take 16 to
-46 hours there. recipes/RESULTS.md has what all methods make of a slice at a small width, in minutes.
+Published test accuracies at sparsity .9: dynamic sparse 93.59, SET 93.28, DeepR 91.41, compressed 93.75, static 92.04;
+dense 94.70. The recipe has not been run at full scale: a step takes 0.6 to 1.7 s on two cores of an AMD EPYC, so that
+200 epochs would take 16 to 46 hours. recipes/RESULTS.md has the results of all methods on a part of the data with a
+small network.
+
+Reference:
+    Mostafa & Wang, "Parameter efficient training of deep convolutional neural networks by dynamic sparse
+    reparameterization", ICML 2019.
 """
 
 import functools
@@ -26,7 +28,7 @@ options.define_flags(WRN_CIFAR10)
 
 
 def main(arguments):
-    """Runs what the flags say."""
+    """Runs the recipe with the flags of the command line."""
     options.refuse(arguments[1:])
     train.run(WRN_CIFAR10, wide_resnet, functools.partial(load, augmentation=PadCropFlip(4)))
 

@@ -230,7 +230,7 @@ def test_wrong_flag_values(flag, tmp_path):
 
 
 def test_words_that_are_no_flags():
-    with pytest.raises(app.UsageError, match=r"Flags only are taken.*Received: \['set'\]"):
+    with pytest.raises(app.UsageError, match=r"Only flags are accepted.*Received: \['set'\]"):
         refuse(["set"])
 
 

@@ -1,1 +1,1 @@
-"""What the recipes share."""
+"""Code shared by the recipes."""

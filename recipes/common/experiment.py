@@ -1,7 +1,8 @@
-"""The numbers of Table 4 of Mostafa & Wang (ICML 2019), a frozen dataclass an experiment.
+"""The settings of Table 4 of Mostafa & Wang (ICML 2019), one frozen dataclass for each experiment.
 
-Epochs count from 0, as in Keras callbacks: `{0: 0.1, 25: 0.02}` is the paper's "1 - 25: 0.1, 26 - 50: 0.02". Where the
-print contradicts itself the authors' released code decides, and a comment says so.
+Epochs count from 0, as in Keras callbacks: `{0: 0.1, 25: 0.02}` is the paper's "1 - 25: 0.1, 26 - 50: 0.02". If the
+printed table contradicts itself, the value is that of the authors' released code, and a comment says so. "The code"
+means that code, and quotes are row titles of the table.
 """
 
 import dataclasses
@@ -9,18 +10,18 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How a network is trained, whatever the method.
+    """Training settings that are the same for all methods.
 
     Attributes:
-        epochs: number of epochs.
-        batch_size: images a step, over all devices.
+        epochs: int, number of epochs.
+        batch_size: int, images per step over all devices.
         learning_rates: dict of first epoch to learning rate.
-        learning_rates_as_printed: the same as the paper prints it.
-        momentum: of SGD, Nesterov's.
-        l1: multiplier of sum |w| in the loss, over the kernels.
-        l2: multiplier of w in the gradient (PyTorch's weight decay): half of it is Keras's `L2`.
-        top_5: whether the accuracy of the five best classes is measured, too.
-        label_smoothing: part of each label that is spread over all classes.
+        learning_rates_as_printed: the learning rates printed in the paper.
+        momentum: float, Nesterov momentum of SGD.
+        l1: float, coefficient of sum |w| over the kernels in the loss.
+        l2: float, coefficient of w in the gradient (weight decay of PyTorch), twice the coefficient of Keras's `L2`.
+        top_5: bool, whether the top-5 accuracy is measured, too.
+        label_smoothing: float in [0, 1), as in `keras.losses.CategoricalCrossentropy`.
     """
 
     epochs: int
@@ -39,15 +40,16 @@ class DynamicSparseSettings:
     """Arguments of `keras_sparse.DynamicSparse`.
 
     Attributes:
-        prune_count: K, weights to drop at an update of the paper's network; of others in proportion to its size.
-        slice_prune_count: K where whole kernel slices live and die; None where there are none.
-        tolerance: delta, fraction of K.
-        threshold: H(0).
-        period: P, dict of first epoch to steps.
-        until: epochs after which the masks stay.
-        prune_fraction: K over the live weights at first, instead of `prune_count`; it falls to 0 by half a cosine.
-        growth: where weights grow.
-        distribution: of the start.
+        prune_count: int, K for the paper's network; for other networks it is scaled to their size.
+        slice_prune_count: int, K with granularity "kernel_slice"; None if the network has no kernel slices.
+        tolerance: float, delta.
+        threshold: float, H(0).
+        period: dict of first epoch to P, in steps.
+        until: int, the number of epochs after which the masks stay fixed.
+        prune_fraction: float, instead of `prune_count`: the initial K as a fraction of the live weights. K decays to 0
+            along half a cosine.
+        growth: str, "anywhere" or "live_units".
+        distribution: str, the initial distribution.
     """
 
     prune_count: int
@@ -66,10 +68,10 @@ class SETSettings:
     """Arguments of `keras_sparse.SET`.
 
     Attributes:
-        prune_count: weights moved at an update, over the network; as for dynamic sparse.
-        slice_prune_count: as for dynamic sparse.
-        period: P, dict of first epoch to steps.
-        until: epochs after which the masks stay.
+        prune_count: int, the number of weights that an update moves in the paper's network; scaled for others.
+        slice_prune_count: int, the same with granularity "kernel_slice"; None if the network has no kernel slices.
+        period: dict of first epoch to period, in steps.
+        until: int, the number of epochs after which the masks stay fixed.
     """
 
     prune_count: int
@@ -80,12 +82,12 @@ class SETSettings:
 
 @dataclasses.dataclass(frozen=True)
 class DeepRSettings:
-    """Arguments of `keras_sparse.DeepR`, in its reading "table_4".
+    """Arguments of `keras_sparse.DeepR` with `reading="table_4"`.
 
     Attributes:
-        alpha: L1 multiplier.
-        temperature: T, dict of first epoch to temperature.
-        eta: of the noise.
+        alpha: float, coefficient of the L1 penalty.
+        temperature: dict of first epoch to the temperature T.
+        eta: float, step size in the variance of the noise.
     """
 
     alpha: float
@@ -95,13 +97,13 @@ class DeepRSettings:
 
 @dataclasses.dataclass(frozen=True)
 class CompressedSettings:
-    """The phase of gradual pruning that follows the dense training.
+    """Settings of gradual pruning, the phase after the dense training.
 
     Attributes:
-        prunings: T, how many.
-        epochs_between: epochs from one to the next; the first comes after as many.
-        epochs: of the phase.
-        learning_rates: dict of first epoch of the phase to learning rate.
+        prunings: int, the number of prunings, T.
+        epochs_between: int, the number of epochs before each pruning.
+        epochs: int, the number of epochs of the phase.
+        learning_rates: dict of first epoch, counted from the start of the phase, to learning rate.
     """
 
     prunings: int
@@ -115,9 +117,9 @@ class RigLSettings:
     """Arguments of `keras_sparse.RigL`.
 
     Attributes:
-        fraction: alpha.
-        period: dict of first epoch to steps.
-        until: fraction of all epochs after which the masks stay.
+        fraction: float, alpha.
+        period: dict of first epoch to Delta T, in steps.
+        until: float, T_end as a fraction of all epochs.
     """
 
     fraction: float
@@ -130,23 +132,23 @@ class Experiment:
     """One column of Table 4.
 
     Attributes:
-        name: of the recipe and its output folder.
-        dataset: TFDS's name of the paper's data set.
-        test_split: the split it is tested on.
-        image_size: pixels of a side that images are brought to; None where they come in one size.
-        depth: of the network, where it can be chosen; else None.
-        widen_factor: of the network.
-        sparsity: that of the paper's headline.
-        sparse_weights: weights of the kernels that the paper makes sparse, in its network; what `prune_count` is for.
-        kernel_slices: k x k slices of them, what `slice_prune_count` is for.
-        keep_dense: names of the layers that stay dense.
+        name: str, the name of the recipe and its output folder.
+        dataset: str, the TFDS name of the data set.
+        test_split: str, the split for testing.
+        image_size: int, height and width in pixels to which images are resized; None if all images have one size.
+        depth: int, depth of the network; None if it is fixed.
+        widen_factor: float, width of the network.
+        sparsity: float, default sparsity.
+        sparse_weights: int, number of weights in the sparse kernels of the paper's network, to scale `prune_count`.
+        kernel_slices: int, number of their k x k slices, to scale `slice_prune_count`.
+        keep_dense: tuple of the names of the layers that stay dense.
         training: `Training`.
         dynamic_sparse: `DynamicSparseSettings`.
         set: `SETSettings`.
         deepr: `DeepRSettings`.
         compressed: `CompressedSettings`.
         rigl: `RigLSettings`; not in the paper.
-        ours: the `Experiment` of `--settings ours`, if there is one.
+        ours: the `Experiment` of `--settings ours`, or None.
     """
 
     name: str
@@ -177,17 +179,17 @@ LENET_MNIST = Experiment(
     widen_factor=1.0,
     sparsity=0.98,
     sparse_weights=266_200,
-    kernel_slices=266_200,  # of dense layers each weight is one
+    kernel_slices=266_200,  # each weight of a dense layer is a slice
     keep_dense=(),
     training=Training(
         epochs=100,  # Table 4, "Number of training epochs"
         batch_size=100,  # "Mini-batch size"
-        # Printed 0.100, 0.020, 0.040, 0.008, which is no decay by five; the code has 0.004 and 0.0008.
+        # The paper prints 0.100, 0.020, 0.040, 0.008, which does not decay by 5; the code has 0.004 and 0.0008.
         learning_rates={0: 0.1, 25: 0.02, 50: 0.004, 75: 0.0008},
         learning_rates_as_printed={0: 0.1, 25: 0.02, 50: 0.04, 75: 0.008},
         momentum=0.9,  # "Momentum (Nesterov)"
         l1=1e-4,  # "L1 regularization multiplier"
-        l2=0.0,  # "L2 regularization multiplier"; the code's dense and static jobs use 1e-4, and no L1
+        l2=0.0,  # "L2 regularization multiplier"; in the code, dense and static use 1e-4 and no L1
     ),
     dynamic_sparse=DynamicSparseSettings(
         prune_count=600,  # "Number of parameters to prune (K)"
@@ -195,9 +197,9 @@ LENET_MNIST = Experiment(
         tolerance=0.1,  # "Fractional tolerance of K (delta)"
         threshold=0.001,  # "Initial pruning threshold (H(0))"
         period={0: 100, 25: 200, 50: 400, 75: 800},  # "Reparameterization period (P) schedule"
-        until=90,  # the code only
+        until=90,  # from the code, not in the paper
     ),
-    # The paper did not run SET and DeepR on LeNet: these are ours, of the shape of its other two columns.
+    # The paper did not run SET and DeepR on LeNet. These settings are ours, chosen like those of the other two columns.
     set=SETSettings(prune_count=600, slice_prune_count=None, period={0: 100, 25: 200, 50: 400, 75: 800}, until=90),
     deepr=DeepRSettings(alpha=1e-5, temperature={0: 1e-5, 25: 1e-8, 50: 1e-12, 75: 1e-15}, eta=0.01),
     compressed=CompressedSettings(
@@ -206,11 +208,11 @@ LENET_MNIST = Experiment(
         epochs=40,  # "Number of training epochs post-pruning" is 20, "Total number of pruning epochs" 40
         learning_rates={0: 0.0, 1: 0.02, 20: 0.004, 30: 0.0008},  # "Learning rate schedule during pruning"
     ),
-    # Ours: the fraction of the RigL paper, the periods of dynamic sparse.
+    # Not in the paper: the fraction is that of the RigL paper, the periods are those of dynamic sparse.
     rigl=RigLSettings(fraction=0.3, period={0: 100, 25: 200, 50: 400}, until=0.75),
 )
 
-# Found on the last 10,000 training images, held out; RESULTS.md tells what helped and what did not.
+# Tuned on the last 10,000 training images, which were held out; RESULTS.md has the ablations.
 LENET_MNIST = dataclasses.replace(
     LENET_MNIST,
     ours=dataclasses.replace(
@@ -243,7 +245,7 @@ WRN_CIFAR10 = Experiment(
     training=Training(
         epochs=200,
         batch_size=100,
-        # Printed 0.100, 0.020, 0.040, 0.008, as for LeNet; the code has these.
+        # The paper prints 0.100, 0.020, 0.040, 0.008, as for LeNet; these are from the code.
         learning_rates={0: 0.1, 60: 0.02, 120: 0.004, 160: 0.0008},
         learning_rates_as_printed={0: 0.1, 60: 0.02, 120: 0.04, 160: 0.008},
         momentum=0.9,
@@ -252,17 +254,17 @@ WRN_CIFAR10 = Experiment(
     ),
     dynamic_sparse=DynamicSparseSettings(
         prune_count=20_000,
-        slice_prune_count=2_000,  # the code only
+        slice_prune_count=2_000,  # from the code, not in the paper
         tolerance=0.1,
         threshold=0.001,
         period=_CIFAR_PERIOD,
-        until=190,  # the code only
+        until=190,  # from the code, not in the paper
     ),
     set=SETSettings(prune_count=20_000, slice_prune_count=2_000, period=_CIFAR_PERIOD, until=190),
     deepr=DeepRSettings(
         alpha=1e-5,  # "L1 regularization multiplier (alpha)"
         temperature={0: 1e-5, 25: 1e-8, 80: 1e-12, 140: 1e-15},  # "Annealing temperature (T) schedule"
-        eta=0.01,  # the code only
+        eta=0.01,  # from the code, not in the paper
     ),
     compressed=CompressedSettings(
         prunings=20, epochs_between=2, epochs=50, learning_rates={0: 0.0, 1: 0.02, 25: 0.004, 35: 0.0008}
@@ -286,7 +288,7 @@ RESNET50_IMAGENET = Experiment(
     training=Training(
         epochs=100,
         batch_size=256,
-        # Of the print only "0.0010" is left; the code has these.
+        # The paper prints only "0.0010"; these are from the code.
         learning_rates={0: 0.1, 30: 0.01, 60: 0.001, 90: 0.0001},
         learning_rates_as_printed={0: 0.1, 30: 0.01, 60: 0.001, 90: 0.0001},
         momentum=0.9,
@@ -296,11 +298,11 @@ RESNET50_IMAGENET = Experiment(
     ),
     dynamic_sparse=DynamicSparseSettings(
         prune_count=200_000,  # as printed; the code has 400,000
-        slice_prune_count=40_000,  # the code only
+        slice_prune_count=40_000,  # from the code, not in the paper
         tolerance=0.1,
         threshold=0.001,
         period=_IMAGENET_PERIOD,
-        until=95,  # the code only
+        until=95,  # from the code, not in the paper
     ),
     set=SETSettings(prune_count=200_000, slice_prune_count=40_000, period=_IMAGENET_PERIOD, until=95),
     deepr=DeepRSettings(alpha=1e-5, temperature={0: 1e-5, 25: 1e-8, 50: 1e-12, 75: 1e-15}, eta=0.01),

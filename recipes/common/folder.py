@@ -1,4 +1,4 @@
-"""The folder of a run: how one is begun, gone on with, and finished."""
+"""The folder of a run: starts, resumes and finishes runs."""
 
 import csv
 import errno
@@ -14,24 +14,25 @@ FREE = {"resume", "overwrite", "verbose", "output_dir", "data_dir"}  # flags tha
 
 
 class RunFolder:
-    """Files of one run.
+    """The files of a run.
 
-    `config.json` is written first and holds every flag, `result.json` last: a folder that has it holds a finished run.
+    `config.json` is written first, and holds all flags. `result.json` is written last: a folder with it holds a
+    finished run.
 
     Args:
-        path: of the folder.
+        path: path of the folder.
     """
 
     def __init__(self, path):
         self.path = Path(path)
 
     def check(self, config, resume, overwrite):
-        """Raises `app.UsageError` if the folder holds a run of at least an epoch that is not to be gone on with.
+        """Raises `app.UsageError` if the folder holds a run of at least one epoch that must not be lost.
 
         Args:
             config: dict of all flags.
-            resume: whether a run of the same flags is to be gone on with.
-            overwrite: whether any other is to be deleted.
+            resume: bool, whether a run with the same flags is resumed.
+            overwrite: bool, whether any other run is deleted.
         """
         if resume and overwrite:
             raise app.UsageError("--resume keeps what --overwrite would delete: give one of them.")
@@ -42,7 +43,7 @@ class RunFolder:
                 "which a run would replace. Give another --output_dir."
             )
         if not self.result() and not self.backups():
-            return  # There is nothing to lose.
+            return  # No epoch was finished: nothing can be lost.
         if resume:
             self._check_same(config)
         elif not overwrite:
@@ -64,17 +65,17 @@ class RunFolder:
             )
 
     def backups(self):
-        """Folders that hold what an unfinished run goes on from."""
+        """Returns the folders with the backups of an unfinished run."""
         return [x for x in (self.path / "backup", self.path / "dense" / "backup") if x.exists() and any(x.iterdir())]
 
     def begin(self, config, overwrite):
-        """Makes the folder, deletes another run's files, and writes the flags."""
+        """Makes the folder, deletes the files of another run, and writes the flags."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if overwrite or not self.backups():
                 for name in FOLDERS:
                     shutil.rmtree(self.path / name, ignore_errors=True)
-                for name in FILES[1:]:  # The first, which says whose they are, is replaced.
+                for name in FILES[1:]:  # config.json, the first, is replaced below.
                     (self.path / name).unlink(missing_ok=True)
             _write(self.path / "config.json", config)
         except OSError as error:
@@ -85,23 +86,23 @@ class RunFolder:
             ) from error
 
     def finish(self, result):
-        """Writes the result, and deletes the backups, which nobody needs from here on."""
+        """Writes the result, and deletes the backups, which are no longer needed."""
         _write(self.path / "result.json", result)
         for backup in (self.path / "backup", self.path / "dense" / "backup"):
             shutil.rmtree(backup, ignore_errors=True)
 
     def result(self):
-        """What a finished run has written, a dict, or None."""
+        """Returns the content of `result.json`, a dict; None if the run is not finished."""
         path = self.path / "result.json"
         return json.loads(path.read_text()) if path.exists() else None
 
 
 def forget_epochs(path, first):
-    """Cuts a CSVLogger's file off before an epoch: those from it on are trained again.
+    """Deletes the lines of a CSVLogger's file from an epoch on, since these epochs are trained again.
 
     Args:
-        path: of the file, which may be missing.
-        first: int, the epoch.
+        path: path of the file, which may be missing.
+        first: int, the first epoch to delete.
     """
     if not path.exists():
         return
@@ -112,14 +113,14 @@ def forget_epochs(path, first):
 
 
 def history(path):
-    """What a CSVLogger has written: dict of name to list of floats, as `History.history`."""
+    """Reads the file of a CSVLogger: dict of name to list of floats, like `History.history`."""
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     return {name: [float(row[name]) for row in rows] for name in rows[0] if name != "epoch"}
 
 
 def is_full(error):
-    """Whether an OSError says that the disk is full; HDF5's say so in words only."""
+    """Whether an OSError means that the disk is full; errors of HDF5 say so only in the message."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error) or "errno = 28" in str(error)
 
 
@@ -128,7 +129,7 @@ def _write(path, content):
 
 
 def _replace(path, text):
-    """Writes a file at once or not at all."""
+    """Writes a file atomically."""
     new = path.with_name(path.name + ".new")
     new.write_text(text)
     new.replace(path)

@@ -1,4 +1,4 @@
-"""The methods of the paper as recipes run them: from flags to a model, its callbacks and its schedule."""
+"""The methods of the recipes: makes the model, the callbacks and the learning rates from the flags."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ import keras_sparse as ks
 
 METHODS = ("dynamic_sparse", "set", "deepr", "rigl", "compressed", "static", "thin_dense", "dense")
 DENSE = ("thin_dense", "dense")
-USERS = {  # of flags that have no value by default
+USERS = {  # flags without a default -> methods that use them
     "prune_count": ("dynamic_sparse", "set"),
     "period": ("dynamic_sparse", "set", "rigl"),
     "distribution": ("dynamic_sparse", "set", "deepr", "rigl", "static"),
@@ -19,14 +19,14 @@ USERS = {  # of flags that have no value by default
 
 @dataclasses.dataclass
 class Plan:
-    """What to train and how.
+    """The model to train, and how to train it.
 
     Attributes:
         model: `keras.Model`.
         learning_rates: dict of first epoch to learning rate.
-        epochs: number of epochs.
+        epochs: int, number of epochs.
         callbacks: list of callbacks of the method.
-        most_steps: how many steps may be executed at once.
+        most_steps: int, the maximum of `steps_per_execution`.
     """
 
     model: keras.Model
@@ -37,14 +37,14 @@ class Plan:
 
 
 def plan(experiment, build, options, steps, dense=None):
-    """The `Plan` of what the flags say.
+    """Makes the `Plan` of a run.
 
     Args:
         experiment: `common.experiment.Experiment`.
-        build: function that makes the dense network, with `widen_factor`.
+        build: function that makes the dense network, with an argument `widen_factor`.
         options: parsed flags.
-        steps: int, steps of an epoch.
-        dense: the trained dense model, for method "compressed".
+        steps: int, the number of steps of an epoch.
+        dense: trained dense model, for the method "compressed".
     """
     method = options.method
     unused = [name for name, users in USERS.items() if getattr(options, name) is not None and method not in users]
@@ -74,13 +74,15 @@ def plan(experiment, build, options, steps, dense=None):
 
 
 def learning_rates(training, options):
-    """The schedule of the flags, by epoch."""
+    """Returns the learning rates that the flags ask for, a dict of first epoch to learning rate."""
     rates = training.learning_rates if options.learning_rates == "code" else training.learning_rates_as_printed
     return stretched(rates, options.epochs / training.epochs)
 
 
 def stretched(schedule, factor):
-    """A schedule by epoch for another number of epochs; of those that begin with the same one the last stays.
+    """Stretches a schedule by epoch to another number of epochs.
+
+    If several values begin at the same epoch then, the last one remains.
 
     >>> stretched({0: 0.1, 25: 0.02, 50: 0.004}, 0.02)
     {0: 0.02, 1: 0.004}
@@ -89,11 +91,11 @@ def stretched(schedule, factor):
 
 
 def thin(build, parameters):
-    """The dense network whose width brings it nearest to a number of parameters.
+    """Makes a dense network with about a given number of parameters, by bisection over its width.
 
     Args:
-        build: function that makes the network, with `widen_factor`.
-        parameters: int, how many trainable parameters it should have.
+        build: function that makes the network, with an argument `widen_factor`.
+        parameters: int, the number of trainable parameters.
     """
     low, high = 0.0, build.keywords.get("widen_factor", 1.0) if hasattr(build, "keywords") else 1.0
     tried = {}
@@ -106,10 +108,10 @@ def thin(build, parameters):
 
 
 def prune_count(settings, experiment, options, model):
-    """K of a network: the flag's, or Table 4's in proportion to the mask elements of the sparse layers, at least 1.
+    """Returns K: the flag, or the value of Table 4 scaled to the size of the network.
 
-    In the paper K is one number for its network at each sparsity, so that the live weights do not matter. Prints what K
-    is where the network is not the paper's.
+    K is scaled by the number of mask elements, live and dead, since the paper has one K for all sparsities of its
+    network. If the network is not that of the paper, the scaled K is printed.
 
     Args:
         settings: `DynamicSparseSettings` or `SETSettings` of the experiment.
@@ -118,7 +120,7 @@ def prune_count(settings, experiment, options, model):
         model: the masked `keras.Model`.
 
     Returns:
-        int.
+        int of at least 1.
     """
     if options.prune_count:
         return options.prune_count
@@ -179,7 +181,7 @@ def _rigl(experiment, options, model):
 
 
 def callback(method, experiment, options, model):
-    """The callback of one of the methods that train sparse from the first step, with its settings of the experiment."""
+    """Makes the callback of a method that trains sparse from the first step, with the settings of the experiment."""
     return _CALLBACKS[method](experiment, options, model)
 
 
@@ -193,7 +195,7 @@ _CALLBACKS = {"dynamic_sparse": _dynamic_sparse, "set": _set, "deepr": _deepr, "
 def _compressed(experiment, options, steps, dense):
     settings, factor = experiment.compressed, options.epochs / experiment.training.epochs
     between = max(1, round(settings.epochs_between * steps * factor))
-    # Step 1 comes before the first epoch: at the paper's number of epochs each pruning falls between two.
+    # The schedule begins before step 1: so, at the paper's number of epochs, each pruning is between two epochs.
     schedule = ks.schedules.polynomial_decay(
         0.0, options.sparsity, begin_step=1, end_step=1 + settings.prunings * between, frequency=between
     )

@@ -1,4 +1,4 @@
-"""The paper's networks, dense, as plain functions; initialized, normalized, padded and decayed as in PyTorch."""
+"""The networks of the paper as dense Keras models, with initialization, normalization, padding and decay of PyTorch."""
 
 import keras
 from keras import layers
@@ -7,18 +7,19 @@ BLOCKS = {14: (1, 1, 1, 1), 26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 
 
 
 def lenet_300_100(widen_factor=1.0, input_shape=(28, 28, 1), classes=10, l1=0.0, l2=0.0, synchronized=False):
-    """LeNet-300-100: three dense layers without bias, each followed by batch norm.
+    """Makes LeNet-300-100: three dense layers without bias, each followed by batch normalization.
 
     Args:
-        widen_factor: positive number, hidden units over 300 and 100.
-        input_shape: shape of an image.
-        classes: number of classes; the output is their logits.
-        l1: multiplier of sum |w| over the kernels in the loss.
-        l2: multiplier of w in the gradient, on every parameter, as PyTorch's weight decay.
-        synchronized: whether batch norm is over all replicas of a `tf.distribute` strategy.
+        widen_factor: positive number, the factor of the numbers of hidden units, 300 and 100.
+        input_shape: tuple of ints, the shape of an image.
+        classes: int, number of classes.
+        l1: float, coefficient of sum |w| over the kernels in the loss.
+        l2: float, coefficient of w in the gradient of every parameter, as weight decay of PyTorch.
+        synchronized: bool, whether batch normalization is over all replicas of a `tf.distribute` strategy.
 
     Returns:
-        `keras.Model`; for MNIST 267,020 trainable parameters, of which 266,200 are in the kernels `fc1`, `fc2`, `fc3`.
+        `keras.Model` whose output are logits. For MNIST it has 267,020 trainable parameters, of which 266,200 are in
+        the kernels of `fc1`, `fc2` and `fc3`.
     """
     parts = _Parts(l1, l2, synchronized)
     images = keras.Input(input_shape, name="images")
@@ -32,23 +33,23 @@ def lenet_300_100(widen_factor=1.0, input_shape=(28, 28, 1), classes=10, l1=0.0,
 
 
 def wide_resnet(depth=28, widen_factor=2, input_shape=(32, 32, 3), classes=10, l1=0.0, l2=0.0, synchronized=False):
-    """Wide residual network for small images, pre-activation: WRN-depth-widen_factor.
+    """Makes a wide residual network for small images, with pre-activation: WRN-depth-widen_factor.
 
-    The 3x3 convolutions of the blocks, named `groupI_blockJ_convK`, are those the paper makes sparse; `stem`,
+    The paper makes the 3x3 convolutions of the blocks sparse, which are named `groupI_blockJ_convK`. `stem`,
     `groupI_shortcut` and `logits` stay dense.
 
     Args:
-        depth: int, 6 n + 4: three groups of n blocks of two convolutions.
-        widen_factor: number, channels of the groups over 16, 32, 64.
-        input_shape: shape of an image.
-        classes: number of classes; the output is their logits.
-        l1: multiplier of sum |w| over the kernels in the loss.
-        l2: multiplier of w in the gradient, on every parameter, as PyTorch's weight decay.
-        synchronized: whether batch norm is over all replicas of a `tf.distribute` strategy.
+        depth: int, 6 n + 4, for three groups of n blocks with two convolutions.
+        widen_factor: positive number, the factor of the numbers of channels, 16, 32 and 64.
+        input_shape: tuple of ints, the shape of an image.
+        classes: int, number of classes.
+        l1: float, coefficient of sum |w| over the kernels in the loss.
+        l2: float, coefficient of w in the gradient of every parameter, as weight decay of PyTorch.
+        synchronized: bool, whether batch normalization is over all replicas of a `tf.distribute` strategy.
 
     Returns:
-        `keras.Model`; WRN-28-2 has 1,467,610 trainable parameters, of which 1,451,520 are in the blocks' 3x3
-        convolutions.
+        `keras.Model` whose output are logits. WRN-28-2 has 1,467,610 trainable parameters, of which 1,451,520 are in
+        the 3x3 convolutions of the blocks.
 
     Raises:
         ValueError: if `depth` is not 6 n + 4 with n of at least 1.
@@ -78,23 +79,23 @@ def wide_resnet(depth=28, widen_factor=2, input_shape=(32, 32, 3), classes=10, l
 
 
 def resnet(depth=50, widen_factor=1.0, input_shape=(224, 224, 3), classes=1000, l1=0.0, l2=0.0, synchronized=False):
-    """Residual network of bottlenecks, post-activation, with the stride in the 3x3 convolution.
+    """Makes a residual network of bottlenecks, with post-activation and the stride in the 3x3 convolution.
 
-    The convolutions of the bottlenecks, named `groupI_blockJ_convK`, and `logits` are those the paper makes sparse;
-    `stem` and `groupI_shortcut` stay dense.
+    The paper makes the convolutions of the bottlenecks, named `groupI_blockJ_convK`, and `logits` sparse. `stem` and
+    `groupI_shortcut` stay dense.
 
     Args:
         depth: int, one of `BLOCKS`: 14, 26, 50, 101, 152.
-        widen_factor: number, channels over those of the paper.
-        input_shape: shape of an image.
-        classes: number of classes; the output is their logits.
-        l1: multiplier of sum |w| over the kernels in the loss.
-        l2: multiplier of w in the gradient, on every parameter, as PyTorch's weight decay.
-        synchronized: whether batch norm is over all replicas of a `tf.distribute` strategy.
+        widen_factor: positive number, the factor of the numbers of channels.
+        input_shape: tuple of ints, the shape of an image.
+        classes: int, number of classes.
+        l1: float, coefficient of sum |w| over the kernels in the loss.
+        l2: float, coefficient of w in the gradient of every parameter, as weight decay of PyTorch.
+        synchronized: bool, whether batch normalization is over all replicas of a `tf.distribute` strategy.
 
     Returns:
-        `keras.Model`; ResNet-50 for ImageNet has 25,557,032 trainable parameters, of which 22,724,608 are in the
-        kernels that the paper makes sparse.
+        `keras.Model` whose output are logits. ResNet-50 for ImageNet has 25,557,032 trainable parameters, of which
+        22,724,608 are in the kernels that the paper makes sparse.
 
     Raises:
         ValueError: if `depth` is not in `BLOCKS`.
@@ -107,7 +108,7 @@ def resnet(depth=50, widen_factor=1.0, input_shape=(224, 224, 3), classes=1000, 
     parts = _Parts(l1, l2, synchronized)
     images = keras.Input(input_shape, name="images")
     x = parts.convolution(images, max(1, round(64 * widen_factor)), 7, 2, "stem")
-    x = layers.ZeroPadding2D(1)(parts.active(x, "bn"))  # of what is not negative: the same as PyTorch's -inf
+    x = layers.ZeroPadding2D(1)(parts.active(x, "bn"))  # after ReLU the same as PyTorch's padding by -inf
     x = layers.MaxPooling2D(3, 2)(x)
     for group, blocks in enumerate(BLOCKS[depth], start=1):
         filters = max(1, round(32 * 2**group * widen_factor))
@@ -126,12 +127,12 @@ def resnet(depth=50, widen_factor=1.0, input_shape=(224, 224, 3), classes=1000, 
 
 
 def resnet50(**kwargs):
-    """`resnet` of depth 50."""
+    """Makes a `resnet` of depth 50."""
     return resnet(50, **kwargs)
 
 
 class _Parts:
-    """The layers of one network."""
+    """Makes the layers of a network, with its regularization."""
 
     def __init__(self, l1, l2, synchronized):
         self.decay = keras.regularizers.L2(l2 / 2) if l2 else None
@@ -139,8 +140,8 @@ class _Parts:
         self.synchronized = {"synchronized": True} if synchronized else {}
 
     def convolution(self, x, filters, size, strides, name):
-        """Convolution without bias, padded by half its size on both sides."""
-        same = strides == 1 or size == 1  # Keras's "same" pads a strided one on one side more.
+        """Adds a convolution without bias, with padding of half the kernel size on both sides."""
+        same = strides == 1 or size == 1  # With strides, padding "same" of Keras is asymmetric.
         return layers.Conv2D(
             filters,
             size,
@@ -153,7 +154,7 @@ class _Parts:
         )(x if same else layers.ZeroPadding2D(size // 2)(x))
 
     def dense(self, x, units, name, use_bias=True):
-        """Dense layer, uniform in +- 1 / sqrt(inputs) at the start."""
+        """Adds a dense layer with an initial distribution uniform in +- 1 / sqrt(inputs)."""
         return layers.Dense(
             units,
             use_bias=use_bias,
@@ -164,7 +165,7 @@ class _Parts:
         )(x)
 
     def norm(self, x, name):
-        """Batch norm."""
+        """Adds batch normalization."""
         return layers.BatchNormalization(
             momentum=0.9,
             epsilon=1e-5,
@@ -175,5 +176,5 @@ class _Parts:
         )(x)
 
     def active(self, x, name):
-        """Batch norm and ReLU."""
+        """Adds batch normalization and ReLU."""
         return layers.ReLU()(self.norm(x, name))

@@ -1,4 +1,4 @@
-"""Data sets too large for memory, such as ImageNet: decoded while the network trains, by tf.data."""
+"""Data sets that do not fit into memory, such as ImageNet, read and decoded by tf.data during training."""
 
 import dataclasses
 import functools
@@ -7,21 +7,22 @@ import numpy as np
 
 from common import augment, data, tfds
 
-RESIZED = 256 / 224  # shorter side in evaluation, over the crop
+RESIZED = 256 / 224  # shorter side of a test image / size of its crop
 
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """A split of a TFDS image set. Reads and decodes in parallel; needs no cache.
+    """A split of a TFDS image data set, which is read and decoded in parallel, without a cache.
 
-    Training images are cropped at random (8 to 100% of the area, sides 3:4 to 4:3), resized and mirrored every other
-    time; test images resized to a shorter side 256/224 of the size, and cropped centrally.
+    Training images are cropped to a random window (8 to 100% of the area, aspect ratio 3:4 to 4:3), resized, and
+    mirrored with probability 1/2. Test images are resized to a shorter side of 256/224 of the size, and cropped to the
+    center.
 
     Attributes:
         builder: `tfds.core.DatasetBuilder`, prepared.
         split: TFDS split string.
-        size: int, pixels of a side of what the network gets.
-        block: int, how many encoded images, of many files, are shuffled among each other after the files are.
+        size: int, height and width in pixels of the images that the network gets.
+        block: int, the number of encoded images, from several files, that are shuffled together.
     """
 
     builder: object
@@ -34,7 +35,7 @@ class Stream:
 
     @property
     def shape(self):
-        """Of an image that the network gets."""
+        """Shape `(height, width, channels)` of the images that the network gets."""
         return (self.size, self.size, 3)
 
     @property
@@ -43,13 +44,13 @@ class Stream:
         return self.builder.info.features["label"].num_classes
 
     def batches(self, batch_size, seed, first_step=0, part=(0, 1)):
-        """Training batches from a step on, without end: a new order and new crops each epoch.
+        """Returns an infinite sequence of training batches from a step on, with another order and crops in each epoch.
 
         Args:
-            batch_size: int, of all processes together.
+            batch_size: int, the batch size of all processes together.
             seed: int of at least 0.
-            first_step: int, steps since the training began.
-            part: `(i, n)`, the i-th of n equal parts of each batch.
+            first_step: int, the number of steps since the start of the training.
+            part: tuple `(i, n)`, to return the i-th of n equal parts of each batch.
 
         Returns:
             `tf.data.Dataset` of float32 images and int32 labels.
@@ -60,7 +61,8 @@ class Stream:
         first_epoch, skip = divmod(first_step, steps)
 
         def epoch(number):
-            # `Dataset.shuffle` takes no computed seed, and draws by how often it was iterated: no way to resume.
+            # `Dataset.shuffle` cannot be resumed: its order depends on how often it was iterated, and its seed cannot
+            # be a tensor.
             files = self._files().batch(len(self)).map(functools.partial(_shuffled, seed, number)).unbatch()
             records = files.interleave(_records, 16, block_length=4, num_parallel_calls=tf.data.AUTOTUNE)
             records = records.batch(self.block).map(functools.partial(_shuffled, seed, number)).prefetch(1).unbatch()
@@ -74,12 +76,12 @@ class Stream:
         return _finish(examples.batch(batch_size // part[1], drop_remainder=True))
 
     def evaluation(self, count, batch_size, part=(0, 1)):
-        """The first images, each once, in order: what `validation_data` takes.
+        """Returns the first images, each once and in order, for the argument `validation_data` of `fit`.
 
         Args:
-            count: int, how many.
-            batch_size: int, of all processes together; must divide `count` if there are several.
-            part: `(i, n)`, the i-th of n equal parts of each batch.
+            count: int, the number of images.
+            batch_size: int, the batch size of all processes together; it must divide `count` if there are several.
+            part: tuple `(i, n)`, to return the i-th of n equal parts of each batch.
         """
         import tensorflow as tf
 
@@ -89,7 +91,7 @@ class Stream:
         return _finish(batches).apply(tf.data.experimental.assert_cardinality(-(-count // batch_size)))
 
     def _files(self):
-        """(file, first record, number of records) of every file that the split is in."""
+        """Returns a dataset of `(file, first record, number of records)` for all files of the split."""
         import tensorflow as tf
 
         files = self.builder.info.splits[self.split].file_instructions
@@ -121,7 +123,7 @@ class Stream:
             max_attempts=10,
             use_image_if_no_bounding_boxes=True,
         )
-        image = tf.cond(  # Of a JPEG nothing but the window is decoded.
+        image = tf.cond(  # For a JPEG, only the window is decoded.
             tf.io.is_jpeg(image),
             lambda: tf.image.decode_and_crop_jpeg(image, tf.concat([start[:2], size[:2]], axis=0), channels=3),
             lambda: tf.slice(_decoded(image), start, tf.concat([size[:2], [3]], axis=0)),
@@ -141,18 +143,19 @@ class Stream:
 
 
 def load(dataset, splits, data_dir=None, size=224):
-    """The splits of an image set to train and to test on.
+    """Loads the training and the test split of an image data set.
 
     Args:
-        dataset: a set that tools/export_arrays.py has written into `data_dir`, or a TFDS name. What TFDS can download
-            it prepares at the first use; ImageNet has to be fetched by hand, as its page in the TFDS catalogue says.
+        dataset: str, a data set that tools/export_arrays.py has written into `data_dir`, or the name of a TFDS data
+            set, which is downloaded at its first use. ImageNet has to be downloaded by hand, as its page in the TFDS
+            catalog explains.
         splits: two TFDS split strings.
-        data_dir: folder of exported arrays, or TFDS data_dir; None for the environment's TFDS_DATA_DIR, or TFDS's own
-            default.
-        size: int, as for `Stream`.
+        data_dir: folder of exported arrays, or data_dir of TFDS; None for the environment variable TFDS_DATA_DIR, or
+            the default of TFDS.
+        size: int; see `Stream`.
 
     Returns:
-        Two `Stream`, or two `common.data.Images`.
+        List of two `Stream`, or tuple of two `common.data.Images`.
     """
     if data.is_exported(dataset, data_dir):
         return data.load(dataset, splits, data_dir, augment.ResizedCropFlip(), size)
@@ -170,11 +173,12 @@ def _records(file, skip, take):
     import tensorflow as tf
 
     records = tf.data.TFRecordDataset(file, buffer_size=1 << 20).skip(skip).take(take)
-    return records.apply(tf.data.experimental.assert_cardinality(take))  # A file cut off between two is no error else.
+    # Without this, a file that is truncated between two records would end without an error.
+    return records.apply(tf.data.experimental.assert_cardinality(take))
 
 
 def _shuffled(seed, epoch, *columns):
-    """The rows of some tensors in an order that seed and epoch determine."""
+    """Shuffles the rows of some tensors in the same way, determined by seed and epoch."""
     import tensorflow as tf
 
     order = tf.random.experimental.stateless_shuffle(tf.range(tf.shape(columns[0])[0]), tf.stack([epoch, seed]))

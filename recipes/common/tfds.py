@@ -1,4 +1,4 @@
-"""TensorFlow Datasets, with errors that say which flag to change."""
+"""Access to TensorFlow Datasets, with errors that say which flag to change."""
 
 import contextlib
 from pathlib import Path
@@ -7,32 +7,32 @@ from absl import app
 
 
 def builder(dataset, data_dir, splits):
-    """A prepared builder of an image set; what is not there yet is downloaded.
+    """Returns the builder of an image data set, which is downloaded if necessary.
 
     Args:
-        dataset: TFDS name.
-        data_dir: folder, or None for the environment's TFDS_DATA_DIR, or TFDS's own default.
-        splits: dict of flag to the TFDS split string that it names, which the set must have; `named(...)`'s, say.
+        dataset: str, TFDS name.
+        data_dir: folder; None for the environment variable TFDS_DATA_DIR, or the default of TFDS.
+        splits: dict of the name of a flag to its value, a TFDS split string, such as made by `named`.
 
     Returns:
         `tfds.core.DatasetBuilder`.
 
     Raises:
-        app.UsageError: if there is no such set, it cannot be prepared, has no images and labels, or not those splits;
-            or if TensorFlow or TFDS is not installed.
+        app.UsageError: if the data set does not exist, cannot be prepared, or has no images and labels; if it does not
+            have one of the splits; or if TensorFlow or TFDS is not installed.
     """
     if data_dir and not Path(data_dir).expanduser().is_dir():
         raise app.UsageError(
-            f"--data_dir={data_dir} is no folder. Name one that holds {dataset}/, as TFDS or tools/export_arrays.py "
-            "has written it; or make it first, and TFDS downloads into it; or leave the flag out for TFDS's own."
+            f"--data_dir={data_dir} is not a folder. Give one with {dataset}/, as written by TFDS or "
+            "tools/export_arrays.py; or an empty one, into which TFDS downloads; or omit the flag for TFDS's default."
         )
     try:
-        import tensorflow  # noqa: F401 - which TFDS reads by
+        import tensorflow  # noqa: F401 - TFDS needs it to read
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise app.UsageError(
             f"--dataset={dataset} comes by TensorFlow Datasets, which cannot be imported here: {error}. Write it as "
-            "arrays by tools/export_arrays.py on a machine that has TensorFlow, copy the folder, and name it by "
+            "arrays with tools/export_arrays.py on a machine that has TensorFlow, copy the folder, and give it as "
             "--data_dir; or pip install tensorflow tensorflow-datasets."
         ) from error
     with reading(dataset, data_dir, "Check --dataset, --data_dir and the network, and that the folder can be written."):
@@ -59,13 +59,16 @@ def builder(dataset, data_dir, splits):
 
 
 def named(splits):
-    """The dict of the recipes' two flags to their splits."""
+    """Returns a dict of the two split flags of the recipes to their values."""
     return dict(zip(("train_split", "test_split"), splits, strict=True))
 
 
 @contextlib.contextmanager
 def reading(dataset, data_dir, advice, flag=None, value=None):
-    """Turns what TFDS and TensorFlow raise into an `app.UsageError`; TFDS downloads by many means."""
+    """Context manager that turns errors of TFDS and TensorFlow into an `app.UsageError`.
+
+    It catches many types of errors, since TFDS downloads through many libraries.
+    """
     import tensorflow as tf
 
     try:

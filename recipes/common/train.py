@@ -1,4 +1,4 @@
-"""From flags to a finished run: what every recipe does with its experiment and its network."""
+"""Runs an experiment: trains and evaluates a network as the flags say, and writes the results."""
 
 import dataclasses
 import functools
@@ -16,21 +16,21 @@ from common.options import given
 def run(experiment, build, load=data.load, options=flags.FLAGS):
     """Trains and evaluates one network, and writes the run into its folder.
 
-    The folder holds `config.json` (every flag), `history.csv` (an epoch a line), `tensorboard/` (if that package is
-    installed), `model.keras` and `result.json`, which is written last. Until then `backup/` has the state after the
-    last epoch, from which `--resume` goes on, to the bit on the same machine.
+    The folder has `config.json` (all flags), `history.csv` (one line per epoch), `tensorboard/` (if that package is
+    installed), `model.keras` and `result.json`, which is written last. Until then, `backup/` has the state after the
+    last epoch, from which `--resume` continues; on the same machine with the same bits.
 
     Args:
         experiment: `common.experiment.Experiment`.
-        build: function that makes the dense network, as those of `common.models`.
+        build: function that makes the dense network, such as those of `common.models`.
         load: function `(dataset, splits, data_dir) -> (train set, test set)`, such as `common.data.load`.
-        options: the parsed `flags.FlagValues` of `common.options.define_flags`.
+        options: parsed `flags.FlagValues` of `common.options.define_flags`.
 
     Returns:
-        dict, the content of `result.json`; None from all processes but the first.
+        Dict with the content of `result.json`; None in all processes but the first.
 
     Raises:
-        app.UsageError: if flags, data or folder do not permit the run.
+        app.UsageError: if the flags, the data or the folder are not valid for a run.
     """
     path = _output_path(experiment, options)
     runs = folder.RunFolder(path)
@@ -107,7 +107,7 @@ def _run(experiment, build, load, options, runs, ctrl_c):
 
 
 def _with_flags(build, experiment, options, images, machine):
-    """The function that makes the network, with what flags and data say; `widen_factor` is left to thin networks."""
+    """Binds the arguments of `build` to the flags and the data; `widen_factor` can still be changed."""
     given = {"depth": options.depth} if experiment.depth else {}
     return functools.partial(
         build,
@@ -123,12 +123,12 @@ def _with_flags(build, experiment, options, images, machine):
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-    """Compiles and fits as an experiment says.
+    """Compiles and trains models with the settings of an experiment.
 
     Attributes:
         training: `common.experiment.Training`.
         options: parsed flags.
-        sets: the data to train and to test on.
+        sets: tuple of the training and the test data.
         machine: `common.devices.Devices`.
         ctrl_c: `common.endings.CtrlC`.
     """
@@ -140,7 +140,15 @@ class Trainer:
     ctrl_c: endings.CtrlC
 
     def fit(self, plan, path):
-        """Trains by a `common.methods.Plan`, from the last backup in a folder; returns the seconds of this process."""
+        """Trains by a `common.methods.Plan`, from the last backup in a folder if there is one.
+
+        Args:
+            plan: `common.methods.Plan`.
+            path: `Path` of the folder.
+
+        Returns:
+            float, the time of training in seconds, without that of earlier processes.
+        """
         model, rates, options = plan.model, plan.learning_rates, self.options
         train_set, test_set = self.sets
         steps = len(train_set) // options.batch_size
@@ -155,7 +163,7 @@ class Trainer:
         backup = ks.BackupAndRestore(path / "backup", delete_checkpoint=False)
         begin = backup.epoch
         if begin and self.machine.leads:
-            print(f"Going on after epoch {begin}.")
+            print(f"Resuming after epoch {begin}.")
         callbacks = [self.ctrl_c, *plan.callbacks, keras.callbacks.LearningRateScheduler(ks.schedules.ByEpoch(rates))]
         if self.machine.leads:
             path.mkdir(parents=True, exist_ok=True)
@@ -174,13 +182,14 @@ class Trainer:
             steps_per_epoch=steps,
             validation_data=tests,
             validation_batch_size=at_once // self.machine.part[1] if isinstance(tests, tuple) else None,
-            callbacks=[*callbacks, backup],  # the last: the others' work at the end of an epoch is in it
-            shuffle=False,  # `batches` does
+            callbacks=[*callbacks, backup],  # last, so that it includes what the others do
+            shuffle=False,  # `batches` shuffles
             verbose=int(options.verbose) if self.machine.leads else 0,
         )
         return time.perf_counter() - started
 
-    # Under a tf.distribute strategy Keras can do neither: replicas add up their gradients within the step.
+    # Under a tf.distribute strategy Keras supports neither XLA nor several steps per execution, since replicas exchange
+    # gradients within the step.
 
     @property
     def _compiles(self):
@@ -201,22 +210,22 @@ def _top_5():
 
 
 def _trained_dense(build, trainer, options, path):
-    """The dense model that pruning starts from: loaded, or trained first, into the run's folder."""
+    """Loads the dense model from which pruning starts, or trains it in the folder of the run."""
     trained = path / "dense" / "model.keras"
     if options.dense_model:
         trained = Path(options.dense_model)
         if not trained.exists():
             raise app.UsageError(
-                f"--dense_model={trained} does not exist. Name a model.keras that --method dense has left, or leave "
-                "the flag out to train it first."
+                f"--dense_model={trained} does not exist. Give a model.keras written by --method dense, or leave the "
+                "flag out to train one first."
             )
     if trained.exists():
         try:
             return keras.models.load_model(trained)
         except (OSError, ValueError, TypeError) as error:
             raise app.UsageError(
-                f"{trained} is not a whole Keras model: {error} Name by --dense_model a model.keras that --method "
-                "dense has left, or leave the flag out to train it first."
+                f"{trained} is not a whole Keras model: {error} Give a model.keras written by --method dense as "
+                "--dense_model, or leave the flag out to train one first."
             ) from error
     rates = methods.learning_rates(trainer.training, options)
     plan = methods.Plan(build(), rates, options.epochs)
@@ -226,7 +235,7 @@ def _trained_dense(build, trainer, options, path):
 
 
 def _best(history):
-    """Accuracies of the last epoch and of the best one, among those at the sparsity of the last."""
+    """Returns the accuracies of the last epoch and of the best epoch with the final sparsity."""
     accuracies, sparsities = history["val_accuracy"], history.get("sparsity")
     final = [i for i in range(len(accuracies)) if not sparsities or sparsities[i] >= sparsities[-1] - 1e-6]
     best = max(final, key=lambda i: accuracies[i])
@@ -235,27 +244,27 @@ def _best(history):
 
 
 def evaluation_batch(images, replicas, most=1000):
-    """Images of a test batch: the most that all devices share equally and that leave none over.
+    """Returns the largest batch size for evaluation that can be divided among all devices and divides the test set.
 
     Args:
-        images: int, how many there are, a multiple of `replicas`.
-        replicas: int, devices.
-        most: int, not more than this.
+        images: int, number of test images, a multiple of `replicas`.
+        replicas: int, number of devices.
+        most: int, maximum batch size.
     """
     if replicas == 1:
-        return min(images, most)  # The last one may be smaller.
+        return min(images, most)  # On one device the last batch may be smaller.
     return max(n for n in range(replicas, max(most, replicas) + 1, replicas) if images % n == 0)
 
 
 def steps_per_execution(steps, most):
-    """The most steps of one call, of those that divide an epoch.
+    """Returns the largest number of steps per execution, up to 100, that divides an epoch.
 
-    A hundred make the cost of a call vanish and keep the bar moving; no period of Table 4 is shorter. Only TensorFlow
-    loops over them inside the call: the other backends would trace each.
+    With 100 steps the overhead of a call is negligible, and the progress bar still moves; no period of Table 4 is
+    shorter. Only TensorFlow loops over the steps in a compiled function: the other backends would unroll them.
 
     Args:
-        steps: int, steps of an epoch.
-        most: int, not more than this, nor than 100.
+        steps: int, number of steps of an epoch.
+        most: int, maximum number of steps, in addition to 100.
     """
     if keras.backend.backend() != "tensorflow":
         return 1
