@@ -1,15 +1,16 @@
-"""Step times, measured on this machine.
+"""Measures the time of training steps, updates and input pipelines on this machine.
 
     python tools/benchmark.py step                                       # LeNet-300-100
     python tools/benchmark.py step --network wrn --rounds 15 --steps 3   # WRN-28-2
     python tools/benchmark.py step --network resnet50 --batch_size 16 --rounds 15 --steps 1
 
-prints the time of a training step, masked over dense, alternating in one process; then, for each method, the time of an
-update and of a step with its part of the updates at the periods of Table 4. Run it on an idle machine.
+prints the time of a training step of the dense and of the masked network, measured alternately in one process. Then it
+prints, for each method, the time of an update, and the average time per step including updates at the periods of Table
+4. Run it on an idle machine.
 
     python tools/benchmark.py input --network wrn --rounds 5 --steps 3
 
-prints how long the recipe's own data take to load and augment, nobody training, beside a step of the masked network.
+prints the time to load and augment a batch of the recipe's data, without training, and the time of a masked step.
 """
 
 import functools
@@ -33,7 +34,7 @@ from common.train import steps_per_execution
 
 import keras_sparse as ks
 
-NETWORKS = {  # with its experiment and the number of training images
+NETWORKS = {  # name -> (function that makes the network, its experiment, number of training images)
     "lenet": (lenet_300_100, LENET_MNIST, 60_000),
     "wrn": (wide_resnet, WRN_CIFAR10, 50_000),
     "resnet50": (resnet, RESNET50_IMAGENET, 1_281_167),
@@ -46,42 +47,42 @@ LOAD = {
 }
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("data_dir", None, "For `input`: as of the recipes.")
-flags.DEFINE_enum("network", "lenet", tuple(NETWORKS), "Which one.")
-flags.DEFINE_integer("rounds", 15, "How often dense and masked take turns.", 1)
-flags.DEFINE_integer("steps", 600, "Of an epoch, and so of a turn.", 1)
-flags.DEFINE_integer("batch_size", 100, "Images a step.", 1)
+flags.DEFINE_string("data_dir", None, "For `input`: as for the recipes.")
+flags.DEFINE_enum("network", "lenet", tuple(NETWORKS), "Network.")
+flags.DEFINE_integer("rounds", 15, "How often dense and masked networks alternate.", 1)
+flags.DEFINE_integer("steps", 600, "Steps per epoch; each network trains for an epoch in turn.", 1)
+flags.DEFINE_integer("batch_size", 100, "Images per step.", 1)
 flags.DEFINE_bool(
     "jit_compile", keras.backend.backend() != "torch", "Whether XLA compiles the step, as in the recipes."
 )
-flags.DEFINE_integer("depth", 28, "Of the WRN.")
-flags.DEFINE_float("widen_factor", None, "Of the network; default: the paper's.")
+flags.DEFINE_integer("depth", 28, "Depth of the WRN.")
+flags.DEFINE_float("widen_factor", None, "Factor of the width; default: as in the paper.")
 
 
 class Clock(keras.callbacks.Callback):
-    """Seconds of each epoch: of its steps, from the first to the last, and with its tests."""
+    """Measures the time of each epoch in seconds: of its training steps, and including the evaluation."""
 
     def on_train_begin(self, logs=None):
-        """Starts."""
+        """Resets the lists of times."""
         self.steps, self.whole = [], []
 
     def on_train_batch_begin(self, batch, logs=None):
-        """Starts with the first."""
+        """Starts the clock at the first batch."""
         if batch == 0:
             self.started = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
-        """Ends with the last."""
+        """Updates the time of the steps; the last batch has the final value."""
         self.trained = time.perf_counter() - self.started
 
     def on_epoch_end(self, epoch, logs=None):
-        """Notes both."""
+        """Records both times."""
         self.steps.append(self.trained)
         self.whole.append(time.perf_counter() - self.started)
 
 
 class Bench:
-    """A compiled model, and random images that it trains on as the recipe does, input pipeline included.
+    """A compiled model with random images, which trains as in the recipe, including the input pipeline.
 
     Args:
         model: `keras.Model`.
@@ -102,10 +103,20 @@ class Bench:
             jit_compile=FLAGS.jit_compile,
             steps_per_execution=steps_per_execution(self.steps, most=100),
         )
-        self.fit()  # compiles
+        self.fit()  # to compile the train function
 
     def fit(self, epochs=1, callbacks=(), tested=False):
-        """Trains some epochs; returns two lists of seconds a step, without and with tests, of all but the first."""
+        """Trains some epochs.
+
+        Args:
+            epochs: int, number of epochs.
+            callbacks: list of callbacks.
+            tested: bool, whether the network is evaluated after each epoch.
+
+        Returns:
+            Two lists with the seconds per step of each epoch, without and with the evaluation. If there are several
+            epochs, the first is left out.
+        """
         clock = Clock()
         self.model.fit(
             self.data.batches(FLAGS.batch_size, seed=0),
@@ -117,16 +128,16 @@ class Bench:
             verbose=0,
             shuffle=False,
         )
-        first = int(epochs > 1)  # in which something may be compiled
+        first = int(epochs > 1)  # The first epoch may include compilation.
         return [[x / self.steps for x in seconds[first:]] for seconds in (clock.steps, clock.whole)]
 
     def turn(self):
-        """Milliseconds a step, of one epoch."""
+        """Trains one epoch, and returns the milliseconds per step."""
         return 1e3 * self.fit()[0][0]
 
 
 def timed(method):
-    """The method, with the seconds of each of its updates in `seconds`."""
+    """Makes a method append the seconds of each of its updates to its attribute `seconds`, and returns it."""
     update, method.seconds = method.update, []
 
     def against_the_clock(*args, **kwargs):
@@ -139,7 +150,7 @@ def timed(method):
 
 
 class Turns(keras.callbacks.Callback):
-    """Lets another network train for an epoch after each but the first of a fit.
+    """Trains another network for an epoch after each epoch of a `fit` but the first.
 
     Args:
         other: `Bench`.
@@ -150,25 +161,25 @@ class Turns(keras.callbacks.Callback):
         self.other, self.times = other, []
 
     def on_epoch_end(self, epoch, logs=None):
-        """Has it trained."""
+        """Trains the other network."""
         if epoch:
             self.times.append(self.other.turn())
 
 
 def compared(one, other):
-    """Medians of two lists of times, and of the second over the first, which were measured one after the other."""
+    """Returns the medians of two lists of times, and the median of the ratios second / first of adjacent times."""
     ratios = [b / a for a, b in zip(one, other, strict=True)]
     return [statistics.median(times) for times in (one, other, ratios)]
 
 
 def periodic(masked, experiment, options, images):
-    """Prints what the updates of each method cost, timed while it trains.
+    """Prints the time of the updates of each method, measured during training.
 
     Args:
         masked: `Bench` of the masked network.
         experiment: `common.experiment.Experiment`.
-        options: flags of its recipe, with a period that this benchmark's epochs hold.
-        images: int, of the training set.
+        options: flags of its recipe, with a period that is at most the number of steps of an epoch.
+        images: int, number of training images.
     """
     training, settings = experiment.training, experiment.compressed
     per_epoch = images / training.batch_size
@@ -191,16 +202,16 @@ def periodic(masked, experiment, options, images):
             f"{1e3 * (step + share * update):.2f} ms a step, {share * update / step:.2%} of it updates "
             f"({share * update / run:.2%} of a run with its tests)"
         )
-    masked.model.set_weights(weights)  # Pruning has left less of it.
+    masked.model.set_weights(weights)  # Undoes the pruning.
 
 
 def pruned(start, period, step):
-    """A schedule by which each pruning removes a hundredth of what a network that is sparse from the start has left."""
+    """Schedule of a sparse network in which every pruning removes a hundredth of the live weights."""
     return step % period == 0, 1 - (1 - start) * 0.99 ** (step // period)
 
 
 def define(experiment, *arguments):
-    """Flags of a recipe, parsed."""
+    """Returns the parsed flags of a recipe."""
     options = flags.FlagValues()
     define_flags(experiment, options)
     options(["recipe", *arguments])
@@ -208,7 +219,7 @@ def define(experiment, *arguments):
 
 
 def step(build, experiment, images):
-    """Prints one network's step times."""
+    """Prints the times of the steps and updates of one network."""
     masked_model = lambda: ks.sparsify(build(), experiment.sparsity, keep_dense=experiment.keep_dense)  # noqa: E731
     dense, masked = Bench(build()), Bench(masked_model())
     times = {dense: [], masked: []}
@@ -220,20 +231,20 @@ def step(build, experiment, images):
     options = define(experiment, f"--period={steps_per_execution(FLAGS.steps, most=100)}")
     periodic(masked, experiment, options, images)
 
-    turns = Turns(dense)  # It compiles in the first epoch, and so in one fit.
+    turns = Turns(dense)  # All rounds are in one `fit`, since DeepR compiles in the first epoch of each.
     steps, _ = masked.fit(1 + FLAGS.rounds, [methods.callback("deepr", experiment, options, masked.model), turns])
     d, m, ratio = compared(turns.times, [1e3 * x for x in steps])
     print(f"  deepr: {m:.2f} ms a step, dense {d:.2f} ms, deepr/dense {ratio:.3f}")
 
 
 def loading(build, experiment, images):
-    """Prints what one network's data cost."""
+    """Prints the time to load a batch of one network's data."""
     model = Bench(ks.sparsify(build(), experiment.sparsity, keep_dense=experiment.keep_dense))
     step = statistics.median(model.turn() for _ in range(FLAGS.rounds))
     train, _ = LOAD[FLAGS.network](experiment.dataset, ("train", experiment.test_split), FLAGS.data_dir)
     batches = iter(train.batches(FLAGS.batch_size, seed=0))
     count = max(30, FLAGS.steps)
-    for _ in range(10):  # more than are prefetched
+    for _ in range(10):  # skips more batches than are prefetched
         next(batches)
     started = time.perf_counter()
     for _ in range(count):

@@ -1,8 +1,8 @@
-"""A table of runs: mean and standard deviation over seeds, beside the published numbers.
+"""Makes a table of runs: mean and standard deviation over seeds, and the published numbers.
 
     python tools/compare.py runs/lenet
 
-Runs that differ in their seed and folder only make one row.
+Runs that differ only in their seed and folder make one row.
 """
 
 import json
@@ -11,7 +11,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-# Test accuracy in per cent on MNIST, mean and standard deviation of five runs: the authors' data.
+# Test accuracy in per cent on MNIST, mean and standard deviation of five runs, from the data of Mostafa & Wang.
 PUBLISHED = {
     ("mnist", "dynamic_sparse", 0.90): "98.44 ± .10",
     ("mnist", "dynamic_sparse", 0.95): "98.32 ± .08",
@@ -32,34 +32,44 @@ PUBLISHED = {
     ("mnist", "static", 0.98): "82.8 ± 6.5",
     ("mnist", "static", 0.99): "49.5 ± 5.9",
 }
-SAME = ("seed", "output_dir", "overwrite", "data_dir", "dense_model", "verbose")  # flags that do not make another row
+SAME = (
+    "seed",
+    "output_dir",
+    "overwrite",
+    "data_dir",
+    "dense_model",
+    "verbose",
+)  # flags that runs of one row may differ in
 HEAD = ("method", "sparsity", "live weights", "last epoch", "best epoch", "published", "runs", "time")
 
 
 def read(folder):
-    """Finished runs under a folder.
+    """Reads all finished runs in a folder and its subfolders.
 
     Args:
         folder: `Path`.
 
     Returns:
-        List of `(config, result)` dicts.
+        List of tuples `(config, result)` of dicts.
     """
     results = sorted(Path(folder).rglob("result.json"))
     return [(json.loads((r.parent / "config.json").read_text()), json.loads(r.read_text())) for r in results]
 
 
 def rows(runs):
-    """The table's rows, a list of tuples of str in the order of `HEAD`.
+    """Makes the rows of the table.
 
     Args:
-        runs: list of `(config, result)`.
+        runs: list of `(config, result)`, as returned by `read`.
+
+    Returns:
+        Sorted list of tuples of str, in the order of `HEAD`.
     """
     groups = defaultdict(list)
     flags = defaultdict(list)
     for config, _ in runs:
         flags[config["dataset"]].append(set(config) - set(SAME))
-    # A flag that some version of a recipe does not have makes no row of its own.
+    # Runs of older versions of a recipe may lack a flag: only flags that all runs have distinguish rows.
     common = {dataset: set.intersection(*sets) for dataset, sets in flags.items()}
     for config, result in runs:
         key = {k: config[k] for k in common[config["dataset"]] if not (k == "sparsity" and config["method"] == "dense")}
@@ -84,12 +94,12 @@ def rows(runs):
 
 
 def markdown(table):
-    """The rows as a Markdown table."""
+    """Formats the rows as a Markdown table."""
     return "\n".join("| " + " | ".join(row) + " |" for row in (HEAD, ["---"] * len(HEAD), *table))
 
 
 def _is_whole(config):
-    """Whether a run trains and tests as the published ones did."""
+    """Whether a run has the settings of the published runs, so that the numbers are comparable."""
     whole = {"epochs": 100, "train_split": "train", "test_split": "test", "settings": "paper", "scope": "layer"}
     return all(config.get(k, v) == v for k, v in whole.items())
 

@@ -1,11 +1,11 @@
-"""Writes a TFDS image set as plain .npy files, for machines without TensorFlow or TFDS.
+"""Writes a TFDS image data set as .npy files, for machines without TensorFlow or TFDS.
 
     python tools/export_arrays.py --dataset cifar10 --output_dir arrays
     KERAS_BACKEND=jax python recipes/wrn_cifar10.py --data_dir arrays
 
-Images of one size are written as they are. Others are resized to a shorter side of 256 pixels (`--side`) and cropped to
-the square in the middle: the recipes crop 224 of them. The folder OUTPUT_DIR/DATASET gets, for each split,
-`SPLIT_images.npy` (uint8) and `SPLIT_labels.npy` (int32), and `info.json`, written last.
+If all images have the same size, they are written unchanged. Otherwise they are resized to a shorter side of 256 pixels
+(`--side`) and cropped to the central square, from which the recipes crop 224 pixels. The folder OUTPUT_DIR/DATASET has
+`SPLIT_images.npy` (uint8) and `SPLIT_labels.npy` (int32) for each split, and `info.json`, which is written last.
 """
 
 import json
@@ -21,17 +21,18 @@ from common import tfds
 
 
 def export(dataset, output_dir, data_dir=None, splits=None, side=256):
-    """Writes the arrays, an image at a time.
+    """Writes the arrays, one image at a time.
 
     Args:
-        dataset: TFDS name.
-        output_dir: folder that gets a folder of that name.
-        data_dir: TFDS data_dir, which must exist, or None.
-        splits: list of names, or None for those TFDS says to have.
-        side: int, pixels of a side of images that are not of one size.
+        dataset: str, TFDS name.
+        output_dir: folder in which a folder with the name of the data set is made.
+        data_dir: existing data_dir of TFDS, or None for its default.
+        splits: list of names of splits; None for all.
+        side: int, height and width in pixels to which images of different sizes are resized.
 
     Raises:
-        app.UsageError: if there is no such set, it cannot be prepared, or has no images and labels, or no such split.
+        app.UsageError: if the data set does not exist, cannot be prepared, has no images and labels, or does not have
+            one of the splits.
     """
     import tensorflow as tf
 
@@ -59,7 +60,7 @@ def export(dataset, output_dir, data_dir=None, splits=None, side=256):
 
 
 def square(image, side):
-    """The middle of an image, resized to a shorter side of so many pixels: uint8 tensor of shape `(side, side, 3)`."""
+    """Resizes an image to a shorter side of `side` pixels, and crops the center: uint8, shape `(side, side, 3)`."""
     import tensorflow as tf
 
     sides = tf.cast(tf.shape(image)[:2], "float32")
@@ -70,16 +71,16 @@ def square(image, side):
 
 
 def define_flags():
-    """Those of the command line."""
+    """Defines the flags of the command line."""
     flags.DEFINE_string("dataset", None, "TFDS name.", required=True)
-    flags.DEFINE_string("output_dir", None, "Where DATASET/ is written.", required=True)
-    flags.DEFINE_string("data_dir", None, "TFDS data_dir; default: TFDS_DATA_DIR, or TFDS's own.")
-    flags.DEFINE_list("splits", None, "Which; default: all.")
-    flags.DEFINE_integer("side", 256, "Pixels of a side, where images are of several sizes.", 1)
+    flags.DEFINE_string("output_dir", None, "Folder in which DATASET/ is written.", required=True)
+    flags.DEFINE_string("data_dir", None, "data_dir of TFDS; default: TFDS_DATA_DIR, or the default of TFDS.")
+    flags.DEFINE_list("splits", None, "Splits; default: all.")
+    flags.DEFINE_integer("side", 256, "Height and width in pixels, if images have different sizes.", 1)
 
 
 def main(_):
-    """Exports what the flags say."""
+    """Exports the data set given by the flags."""
     options = flags.FLAGS
     export(options.dataset, options.output_dir, options.data_dir, options.splits, options.side)
 

@@ -1,10 +1,10 @@
-"""Runs a recipe over methods, sparsities and seeds, one run after the other; what is finished is not run again.
+"""Runs a recipe for several methods, sparsities and seeds, one after the other. Finished runs are skipped.
 
     python tools/sweep.py --recipe recipes/lenet_mnist.py --output_dir runs/lenet \
         --grid "dynamic_sparse:0.98,0.99 static:0.98 dense" --seeds 0,1,2,3,4 -- --verbose 0
 
-Everything after `--` goes to the recipe, with the run's seed for `{seed}`. A run is finished when its folder holds
-`result.json`; one that was cut off starts again. `tools/compare.py` makes a table of the folder.
+Everything after `--` is passed to the recipe, with `{seed}` replaced by the seed of the run. A run is finished if its
+folder has a `result.json`; an interrupted run starts again. `tools/compare.py` makes a table of the results.
 """
 
 import json
@@ -15,24 +15,24 @@ from pathlib import Path
 from absl import app, flags
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("recipe", "recipes/lenet_mnist.py", "The recipe's script.")
+flags.DEFINE_string("recipe", "recipes/lenet_mnist.py", "Script of the recipe.")
 flags.DEFINE_string("output_dir", None, "Folder of the runs.", required=True)
 flags.DEFINE_string("grid", "dynamic_sparse:0.98", "METHOD[:SPARSITY,...] separated by spaces.")
 flags.DEFINE_list("seeds", ["0"], "Seeds, separated by commas.")
 
 
 def commands(recipe, grid, seeds, extra, output_dir):
-    """The runs of a sweep, seed by seed.
+    """Returns the commands of a sweep, ordered by seed.
 
     Args:
-        recipe: path of the recipe's script.
+        recipe: str, path of the script of the recipe.
         grid: str, "METHOD[:SPARSITY,...] ...".
         seeds: list of str.
         extra: list of str, flags for every run.
-        output_dir: `Path` of the runs.
+        output_dir: `Path` of the folder of all runs.
 
     Returns:
-        List of `(folder, command)`.
+        List of tuples `(folder, command)`.
     """
     points = []
     for entry in grid.split():
@@ -51,9 +51,9 @@ def commands(recipe, grid, seeds, extra, output_dir):
 
 
 def _check_same(folder, command):
-    """Stops if a finished run was made with other flags than the sweep gives."""
+    """Exits with a message if a finished run was made with other flags than those of the sweep."""
     config = json.loads((folder / "config.json").read_text())
-    given = " ".join(command[2:]).replace("=", " ").split(" --")  # "--flag=value" and "--flag value" alike
+    given = " ".join(command[2:]).replace("=", " ").split(" --")  # handles "--flag=value" and "--flag value"
     for name, _, value in (flag.removeprefix("--").partition(" ") for flag in given):
         made = config.get(name)
         same = value in (str(made), json.dumps(made)) or _number(value) == made
@@ -69,7 +69,7 @@ def _number(text):
 
 
 def main(argv):
-    """Runs what is not finished; stops at the first failure."""
+    """Runs all runs that are not finished, and stops at the first failure."""
     runs = commands(FLAGS.recipe, FLAGS.grid, FLAGS.seeds, argv[1:], Path(FLAGS.output_dir))
     for i, (folder, command) in enumerate(runs, start=1):
         result = folder / "result.json"
