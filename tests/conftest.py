@@ -1,4 +1,4 @@
-"""Shared helpers: small nets, small data, and the state of a model at a moment."""
+"""Configuration and fixtures shared by all tests."""
 
 import importlib.util
 import os
@@ -12,19 +12,22 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-# Two busy cores make single examples slow without anything being wrong.
+# No deadline: on a busy machine single examples are slow.
 settings.register_profile("default", deadline=None, derandomize=True)
 settings.load_profile("default")
 
 
 def pytest_addoption(parser):
-    """How long the tests that draw at random go on."""
+    """Adds options for the number of random examples."""
     parser.addoption("--kills", type=int, default=1, help="Runs that tests/test_kill.py kills for each method.")
     parser.addoption("--examples", type=int, default=100, help="Random runs of tests/test_properties.py.")
 
 
 def pytest_configure(config):
-    """Lets the processes of a run share what JAX compiles; scripts that tests start, and kill, do not."""
+    """Makes the processes of a test run share the compilation cache of JAX.
+
+    Scripts that tests start do not use it, since tests may kill them.
+    """
     if os.environ.get("KERAS_BACKEND") == "jax":
         import jax
 
@@ -36,14 +39,14 @@ def pytest_configure(config):
 
 
 def pytest_unconfigure(config):
-    """Deletes it."""
+    """Deletes the compilation cache."""
     if not hasattr(config, "workerinput"):
         shutil.rmtree(os.environ.pop("KERAS_SPARSE_COMPILED", ""), ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items):
-    """Skips what needs another backend than the one under test."""
-    import keras  # Not above: the process that only starts the others, and collects nothing, is not to wait for it.
+    """Skips the tests that need another backend than the current one."""
+    import keras  # Imported here, since the process that only starts the workers does not need it.
 
     backend = keras.backend.backend()
     for item in items:
@@ -60,7 +63,7 @@ def _same_seed():
 
 @pytest.fixture
 def blobs():
-    """96 points of 3 classes in 8 dimensions that a small net can learn."""
+    """Returns 96 points of 3 classes in 8 dimensions, which a small net can learn."""
     rng = np.random.default_rng(0)
     labels = np.arange(96) % 3
     centres = rng.normal(size=(3, 8)) * 3
@@ -69,7 +72,7 @@ def blobs():
 
 @pytest.fixture(scope="session")
 def tfmot():
-    """TF-MOT's module of schedules, without the package around it, which would switch the process to Keras 2."""
+    """Loads the module of TF-MOT with its schedules, without the package, which would switch the process to Keras 2."""
     pytest.importorskip("tensorflow")
     package = importlib.util.find_spec("tensorflow_model_optimization")
     if package is None:

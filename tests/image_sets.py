@@ -1,11 +1,11 @@
-"""Small image sets, written as TFDS writes them, that a network can learn."""
+"""Small image data sets in the format of TFDS, which a network can learn."""
 
 import numpy as np
 import pytest
 
 
 def squares(n, sides, seed):
-    """Noise with a bright square in red, green or blue: `(image, label)` of n images of some (height, width)."""
+    """Yields `(image, label)` of n images of given sizes: noise with a bright square in red, green or blue."""
     rng = np.random.default_rng(seed)
     for i in range(n):
         height, width = sides[i % len(sides)]
@@ -16,7 +16,7 @@ def squares(n, sides, seed):
 
 
 def write(folder, name, sides, encoding, train=96, test=48):
-    """Writes it as data set `name` into a TFDS data_dir."""
+    """Writes images as data set `name` into a data_dir of TFDS."""
     import tensorflow_datasets as tfds
 
     parts = {"train": squares(train, sides, 0), "test": squares(test, sides, 1)}
@@ -38,7 +38,7 @@ def write(folder, name, sides, encoding, train=96, test=48):
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
-    """TFDS data_dir with "squares", of one size, "photos", JPEG of several sizes, and "drawings", the same as PNG."""
+    """Returns a data_dir of TFDS with "squares" (one size), "photos" (JPEG, several sizes) and "drawings" (PNG)."""
     folder = tmp_path_factory.mktemp("tfds")
     write(folder, "squares", [(16, 16)], "png")
     for name, encoding in (("photos", "jpeg"), ("drawings", "png")):

@@ -26,17 +26,18 @@ def data_parallel(devices):
 
 
 def model_parallel(devices):
-    # The parts of a kernel lie on devices 0 and 1, and on 2 and 3: of two processes each holds one part, twice.
+    # One part of a kernel is on devices 0 and 1, the other on 2 and 3: each of two processes has one part, twice.
     mesh = keras.distribution.DeviceMesh((2, 2), ("batch", "model"), np.reshape(devices, (2, 2)).T)
     layouts = keras.distribution.LayoutMap(mesh)
-    layouts[".*first/kernel.*"] = (None, "model")  # That is the path of its mask, and of scalars beside it, too.
+    # The pattern also matches the paths of the mask and of scalar variables.
+    layouts[".*first/kernel.*"] = (None, "model")
     layouts[".*second/kernel"] = ("model", None)
     layouts[".*conv/kernel"] = (None, None, None, "model")
     return keras.distribution.ModelParallel(layout_map=layouts, batch_dim_name="batch", auto_shard_dataset=False)
 
 
 def part_of_batches():
-    """The rows that this process feeds: of each batch of 8 its half, if the processes hold different replicas."""
+    """Returns the part of each batch that this process feeds: half of it if the processes hold different replicas."""
     if jax.process_count() == 1 or DISTRIBUTION is model_parallel:
         return slice(None), 8
     return np.arange(48).reshape(6, 2, 4)[:, jax.process_index()].ravel(), 4
@@ -107,7 +108,7 @@ def a_coarser_mask_lies_along():
         channels, pixels = (ks.sparsify(dense, 0.5, granularity=shape) for shape in ((1, 1, 1, 8), (3, 3, 6, 1)))
         inner = ks.layers.MaskedDense(8, sparsity=0.5, name="second")
         deferred = keras.Sequential([Outer(inner)])
-        deferred.build((None, 6))  # in a stateless scope, so that variables get their values later
+        deferred.build((None, 6))  # In a stateless scope, variables get their values later.
     for model, split in ((channels, DISTRIBUTION is model_parallel), (pixels, False)):
         mask = ks.masked_layers(model)[0].kernel_mask.value.value
         assert mask.sharding.is_fully_replicated != split
@@ -128,7 +129,7 @@ def a_file_is_loaded_onto_all_devices(model, held):
 
 
 def a_large_kernel_is_made_in_parts():
-    """As Keras makes those of 250 MiB and more, over all devices."""
+    """Keras initializes kernels of 250 MiB and more in parts, distributed over all devices."""
     large = mock.patch("keras.src.backend.jax.core.should_shard_at_init", return_value=True)
     with DISTRIBUTION(keras.distribution.list_devices()).scope(), large:
         model = compiled(mlp())
@@ -139,7 +140,7 @@ def a_large_kernel_is_made_in_parts():
 
 
 class Outer(keras.layers.Layer):
-    """Builds what is inside of it when called."""
+    """Layer that builds its inner layer when it is called."""
 
     def __init__(self, inner):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Small nets, and how to look into them."""
+"""Small nets, and functions that read their state."""
 
 import functools
 
@@ -11,7 +11,7 @@ import keras_sparse as ks
 from keras_sparse.training.optimizer_state import slots
 
 numpy = keras.ops.convert_to_numpy
-# XLA takes seconds for each network on TensorFlow; on JAX it is what makes a step fast.
+# On TensorFlow, XLA takes seconds to compile each network; on JAX steps are slow without it.
 UNCOMPILED = ["--nojit_compile"] if keras.backend.backend() == "tensorflow" else []
 needs_steps_per_execution = pytest.mark.skipif(
     keras.backend.backend() == "torch", reason="Keras runs steps_per_execution=1 only on PyTorch"
@@ -19,7 +19,7 @@ needs_steps_per_execution = pytest.mark.skipif(
 
 
 def mlp(sparsity=0.6, seed=0, **kwargs):
-    """Three dense layers, 8-16-12-3, masked; 320 + 36 weights."""
+    """Makes a net of three masked dense layers, 8-16-12-3, with 356 weights."""
     model = keras.Sequential(
         [
             keras.Input((8,)),
@@ -32,7 +32,7 @@ def mlp(sparsity=0.6, seed=0, **kwargs):
 
 
 def compiled(model, optimizer=None, **kwargs):
-    """The model, compiled for `blobs`; by XLA on TensorFlow if asked, since that takes seconds for each."""
+    """Compiles a model for `blobs`, and returns it. On TensorFlow, XLA is off by default, since it takes seconds."""
     if keras.backend.backend() == "tensorflow":
         kwargs.setdefault("jit_compile", False)
     model.compile(
@@ -53,20 +53,20 @@ def _made(build, arguments, optimizer, settings):
 
 
 def ready(build=mlp, *arguments, optimizer=None, **settings):
-    """`compiled(build(*arguments), optimizer(), **settings)`, as it is at first: made once, since to trace it is slow.
+    """Returns `compiled(build(*arguments), optimizer(), **settings)` in its initial state.
 
-    So each call takes the model away from who called before with the same arguments.
+    The model is cached, since tracing is slow: a call with the same arguments resets and returns the same model.
     """
     model, variables, first = _made(build, arguments, optimizer, tuple(settings.items()))
     for variable, value in zip(variables, first, strict=True):
         variable.assign(value)
-    model._initial_epoch = None  # Keras's backups leave it behind.
-    keras.utils.set_random_seed(1)  # Whether it was made now or found.
+    model._initial_epoch = None  # `keras.callbacks.BackupAndRestore` does not reset it.
+    keras.utils.set_random_seed(1)  # the same state whether the model was made or cached
     return model
 
 
 def state(model):
-    """(weights, mask) of every masked layer, as NumPy."""
+    """Returns `(weights, mask)` of every masked layer, as NumPy arrays."""
     return [(numpy(x.kernel_variable).copy(), x.kernel_mask.numpy().copy()) for x in ks.masked_layers(model)]
 
 
@@ -75,7 +75,7 @@ def live_weights(model):
 
 
 def assert_dead_is_zero(model):
-    """Dead weights are exactly 0, their optimizer slots exactly what a new optimizer would hold."""
+    """Asserts that dead weights are exactly 0, and their optimizer slots equal those of a new optimizer."""
     for layer in ks.masked_layers(model):
         mask = np.broadcast_to(layer.kernel_mask.numpy(), layer.kernel_variable.shape)
         assert not numpy(layer.kernel_variable)[~mask].any(), layer.name

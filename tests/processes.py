@@ -1,4 +1,4 @@
-"""Scripts, each run in a process of its own, forked from one that has imported what they need: that takes seconds."""
+"""Runs scripts in processes that are forked from one with all imports done, since imports take seconds."""
 
 import multiprocessing
 import os
@@ -27,23 +27,23 @@ class Script:
         self._process.start()
 
     def running(self, seconds=0.0):
-        """Whether it still is, after waiting for its end so long."""
+        """Waits for the end of the script up to a number of seconds; returns whether it is still running."""
         self._process.join(seconds)
         return self._process.is_alive()
 
     def kill(self):
-        """By SIGKILL."""
+        """Kills the script by SIGKILL."""
         self._process.kill()
         self._process.join()
 
     def interrupt(self):
-        """By Ctrl-C; returns its exit code and what it has printed."""
+        """Sends Ctrl-C; returns the exit code and the output."""
         os.kill(self._process.pid, signal.SIGINT)
         assert not self.running(60), "Ctrl-C was lost."
         return self._process.exitcode, Path(self._output.name).read_text()
 
     def finish(self, seconds=300):
-        """Waits for its end; returns what it has printed. It must not have failed."""
+        """Waits for the end of the script, asserts that it succeeded, and returns its output."""
         if self.running(seconds):
             self.kill()
         output = Path(self._output.name).read_text()
@@ -56,6 +56,6 @@ def _run(command, output):
     for stream in (1, 2):
         os.dup2(file, stream)
     sys.argv = command
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell has started in its background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Shells make background processes ignore SIGINT.
     sys.path.insert(0, str(Path(command[0]).parent))
     runpy.run_path(command[0], run_name="__main__")

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 
 def algorithm_1(weights, masks, threshold, prune_count, tolerance, choose):
-    """One reparameterization of a network whose mask elements are single weights.
+    """Makes one reparameterization of a network whose mask elements are single weights.
 
     Args:
         weights: list of lists of floats.
@@ -37,7 +37,7 @@ def algorithm_1(weights, masks, threshold, prune_count, tolerance, choose):
 
     free = [[i for i in range(len(m)) if not m[i]] for m in masks]
     room = sum(map(len, free))
-    if pruned > room:  # what cannot be grown again is not dropped: the largest stay
+    if pruned > room:  # If fewer positions are free than were dropped, the largest weights are kept.
         order = sorted(
             ((abs(weights[layer][i]), layer, i) for layer, below in enumerate(dropped) for i in below),
         )
@@ -51,7 +51,7 @@ def algorithm_1(weights, masks, threshold, prune_count, tolerance, choose):
 
 
 def split(total, shares, room):
-    """`total` in proportion to `shares`, largest remainder first, the overflow of full layers spread again."""
+    """Splits `total` in proportion to `shares` by largest remainder; what exceeds a capacity is split again."""
     counts = [0] * len(shares)
     while total > 0:
         open_layers = [i for i in range(len(shares)) if counts[i] < room[i]]

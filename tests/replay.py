@@ -1,4 +1,4 @@
-"""Runs a plain-Python version of a method beside the callback through a real fit, and compares after every batch."""
+"""Replays a `fit` with a plain-Python version of the method, and compares masks and weights after every batch."""
 
 import keras
 import numpy as np
@@ -8,14 +8,14 @@ import keras_sparse as ks
 
 
 class _Before(keras.callbacks.Callback):
-    """The state that the method finds."""
+    """Records the state before the method acts."""
 
     def on_train_batch_end(self, batch, logs=None):
         self.state = state(self.model)
 
 
 class _Between(keras.callbacks.Callback):
-    """The state that a method finds which acts inside of the training step: after the optimizer. Needs run_eagerly."""
+    """Records the state after the optimizer and before a method that acts inside the step. Needs run_eagerly."""
 
     def on_train_begin(self, logs=None):
         model, usual = self.model, self.model.train_step
@@ -37,7 +37,7 @@ class _Between(keras.callbacks.Callback):
 
 
 class Replay(keras.callbacks.Callback):
-    """Compares; put around the method by `around`.
+    """Compares a method with a reference; `around` returns the callbacks to train with.
 
     Args:
         reference: function `(weights, masks, choose) -> (dropped, grown)`: flat lists for each layer, sets of positions
@@ -46,9 +46,9 @@ class Replay(keras.callbacks.Callback):
         period: batches between updates.
         seed: of the method.
         scale: standard deviation of grown weights.
-        until: batches after which nothing is due.
-        tolerance: of weights, for references that compute with them in Python's precision.
-        inside: whether the method acts inside of the training step.
+        until: int, the number of batches after which no update is due.
+        tolerance: absolute tolerance of weights, for references that compute in double precision.
+        inside: bool, whether the method acts inside the training step.
     """
 
     def __init__(self, reference, period, seed=0, scale=0.0, until=np.inf, tolerance=0.0, inside=False):
@@ -59,7 +59,7 @@ class Replay(keras.callbacks.Callback):
         self.updates = self.step = 0
 
     def around(self, method):
-        """The callbacks to fit with."""
+        """Returns the callbacks to train with: this one before and after the method."""
         return [self.before, method, self]
 
     def on_train_batch_end(self, batch, logs=None):

@@ -1,6 +1,6 @@
-"""Whatever is wrong gets one message that says what was wrong, what was expected, what came, and what to do.
+"""Invalid input gives one message that says what was wrong, expected and received, and what to do.
 
-A row is a call, what it raises, and words that its message must have. None may come up from inside of Keras or NumPy.
+Each row has a call, the error it raises, and words of the message. No error may be raised inside Keras or NumPy.
 """
 
 import traceback
@@ -24,12 +24,16 @@ from keras_sparse.layers import MASKED, MaskedConv2D, MaskedDense
 ROOT = Path(__file__).parents[1]
 X = np.random.default_rng(0).normal(size=(24, 8)).astype("float32")
 Y = np.arange(24, dtype="int32") % 3
-SMALLEST = {"Dense": [3], "EinsumDense": ["ab,bc->ac", 3], "DepthwiseConv2D": [3]}  # arguments; of the others (3, 3)
+SMALLEST = {
+    "Dense": [3],
+    "EinsumDense": ["ab,bc->ac", 3],
+    "DepthwiseConv2D": [3],
+}  # arguments; for other classes (3, 3)
 
 
 @keras.saving.register_keras_serializable()
 class Subclassed(keras.Model):
-    """With a layer that could be masked, and no get_config for what it is made of."""
+    """Has a layer that could be masked, but no get_config for its argument."""
 
     def __init__(self, inner):
         super().__init__(name="sub")
@@ -60,7 +64,7 @@ def conv():
 
 
 def around(layer):
-    """A functional model with a Dense layer over another layer or model."""
+    """Makes a functional model with a Dense layer on top of another layer or model."""
     x = keras.Input((8,))
     return keras.Model(x, layers.Dense(3, name="out")(layer(x)), name="outer")
 
@@ -100,13 +104,13 @@ def pruning(schedule, **kwargs):
 
 
 def fit(model, *callbacks, **kwargs):
-    kwargs.setdefault("run_eagerly", True)  # Nothing is trained for long here.
+    kwargs.setdefault("run_eagerly", True)  # Compiling would take longer than these short runs.
     compiled(model, **kwargs)
     model.fit(X, Y, batch_size=8, callbacks=list(callbacks), verbose=0)
 
 
 def goes_on(folder, first, then):
-    """Trains by one method, saves, loads, and goes on by another."""
+    """Trains with one method, saves, loads, and continues with another method."""
     model = mlp()
     fit(model, first)
     model.save(folder / "m.keras")
@@ -114,7 +118,7 @@ def goes_on(folder, first, then):
 
 
 def backup(folder, content=None, of=None):
-    """Begins with a backup of such content, or of another model."""
+    """Trains with a backup file of given content, or of another model."""
     if content:
         (folder / "1.epochs.weights.h5").write_bytes(content)
     else:
@@ -142,7 +146,7 @@ POLYNOMIAL = ("0 <= initial_sparsity <= final_sparsity < 1, 0 <= begin_step < en
 SCHEDULE = ("`schedule` must be a function step -> (due, sparsity)", "Received: schedule(")
 BACKUP = ("The backup ", "1.epochs.weights.h5 cannot be restored", "damaged, or of another model", "`backup_dir`")
 
-# name: (what is done, what it raises, words of the message)
+# name: (call, error that it raises, words of the message)
 CALLS = {
     "sparsify: sparsity 1": (lambda t: ks.sparsify(dense(), 1.0), ValueError, S),
     "sparsify: sparsity below 0": (lambda t: ks.sparsify(dense(), -0.1), ValueError, S),
@@ -599,7 +603,7 @@ FILES = {
 
 @pytest.mark.parametrize("name", FILES)
 def test_files(name, tmp_path):
-    """Keras gathers what layers say of a file, and raises itself: it has to show what ours say."""
+    """Keras collects the errors of layers and raises its own, which must include our messages."""
     written_by, read_by, words = FILES[name]
     written_by().save_weights(tmp_path / "w.weights.h5")
     with pytest.raises(ValueError, match="could not be loaded") as caught:
@@ -617,7 +621,7 @@ def test_executions_over_the_period(method, period):
 
 
 def test_quantizing_a_masked_model_is_warned_about_and_leaves_it_as_it_is():
-    """Keras asks each layer, and makes a warning of what it answers."""
+    """Keras calls each layer, and turns its error into a warning."""
     model = mlp()
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
@@ -629,7 +633,7 @@ def test_quantizing_a_masked_model_is_warned_about_and_leaves_it_as_it_is():
 
 
 USAGE = app.UsageError
-ILLEGAL = flags.IllegalFlagValueError  # Of absl's flags, which prints it with the usage.
+ILLEGAL = flags.IllegalFlagValueError  # raised by absl, which prints it with the usage
 FLAGS = {
     "sparsity 1": (["--sparsity=1.0"], ILLEGAL, ("--sparsity=1.0", "[0, 1)", "0.9 keeps a tenth")),
     "sparsity NaN": (["--sparsity=nan"], ILLEGAL, ("--sparsity=nan", "[0, 1)")),

@@ -1,4 +1,4 @@
-"""When an update is due, and what a method keeps, whatever the method."""
+"""Tests the base of all methods: when an update is due, and which state a method keeps."""
 
 import contextlib
 import dataclasses
@@ -16,7 +16,7 @@ from keras_sparse.training.saved_state import read_state, write_state
 
 
 class Recorder(ks.DynamicSparse):
-    """Notes the optimizer steps at which it updates."""
+    """Records the optimizer steps of its updates."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -29,7 +29,7 @@ class Recorder(ks.DynamicSparse):
 
 
 def fit(blobs, recorder, optimizer=None, epochs=3, batch_size=8, model=None, callbacks=(), fit_kwargs=None, **kwargs):
-    """12 batches an epoch."""
+    """Trains with 12 batches per epoch, and returns the steps of the updates."""
     model = compiled(model or mlp(), optimizer, **kwargs) if model or optimizer else ready(mlp, **kwargs)
     model.fit(
         *blobs, batch_size=batch_size, epochs=epochs, callbacks=[recorder, *callbacks], verbose=0, **(fit_kwargs or {})
@@ -44,15 +44,15 @@ def test_every_period(blobs):
 @needs_steps_per_execution
 @pytest.mark.parametrize("per_execution", [2, 3, 4, 5])
 def test_steps_per_execution_loses_no_update(blobs, per_execution):
-    """Defect 2: hooks that count calls fire a quarter as often."""
+    """A callback that counts its calls would update too rarely."""
     steps = fit(blobs, Recorder(5, 5), steps_per_execution=per_execution)
     assert len(steps) == 7
-    # At the end of the execution in which the boundary lies; executions end with the epoch, too.
+    # An update is made at the end of the execution in which it is due. The last execution ends with the epoch.
     assert all(0 <= s - due < per_execution for s, due in zip(steps, range(5, 36, 5), strict=True))
 
 
 def test_gradient_accumulation_counts_optimizer_steps(blobs):
-    """Defect 2: with accumulation the optimizer's iterations move every k-th batch."""
+    """With accumulation over k batches, the optimizer makes a step every k-th batch."""
     sgd = keras.optimizers.SGD(0.05, momentum=0.9, gradient_accumulation_steps=4)
     assert fit(blobs, Recorder(5, 2), sgd) == [2, 4, 6, 8]
 
@@ -87,7 +87,7 @@ def test_a_second_fit_goes_on_counting(blobs):
 
 
 def test_a_saved_model_goes_on_where_it_was(blobs, tmp_path):
-    """Two epochs at once, and one epoch, saved, loaded, one more, are the same."""
+    """Two epochs equal one epoch, saving, loading and one more epoch."""
     model = ready(mlp)
     model.fit(*blobs, batch_size=8, epochs=2, callbacks=[ks.DynamicSparse(15, 5)], shuffle=False, verbose=0)
     whole = state(model)
@@ -104,7 +104,7 @@ def test_a_saved_model_goes_on_where_it_was(blobs, tmp_path):
 
 
 def test_an_update_that_a_checkpoint_missed_is_made_up_for(blobs, tmp_path):
-    """The clock of a model saved between a boundary and its update."""
+    """The model is saved after the step at which an update was due, and before that update."""
     model, recorder = ready(mlp), Recorder(5, 12)
     model.fit(*blobs, batch_size=8, epochs=1, callbacks=[recorder], verbose=0)
     write_state(model, dataclasses.replace(read_state(model), last_update=11))
@@ -171,7 +171,9 @@ def test_a_model_that_is_not_built_says_how_to_build_it(blobs):
     model = keras.Sequential([MaskedDense(6, sparsity=0.5, name="a"), keras.layers.Dense(3)])
     with pytest.raises(ValueError, match=r"is not built: \['a'\] have no weights yet. Call it once"):
         ks.DynamicSparse(5, 5).update(model, 0)
-    if keras.backend.backend() == "tensorflow":  # elsewhere fit builds a model before its callbacks
+    if (
+        keras.backend.backend() == "tensorflow"
+    ):  # On other backends, `fit` builds the model before it calls the callbacks.
         with pytest.raises(ValueError, match="is not built"):
             fit(blobs, Recorder(5, 5), model=model)
         model(blobs[0][:1])
@@ -179,7 +181,7 @@ def test_a_model_that_is_not_built_says_how_to_build_it(blobs):
 
 
 def test_freezing_a_layer_changes_no_draw_and_no_memory(blobs):
-    """The second layer regrows the same positions whether the first, which holds the memory, is frozen or not."""
+    """The second layer grows at the same positions whether the first, which holds the state, is frozen or not."""
     grown = []
     for frozen in (False, True):
         model = compiled(mlp(0.8))
@@ -213,7 +215,7 @@ def test_validation_and_partial_batches_do_not_move_the_clock(blobs):
 
 
 def test_layers_are_reached_through_the_model_only_when_due(blobs, monkeypatch):
-    """Defect 7: on JAX every access to `callback.model` synchronises the training state."""
+    """On JAX every access to `callback.model` synchronizes the training state, which is slow."""
     accesses = []
     inherited = keras.callbacks.Callback.model.fget
     monkeypatch.setattr(Recorder, "model", property(lambda self: accesses.append(1) or inherited(self)))
@@ -233,7 +235,7 @@ def test_layers_are_reached_through_the_model_only_when_due(blobs, monkeypatch):
 
 
 def test_the_updated_masks_are_what_training_goes_on_with(blobs):
-    """Defect 7: on JAX a layer kept by reference during fit is stale, and what is written to it is lost."""
+    """On JAX the variables of a layer are stale during `fit`, and what is written to them is lost."""
     model = ready(mlp, 0.5)
     masks = []
 

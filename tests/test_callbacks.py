@@ -1,4 +1,4 @@
-"""Best epochs of networks that are not sparse yet do not count."""
+"""Tests `EarlyStopping` and `ModelCheckpoint`, which ignore epochs before the network is sparse enough."""
 
 import keras
 import pytest
@@ -9,12 +9,12 @@ from keras_sparse.callbacks.from_sparsity import is_as_sparse
 
 
 def prune(step):
-    """To 0.5 after the first epoch of twelve steps, to 0.9 after the second."""
+    """Schedule that prunes to 0.5 after the first epoch of twelve steps, to 0.9 after the second."""
     return step in (13, 25), 0.5 if step < 25 else 0.9
 
 
 class Score(keras.callbacks.Callback):
-    """A validation loss that only gets worse."""
+    """Adds a score to the logs that gets worse in every epoch."""
 
     def on_epoch_end(self, epoch, logs=None):
         logs["score"] = float(epoch)
@@ -31,13 +31,13 @@ def fit(model, blobs, *callbacks, epochs=8):
 
 
 def test_the_checkpoint_waits(model, blobs, tmp_path):
-    """Defect 11: "best" checkpoints taken before the target sparsity is reached."""
+    """The checkpoint of Keras saves the first epoch as the best, in which the network is not sparse yet."""
     arguments = {"monitor": "score", "mode": "min", "save_best_only": True}
     early = keras.callbacks.ModelCheckpoint(tmp_path / "early.keras", **arguments)
     late = ks.ModelCheckpoint(tmp_path / "late.keras", **arguments, from_sparsity=0.9)
     fit(model, blobs, early, late)
     dense, sparse = (keras.models.load_model(tmp_path / f"{name}.keras") for name in ("early", "late"))
-    assert live_weights(dense) == 178  # Keras's is of the first epoch, and not at the target
+    assert live_weights(dense) == 178  # Keras saves the first epoch, before the target sparsity
     assert live_weights(sparse) == 36
     assert (early.best, late.best) == (0.0, 1.0)
 
@@ -45,13 +45,13 @@ def test_the_checkpoint_waits(model, blobs, tmp_path):
 def test_early_stopping_waits(model, blobs):
     stop = ks.EarlyStopping("score", mode="min", patience=2, restore_best_weights=True, from_sparsity=0.9)
     history = fit(model, blobs, stop)
-    assert len(history["score"]) == 4  # reached in the second epoch, then two without a better score
+    assert len(history["score"]) == 4  # the target is reached in the second epoch; patience is 2
     assert stop.best == 1.0
     assert live_weights(model) == 36
 
 
 class FirstWeights(keras.callbacks.Callback):
-    """Brings back the weights and masks of the first epoch, as a user's own callback may."""
+    """Restores the weights and masks of the first epoch, as a custom callback may."""
 
     def on_epoch_end(self, epoch, logs=None):
         if epoch == 0:
@@ -61,7 +61,7 @@ class FirstWeights(keras.callbacks.Callback):
 
 
 class Look(keras.callbacks.Callback):
-    """At what is dead before each step."""
+    """Checks dead weights before each step."""
 
     def on_train_batch_begin(self, batch, logs=None):
         assert_dead_is_zero(self.model)
@@ -78,7 +78,7 @@ def test_restored_masks_leave_no_momentum_of_weights_that_die_by_it(blobs):
     model.fit(*blobs, batch_size=8, epochs=6, callbacks=[moving(), Score(), stop], verbose=0)
     assert stop.stopped_epoch == 3
     assert_dead_is_zero(model)
-    # Keras's does not know of momentum: the next fit sees to it.
+    # EarlyStopping of Keras does not clear momentum; the next `fit` does.
     stop = keras.callbacks.EarlyStopping(**score, patience=3)
     model.fit(*blobs, batch_size=8, epochs=6, callbacks=[moving(), Score(), stop], verbose=0)
     with pytest.raises(AssertionError):

@@ -1,4 +1,4 @@
-"""Whatever saves a masked model, whenever: dead weights are 0 in it, and it loads where only Keras is."""
+"""All ways of saving a masked model at any time: dead weights are 0 in the file, and it can be loaded."""
 
 import json
 import subprocess
@@ -14,10 +14,10 @@ import keras_sparse as ks
 
 pytestmark = pytest.mark.long
 
-OPTIMIZERS = {  # The last two move whole kernels.
+OPTIMIZERS = {  # The last two optimizers change whole kernels, including dead weights.
     "SGD": lambda: keras.optimizers.SGD(0.05, momentum=0.9),
     "Muon": lambda: keras.optimizers.Muon(0.05),
-    "Adafactor": lambda: keras.optimizers.Adafactor(0.05, epsilon_1=1e-16),  # of 1e-30 it makes NaN
+    "Adafactor": lambda: keras.optimizers.Adafactor(0.05, epsilon_1=1e-16),  # With the default of 1e-30 it makes NaN.
 }
 LOAD = """
 import json, sys
@@ -44,7 +44,7 @@ print(json.dumps(found))
 
 
 def trained(blobs, name, *callbacks, optimizer=None, epochs=2):
-    """A model after a fit with callbacks on both sides of a method."""
+    """Trains a model with callbacks before and after a method."""
     model = ready(optimizer=optimizer)
     before, after = callbacks
     model.fit(*blobs, batch_size=8, epochs=epochs, callbacks=[*before, METHODS[name](), *after], verbose=0)
@@ -52,7 +52,7 @@ def trained(blobs, name, *callbacks, optimizer=None, epochs=2):
 
 
 def checkpoints(folder):
-    """Keras's callbacks, which save while the method works: at epochs, and between updates."""
+    """Returns callbacks of Keras that save during training: after epochs, and between updates."""
     return [
         keras.callbacks.ModelCheckpoint(folder / "{epoch}.keras"),
         keras.callbacks.ModelCheckpoint(folder / "{epoch}.weights.h5", save_weights_only=True),
@@ -61,7 +61,7 @@ def checkpoints(folder):
 
 
 class AfterEachBatch(keras.callbacks.Callback):
-    """Looks at the variables, which is what a state tree is made of (of Adafactor's Keras makes none: names clash)."""
+    """Checks the variables after each batch, instead of the state tree, which Keras cannot make for Adafactor."""
 
     looks = 0
 
@@ -116,8 +116,8 @@ def test_every_checkpoint_holds_zeros_whatever_the_order_of_callbacks(blobs, nam
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_tree_of_arrays_there_and_back(blobs, name):
-    """As Orbax and the like save."""
-    keras.utils.clear_session()  # The tree goes by names, and models of no name get a number.
+    """Libraries such as Orbax save the state tree."""
+    keras.utils.clear_session()  # The tree has the names of models; automatic names are numbered.
     model = compiled(mlp(), keras.optimizers.Adam(0.01))
     model.fit(*blobs, batch_size=8, epochs=2, callbacks=[METHODS[name]()], verbose=0)
     tree = keras.tree.map_structure(np.array, model.get_state_tree(value_format="numpy_array"))

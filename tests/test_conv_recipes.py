@@ -1,4 +1,4 @@
-"""The recipes of WRN and ResNet, small, on images that a test makes."""
+"""Tests the recipes of WRN and ResNet, with small networks on synthetic images."""
 
 import json
 import shutil
@@ -87,7 +87,9 @@ def test_resnet_on_photos(data_dir, tmp_path):  # noqa: F811
     assert report.live_weights == round(0.2 * report.sparse_weights)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Keras's CSVLogger stays open.
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # After the error, CSVLogger of Keras leaves its file open.
 @pytest.mark.parametrize("harm", ["byte", "end", "all"])
 def test_photos_that_cannot_be_read_while_training(data_dir, tmp_path, harm):  # noqa: F811
     folder = shutil.copytree(data_dir, tmp_path / "tfds")
@@ -147,7 +149,7 @@ def test_devices_share_every_test_batch(images, replicas, expected):
     assert train.evaluation_batch(images, replicas) == expected
 
 
-# Processes of their own: devices can only be set before the backend starts.
+# These runs need processes of their own, since devices can only be set before the backend starts.
 
 
 def start(folder, data_dir, *arguments):  # noqa: F811

@@ -1,4 +1,4 @@
-"""sparsify and densify on models as users have them."""
+"""Tests sparsify and densify on typical models."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ from keras_sparse.layers import MaskedConv2D, MaskedDense
 
 
 def residual():
-    """Convolutions with a branch, a shared dense layer, a nested model used twice."""
+    """Makes a model with convolutions, a branch, a shared dense layer, and a nested model used twice."""
     inner_in = keras.Input((8, 8, 4))
     x = layers.Conv2D(4, 3, padding="same", use_bias=False, name="conv")(inner_in)
     x = layers.BatchNormalization(name="bn")(x)
@@ -35,7 +35,7 @@ def random_weights(model):
 
 
 def test_branches_shared_and_nested_models_stay_what_they_are():
-    """Defect 10: a converter that takes a network for a chain of layers."""
+    """The conversion must not assume that a network is a chain of layers."""
     model = random_weights(residual())
     sparse = ks.sparsify(model, 0.5)
     assert [x.name for x in ks.masked_layers(sparse)] == ["stem", "conv", "shared", "logits"]
@@ -45,7 +45,7 @@ def test_branches_shared_and_nested_models_stay_what_they_are():
         model.input.name,
         model.output_shape,
     )
-    # With the same weights zeroed in the original, the function is the same.
+    # With the same weights set to 0, the original computes the same function.
     kernels = {x.name: numpy(x.kernel) for x in ks.masked_layers(sparse)}
     for name, layer in [
         ("stem", model.get_layer("stem")),
@@ -90,7 +90,7 @@ def test_names_distribution_and_kept_layers():
     assert type(sparse.get_layer("last")) is layers.Dense
     live = [int(m.sum()) for _, m in state(sparse)]
     assert sum(live) == 64  # a fifth of 128 + 192
-    assert live[0] > 128 / 5  # 24/128 : 28/192, the first is denser
+    assert live[0] > 128 / 5  # 24/128 : 28/192, so that the first is denser
     assert [x.name for x in ks.masked_layers(mlp(0.5, keep_dense=lambda x: x.name == "first"))] == [
         "second",
         "last",
@@ -279,7 +279,7 @@ def test_inside_a_distribution_strategy():
 
 
 class Own(keras.Sequential):
-    """A class of the user's own."""
+    """A custom class."""
 
 
 @pytest.mark.parametrize("nested", [False, True])

@@ -1,4 +1,4 @@
-"""A copy computes what the original computes, shares nothing with it, and needs no more of it than Keras does."""
+"""Tests that a copy computes the same as the original, and shares no variable with it."""
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ import keras_sparse as ks
 from keras_sparse.layers import MaskedDense
 
 TRAINED = {"epochs": 1, "batch_size": 48, "verbose": 0}
-# To trace takes longer on TensorFlow than these few steps; on JAX it is the other way round.
+# On TensorFlow tracing takes longer than a few eager steps, on JAX it is the reverse.
 EAGERLY = {} if keras.backend.backend() == "jax" else {"run_eagerly": True}
 
 
@@ -21,7 +21,7 @@ def rng(seed=0):
 
 
 def randomized(model, seed=5):
-    """The model with random weights, which say more than zeros and ones."""
+    """Sets random weights instead of zeros and ones, and returns the model."""
     draw = rng(seed)
     for w in model.weights:
         if "float" in keras.backend.standardize_dtype(w.dtype):
@@ -39,7 +39,7 @@ def assert_same_function(one, other, x):
 
 
 def assert_converted(model, x, **kwargs):
-    """A masked copy without dead weights, and its dense copy, are the model; a sparse one is its own dense copy."""
+    """Asserts that copies compute the same: masked without dead weights, and dense; a sparse one and its dense copy."""
     assert_same_function(model, ks.sparsify(model, 0.0, **kwargs), x)
     sparse = ks.sparsify(model, 0.5, **kwargs)
     dense = ks.densify(sparse)
@@ -48,7 +48,7 @@ def assert_converted(model, x, **kwargs):
 
 
 def assert_plain(model):
-    """Nothing in it is a class of keras_sparse."""
+    """Asserts that no layer is of a class of keras_sparse."""
     left = [x.path for x in model._flatten_layers() if type(x).__module__.startswith("keras_sparse")]
     assert not left
 
@@ -62,11 +62,11 @@ def assert_weights(model, expected):
         np.testing.assert_array_equal(numpy(w), value, err_msg=w.path)
 
 
-# What a copy shares with its original: nothing.
+# A copy shares nothing with its original.
 
 
 def rich():
-    """Layers with every sort of variable: bias, averages, the state of a random generator, an embedding."""
+    """Makes a model with all kinds of variables: biases, averages, the state of a random generator, an embedding."""
     inputs = keras.Input((8,))
     x = layers.Dense(8, activation="relu", name="first")(inputs)
     x = layers.Dropout(0.2, seed=3)(layers.BatchNormalization()(x))
@@ -97,7 +97,7 @@ def train(model, blobs, **kwargs):
 
 
 def assert_apart(used, other, blobs):
-    """Training the one leaves the other as it is, and able to predict and to train."""
+    """Asserts that training one model does not change the other, which can still predict and train."""
     before = weights(other)
     x = train(used, blobs)
     assert_weights(other, before)
@@ -153,7 +153,7 @@ def test_a_masked_model_can_be_made_dense_and_sparse_again_while_all_are_trained
         assert np.isfinite(model.predict(x, verbose=0)).all()
 
 
-# What the original is compiled with is its own affair.
+# Copies of compiled models.
 
 
 def my_loss(y, z):
@@ -272,11 +272,11 @@ def test_a_densified_file_is_as_small_as_that_of_a_model_never_compiled(tmp_path
     assert_same_function(sparse, loaded, x)
 
 
-# What keep_dense keeps.
+# Layers in a model or composite layer named by keep_dense.
 
 
 def encoder(name="backbone"):
-    """A model to be nested, with one in it."""
+    """Makes a model to be nested, which has a nested model itself."""
     block_inputs = keras.Input((8,))
     block = keras.Model(block_inputs, layers.Dense(8, name="deep")(block_inputs), name=f"{name}_block")
     inputs = keras.Input((8,))
@@ -341,7 +341,7 @@ def with_composites():
 
 
 def inside(model, name):
-    """The paths of the masked layers of a layer."""
+    """Returns the paths of the masked layers in a layer."""
     return ks.masked_layers(model.get_layer(name))
 
 
@@ -394,11 +394,11 @@ def test_a_subclassed_model_that_is_kept_dense_is_copied_as_it_is(blobs):
     assert_apart(sparse, model, blobs)
 
 
-# What densify leaves.
+# Layers that densify reaches.
 
 
 def assert_densified_or_refused(model, x, *named):
-    """Plain and the same, or a message with one of these names."""
+    """Asserts that densify gives the same function without masked layers, or an error with one of these names."""
     expected = outputs(model, x)
     try:
         dense = ks.densify(model)
@@ -439,7 +439,7 @@ def test_densify_reaches_into_a_sequential_within_time_distributed():
 
 
 class Block(keras.layers.Layer):
-    """A block of one's own with a masked layer inside."""
+    """Custom layer with a masked layer inside."""
 
     def __init__(self, units=8, **kwargs):
         super().__init__(**kwargs)
@@ -460,7 +460,7 @@ class Block(keras.layers.Layer):
 
 
 class BlockOf(keras.layers.Layer):
-    """A block that is given its layer."""
+    """Custom layer with a layer given as argument."""
 
     def __init__(self, inner, **kwargs):
         super().__init__(**kwargs)
@@ -513,7 +513,7 @@ def test_densify_leaves_no_masked_layer_in_code_of_ones_own_or_names_it(kind, ne
     assert_densified_or_refused(model, SEQUENCE, "own", "inner")
 
 
-# What a layer has adapted to.
+# Adapted preprocessing layers.
 
 
 def discretized():
@@ -592,7 +592,7 @@ ADAPTED = {
 @pytest.mark.parametrize("kind", ADAPTED)
 def test_a_copy_keeps_what_its_layers_were_adapted_to(kind):
     model, x = ADAPTED[kind]()
-    assert np.ptp(outputs(model, x)[0], axis=0).max() > 1e-3  # The data matter.
+    assert np.ptp(outputs(model, x)[0], axis=0).max() > 1e-3  # The outputs depend on the data.
     assert_converted(model, x)
 
 
@@ -667,7 +667,7 @@ def test_a_copy_keeps_the_vocabulary_of_its_layers(kind):
     assert_converted(model, x)
 
 
-# Code of the user's own.
+# Custom code.
 
 
 def double(x):
@@ -675,7 +675,7 @@ def double(x):
 
 
 class Cell(keras.layers.Layer):
-    """A recurrent cell of one's own, with nothing to write it to a file."""
+    """Custom recurrent cell without get_config."""
 
     def __init__(self, units):
         super().__init__()
@@ -691,7 +691,7 @@ class Cell(keras.layers.Layer):
 
 
 class Scale(keras.layers.Layer):
-    """A layer without get_config, whose argument no file could hold."""
+    """Layer without get_config, whose argument cannot be serialized."""
 
     def __init__(self, function):
         super().__init__()
@@ -713,7 +713,7 @@ class Wrapped(keras.layers.Wrapper):
 
 
 class Twice(keras.layers.Layer):
-    """Two layers of its own, in a list, and no get_config."""
+    """Layer with a list of two layers, without get_config."""
 
     def __init__(self, units, *, activation):
         super().__init__()
@@ -730,7 +730,7 @@ class Twice(keras.layers.Layer):
 
 
 class PlainScale(keras.layers.Layer):
-    """As most are written: no get_config, no name."""
+    """Typical custom layer, without get_config and name."""
 
     def __init__(self):
         super().__init__()
@@ -768,7 +768,7 @@ CODE = {
 
 
 def around(make):
-    """In the model itself, in one that is nested, in a Sequential, and shared."""
+    """Makes models with a layer at the top level, in a nested model, in a Sequential, and shared."""
     sequence = keras.Input((4, 8))
     x = make()(layers.Dense(8, name="before")(sequence))
     inner = keras.Input((4, 8))
@@ -808,7 +808,7 @@ def test_a_model_with_a_lambda_is_converted_after_its_training(blobs):
 
 
 def in_order():
-    """Three levels, and the names in the order of model.layers, depth first."""
+    """Makes a model of three levels; returns it and the names in the order of model.layers, depth first."""
     deepest = keras.Sequential(
         [keras.Input((8,)), layers.Dense(8, name="d"), layers.Dense(8, name="e")], name="deepest"
     )
@@ -848,7 +848,7 @@ def test_masked_layers_inside_of_blocks_come_where_the_block_is():
     assert names(keras.Model(sequence, masked_dense(name="e")(x))) == list("abcde")
 
 
-# Models drawn at random.
+# Random models.
 
 MAY_BE_REFUSED = (Block, BlockOf, OwnModel)
 
@@ -897,7 +897,7 @@ TREES = st.recursive(
 
 
 def grow(tree):
-    """A function from tensor to tensor, of (batch, 4, 8) always; called twice, it shares its layers."""
+    """Draws a function between tensors of shape (batch, 4, 8); two calls share its layers."""
     kind, *rest = tree
     if kind == "leaf":
         return LEAVES[rest[0]]()

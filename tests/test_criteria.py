@@ -1,4 +1,4 @@
-"""The pure functions, against numbers worked out by hand and properties over many shapes."""
+"""Tests `criteria.py` against examples worked out by hand, and by properties over many shapes."""
 
 import numpy as np
 import pytest
@@ -46,8 +46,8 @@ def test_keep_strongest_leaves_what_fits():
     [
         (10, [1, 1, 2], [99, 99, 99], [3, 2, 5]),  # 2.5, 2.5, 5: the tie goes to the first
         (7, [5, 3, 1], [99, 99, 99], [4, 2, 1]),  # 3.89, 2.33, 0.78
-        (10, [8, 1, 1], [2, 99, 99], [2, 4, 4]),  # what the first cannot take is split evenly
-        (5, [1, 0, 0], [2, 9, 3], [2, 2, 1]),  # no share left: by room, 3 * 9/12 and 3 * 3/12
+        (10, [8, 1, 1], [2, 99, 99], [2, 4, 4]),  # the overflow of the first is split evenly
+        (5, [1, 0, 0], [2, 9, 3], [2, 2, 1]),  # no share left: by capacity, 3 * 9/12 and 3 * 3/12
         (0, [1, 2], [3, 3], [0, 0]),
     ],
 )
@@ -82,14 +82,14 @@ def test_grown_positions_were_dead_and_are_as_many_as_asked(mask, fraction, seed
     assert len(set(grown)) == len(grown) == count
     assert (np.diff(grown) > 0).all()
     assert not mask.flat[grown].any()
-    # The same draw from the dead positions written out.
+    # The same random draw from an explicit list of the dead positions.
     free = np.flatnonzero(~mask)
     listed = np.random.default_rng(seed).choice(free, count, replace=False, shuffle=False)
     np.testing.assert_array_equal(grown, np.sort(listed))
 
 
 def test_regrowth_is_uniform_by_chi_square():
-    """60,000 positions drawn over 20 free ones: chi-square with 19 degrees of freedom, 0.1% points 5.4 and 43.8."""
+    """Draws 60,000 of 20 free positions: chi-square with 19 degrees of freedom, 0.1% quantiles 5.4 and 43.8."""
     live = np.arange(0, 30, 3)
     dead = np.setdiff1d(np.arange(30), live)
     rng = np.random.default_rng(7)
@@ -97,7 +97,7 @@ def test_regrowth_is_uniform_by_chi_square():
     assert not hits[live].any()
     # Drawing 6 of 20 without replacement lowers the variance of a count by the factor (20 - 6) / (20 - 1).
     chi = ((hits[dead] - 3000) ** 2 / 3000).sum() * 19 / 14
-    assert 5.4 < chi < 43.8  # both tails: too even is not random either
+    assert 5.4 < chi < 43.8  # both tails, since counts that are too even are not random either
 
 
 @pytest.mark.parametrize(("dropped", "expected"), [(89, 2.0), (90, 1.0), (100, 1.0), (110, 1.0), (111, 0.5), (0, 2.0)])
@@ -107,7 +107,11 @@ def test_threshold_doubles_and_halves_outside_the_tolerance(dropped, expected):
 
 def test_the_weakest_by_hand():
     assert criteria.weakest(np.array([0.3, 0.1, 0.2, 0.1]), 2).tolist() == [False, True, False, True]
-    assert criteria.weakest(np.array([0.1, 0.1, 0.1]), 1).tolist() == [True, False, False]  # of equal ones the earlier
+    assert criteria.weakest(np.array([0.1, 0.1, 0.1]), 1).tolist() == [
+        True,
+        False,
+        False,
+    ]  # ties go to the earlier element
     assert criteria.weakest(np.array([0.1]), 0).tolist() == [False]
 
 
@@ -125,10 +129,10 @@ def test_the_strongest_dead_positions_are_those_a_sort_would_give(size, seed):
 
 
 def test_between_live_units_by_hand():
-    # Of three inputs and three outputs the second input and the third output have no live weight.
+    # Three inputs and three outputs; the second input and the third output have no live weight.
     live = np.flatnonzero([[1, 0, 0], [0, 0, 0], [0, 1, 0]])
     assert criteria.between_live_units(live, (3, 3)).reshape(3, 3).tolist() == [[T, T, F], [F, F, F], [T, T, F]]
-    # Slices of a convolution 2 x 1 with two channels in and out: any of the slice's weights makes its units live.
+    # A convolution with kernel 2 x 1 and two input and output channels: any live weight makes its channels live.
     mask = np.zeros((2, 1, 2, 2), bool)
     mask[1, 0, 0, 1] = True
     between = criteria.between_live_units(np.flatnonzero(mask), mask.shape).reshape(mask.shape)

@@ -1,4 +1,4 @@
-"""The recipes' data: orders, augmentations, streams and exported arrays."""
+"""Tests the data of the recipes: order, augmentation, streams and exported arrays."""
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ from nets import numpy
 
 
 def counting(n=25, **kwargs):
-    """Images of one pixel whose value is their label."""
+    """Makes images of one pixel, whose value is the label."""
     values = np.arange(n, dtype="uint8")
     return data.Images(values.reshape(n, 1, 1, 1), values.astype("int32"), n, (0.0,), (1.0,), **kwargs)
 
@@ -63,7 +63,7 @@ def test_batches_are_a_new_order_each_epoch_of_the_seed_and_the_epoch():
     assert (first[0] != first[1]).any()
     np.testing.assert_array_equal(first[1:], epochs(2, seed=1, first_step=6))
     assert (first[0] != epochs(1, seed=2)[0]).any()
-    # On any backend.
+    # The same on all backends.
     np.testing.assert_array_equal(first[0], np.random.default_rng([1, 0]).permutation(25)[:24])
 
 
@@ -116,7 +116,7 @@ class TestResizedCropFlip:
 
     def test_a_crop_of_a_ramp_is_a_ramp_of_the_part_cropped(self):
         ramp = np.broadcast_to(np.arange(0, 200, 10, dtype="uint8")[:, None, None], (20, 20, 1))[None]
-        # A quarter of the area, at the bottom: rows 10 to 20, whose ten pixels are 100, 110, ... 190.
+        # A quarter of the area at the bottom: rows 10 to 20, whose ten pixels are 100, 110, ... 190.
         out = ResizedCropFlip().apply(ramp, np.array([[0.25, 1, 1.0, 0.0, 0.9]]), 5)
         np.testing.assert_allclose(out[0, :, 0, 0], [105, 125, 145, 165, 185], atol=3)
 
@@ -193,7 +193,7 @@ class TestStream:
         photos, drawings = (stream.load(x, ("train", "test"), data_dir, size=16) for x in ("photos", "drawings"))
         for one, other in zip(photos, drawings, strict=True):
             a, b = (next(x.evaluation(8, 8).as_numpy_iterator())[0] for x in (one, other))
-            assert np.abs(a - b).mean() < 0.2  # what JPEG loses
+            assert np.abs(a - b).mean() < 0.2  # JPEG is lossy
         a, b = (self.take(x[0], 5)[0] for x in (photos, drawings))
         assert np.abs(a - b).mean() < 0.2
 

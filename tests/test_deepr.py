@@ -1,4 +1,4 @@
-"""Deep rewiring: by hand, and both readings against plain Python through a real fit."""
+"""Tests DeepR: by hand, and both variants against plain Python in a real fit."""
 
 import collections
 import functools
@@ -57,7 +57,7 @@ def reference(reading, seed, alpha, temperature, eta, rate, momentum, now):
 
 
 class NoteSigns(keras.callbacks.Callback):
-    """After `DeepR` has given its signs, before the first step."""
+    """Records the signs before the first step."""
 
     def __init__(self, signs, seed, reading):
         super().__init__()
@@ -106,7 +106,7 @@ def test_what_crosses_zero_dies_and_as_many_wake_at_zero():
     method.update(model, 2)
     assert numpy(layer.kernel_variable).ravel() == pytest.approx([0.5, 0, 0.3, 0, 0, 0])
     assert layer.kernel_mask.numpy().ravel().tolist() == [True, False, True, False, True, True]
-    layer.kernel_variable.assign([[0.5, 0, 0.3], [0, 0.01, -0.02]])  # the woken take the sign of their first move
+    layer.kernel_variable.assign([[0.5, 0, 0.3], [0, 0.01, -0.02]])  # new weights take the sign of their first move
     method.update(model, 3)
     assert layer.kernel_mask.numpy().ravel().tolist() == [True, False, True, False, True, True]
     layer.kernel_variable.assign([[0.5, 0, 0.3], [0, -0.01, -0.01]])
@@ -117,11 +117,11 @@ def test_what_crosses_zero_dies_and_as_many_wake_at_zero():
 
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
 def test_part_of_a_gradient_added_after_the_step_is_as_if_before(momentum, nesterov):
-    """SGD is linear in the gradient, momentum and all. L1 is the part of it that needs no random numbers."""
+    """SGD with momentum is linear in the gradient. The L1 term is tested, since it needs no random numbers."""
     gradients, alpha = np.random.default_rng(0).normal(size=(4, 2, 3)).astype("float32"), 0.3
     results = []
     for after in (False, True):
-        model, layer = one_layer([5.0] * 6)  # never negative
+        model, layer = one_layer([5.0] * 6)  # large weights, which never become negative
         model.optimizer = sgd = keras.optimizers.SGD(0.1, momentum, nesterov)
         sgd.build([layer.kernel_variable])
         method = ks.DeepR(alpha=alpha, temperature=0.0, reading="table_4")
@@ -151,7 +151,7 @@ def test_fixed_signs_reflect_a_fresh_network_and_leave_a_trained_one(blobs, tmp_
 
 
 class Unchanged(keras.callbacks.Callback):
-    """Lets a method begin, and checks that this changes no weight."""
+    """Starts a method, and checks that this changes no weight."""
 
     def __init__(self, weights, method):
         super().__init__()
@@ -174,7 +174,7 @@ def test_temperature_and_alpha_by_epoch(blobs):
 
 @pytest.mark.parametrize("optimizer", ["Adam", "Muon", "Adagrad", "accumulating", "scaled"])
 def test_any_optimizer(blobs, optimizer):
-    """Steps that an optimizer does not make, the walk does not make either."""
+    """If the optimizer makes no step, the walk makes none either."""
     made = {
         "accumulating": lambda: keras.optimizers.SGD(0.05, 0.9, gradient_accumulation_steps=3),
         "scaled": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.05, 0.9)),
@@ -250,11 +250,11 @@ def test_until_masks_stay_from_then_on(blobs):
     assert history["dropped"][2:] == [0, 0]
 
 
-ROWS, COLUMNS = 1100, 1000  # of a kernel whose mask is not joined with those of others
+ROWS, COLUMNS = 1100, 1000  # of a kernel so large that its mask is handled alone
 
 
 def large_layer(reading):
-    """What acts within the step on a large layer: the function, and its arguments."""
+    """Returns the function that acts on a large layer within the step, and its arguments."""
     model = keras.Sequential([keras.Input((ROWS,)), MaskedDense(COLUMNS, use_bias=False, sparsity=0.999)])
     model.compile(keras.optimizers.SGD(0.1, 0.9))
     method = ks.DeepR(1e-3, 1e-6, reading=reading)
@@ -274,12 +274,12 @@ def large_layer(reading):
 @pytest.mark.parametrize("reading", ["bellec", "table_4"])
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="counts what a compiler makes")
 def test_only_single_elements_of_a_large_layer_are_touched(reading):
-    """So the time goes by the live weights: nothing is computed, joined or copied that is as large as the kernel."""
+    """The time must depend on the live weights only: no array of the size of the kernel is computed or copied."""
     act, arguments = large_layer(reading)
     if keras.backend.backend() == "jax":
         import jax
 
-        # The values come from a training step, and their buffers may be written to.
+        # Donated buffers, as in a training step, may be written in place.
         compiled_act = jax.jit(act, donate_argnums=(3, 4)).lower(*arguments).compile().as_text()
         found = re.findall(r"= \(?\w+\[([\d,]*)\]\S* ([\w-]+)\(", compiled_act)
         found = [(op, math.prod(map(int, filter(None, shape.split(","))))) for shape, op in found]
@@ -298,8 +298,8 @@ def test_only_single_elements_of_a_large_layer_are_touched(reading):
         scatters, allowed = "TensorScatterUpdate", {"Placeholder", "Identity", "Reshape", "While", "StatelessWhile"}
     large = collections.Counter(op for op, size in found if size >= ROWS * COLUMNS)
     assert set(large) - allowed == {scatters}
-    assert large["fusion"] <= large[scatters]  # XLA fuses with each scatter what it scatters.
-    # Kernel and momentum; the mask where something wakes, and where something dies.
+    assert large["fusion"] <= large[scatters]  # XLA fuses each scatter with the computation of its updates.
+    # One scatter each for kernel, momentum, new mask elements and dropped ones.
     assert large[scatters] in (3, 4)
 
 

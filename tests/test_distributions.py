@@ -22,14 +22,14 @@ def test_uniform_on_lenet():
 
 
 def test_erdos_renyi_by_hand():
-    """Unscaled counts are n_in + n_out = 1084, 400, 110; 5,324 live weights are 3.34 of each."""
+    """The shares are n_in + n_out = 1084, 400, 110; 5,324 live weights are 3.34 times as many."""
     total = 1084 + 400 + 110
     expected = [round(5324 * n / total) for n in (1084, 400, 110)]
     assert live(LENET, distributions.erdos_renyi(LENET, 0.98)) == expected
 
 
 def test_erdos_renyi_caps_at_dense_and_spreads_the_rest():
-    """At density .5 of 266,200 weights, fc2 and fc3 would get more than they hold: they are dense, fc1 has the rest."""
+    """At density .5 of 266,200 weights, fc2 and fc3 would get more than they have: they are dense, fc1 has the rest."""
     assert live(LENET, distributions.erdos_renyi(LENET, 0.5)) == [133100 - 31000, 30000, 1000]
 
 
@@ -67,7 +67,7 @@ def test_unknown_distribution_lists_the_known():
 
 @pytest.mark.parametrize("name", ["erdos_renyi", "erdos_renyi_kernel"])
 def test_einsum_dense_is_as_dense_as_the_dense_layer_of_its_units(name):
-    """Of "abc,cde->abde" the last two axes are both outputs."""
+    """In "abc,cde->abde" the last two axes of the kernel are output axes."""
 
     def density(layer, shape):
         model = keras.Sequential([keras.Input(shape), layer, keras.layers.Flatten(), keras.layers.Dense(10)])

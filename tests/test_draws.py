@@ -1,4 +1,4 @@
-"""Random numbers by counter: against known answers, plain Python, and what they should be distributed like."""
+"""Tests `counter_rng.py`: known answers, comparison with plain Python, and distributions."""
 
 import functools
 import math
@@ -24,7 +24,7 @@ def as_int32(number):
 
 @pytest.mark.parametrize(
     ("key", "counter", "answer"),
-    [  # of Random123, the authors' library: its file kat_vectors, threefry 2x32 with 20 rounds
+    [  # from the file kat_vectors of Random123, the authors' library: threefry 2x32 with 20 rounds
         ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
         ((0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), (0x1CB996FC, 0xBB002BE7)),
         ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
@@ -76,7 +76,7 @@ def test_rows_equal_plain_python():
 
 @pytest.mark.parametrize("below", [1, 300, 1 << 20, 3 * (1 << 29)])
 def test_ints_that_count_are_distinct_and_equally_likely(below):
-    """Of 3 * 2^29 a quarter of the draws does not count: else the first quarter would come twice as often."""
+    """With the bound 3 * 2^29 a quarter of the draws is rejected, or else the first third would be twice as likely."""
     found = []
     for step in range(40):
         drawn, counts = (x[0] for x in rows((below,), step))
@@ -85,7 +85,7 @@ def test_ints_that_count_are_distinct_and_equally_likely(below):
     found = np.concatenate(found)
     assert found.min() >= 0
     assert found.max() < below
-    if below > 300:  # Where there are many, few draws are lost to others of the same hash.
+    if below > 300:  # If the bound is large, few draws are rejected because of collisions.
         fair = 2**31 // below * below / 2**31
         assert 0.9 * fair < len(found) / (40 * draws.ROW) < fair + 0.02
     bins = min(below, 8)
@@ -95,7 +95,7 @@ def test_ints_that_count_are_distinct_and_equally_likely(below):
 
 
 def test_all_pairs_of_ints_are_equally_likely():
-    """Whatever the hash, which is why it is a random one."""
+    """The hash function is random so that no pair is rejected more often than others."""
     n, count, steps = 12, np.zeros((12, 12)), 600
     for step in range(steps):
         drawn, counts = (x[0] for x in rows((n,), step))
@@ -107,7 +107,7 @@ def test_all_pairs_of_ints_are_equally_likely():
     assert ((pairs - expected) ** 2 / expected).sum() < 110  # 65 degrees of freedom: p = 4e-4
 
 
-SIZES = (200, 50)  # of two layers; between them lies a frozen one of 30
+SIZES = (200, 50)  # of two layers; a frozen layer of 30 weights is between them
 
 
 def site(first, size, live):
@@ -119,12 +119,11 @@ def _wake(sites, small):
     return compiled(lambda step, masks, live, crossed: wake(draws.key_of(0), step, sites, masks, live, crossed))
 
 
-EACH_ALONE, LARGE_AND_SMALL, JOINED = 0, 100, 2**20  # up to which size masks are joined in the search
+EACH_ALONE, LARGE_AND_SMALL, JOINED = 0, 100, 2**20  # limits up to which masks are concatenated
 
 
 def woken(masks, crossed, step=0, order=None):
-    """What `wake` makes of the masks of two layers, and of who crossed zero: for each the mask, the live positions
-    before and after, and who is gone."""
+    """Calls `wake` for two layers; returns for each the mask, live positions before and after, and what was dropped."""
     sites = tuple(site(f, n, int(np.count_nonzero(m))) for f, n, m in zip((0, 230), SIZES, masks, strict=True))
     lives = [np.flatnonzero(m).astype("int32") + s.first for m, s in zip(masks, sites, strict=True)]
     live, flags = np.concatenate(lives), np.concatenate(crossed)
@@ -154,7 +153,7 @@ def test_as_many_wake_as_die_and_none_that_just_died(density, small, monkeypatch
     monkeypatch.setattr(rewiring, "SMALL", small)
     rng = np.random.default_rng(7)
     for step in range(5):
-        # The layers are unlike: in one all wakes that must, in the other not, and the other way round.
+        # The layers differ: in one all dropped weights are replaced, in the other not, and the other way round.
         masks = [rng.permutation(n) < round(n * d) for n, d in zip(SIZES, (density, 1.02 - density), strict=True)]
         crossed = [rng.random(np.count_nonzero(m)) < 0.5 for m in masks]
         for place, (after, live, found, gone) in enumerate(woken(masks, crossed, step)):
@@ -170,7 +169,7 @@ def test_as_many_wake_as_die_and_none_that_just_died(density, small, monkeypatch
             assert np.count_nonzero(gone) == min(len(dying), len(dead))
 
 
-@pytest.mark.parametrize("live", [17, 45])  # of 50: many to wake, or fewer than cross
+@pytest.mark.parametrize("live", [17, 45])  # of 50: enough dead weights, or fewer than cross zero
 def test_it_does_not_matter_in_which_order_live_positions_are_held(live):
     rng = np.random.default_rng(0)
     masks = [np.arange(200) < 1, rng.permutation(50) < live]

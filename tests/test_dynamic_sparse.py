@@ -1,4 +1,4 @@
-"""Dynamic sparse reparameterization: by hand, against plain Python through a real fit, and its arguments."""
+"""Tests dynamic sparse reparameterization: by hand, against plain Python in a real fit, and its arguments."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ from keras_sparse.training.saved_state import read_state
 
 
 def two_layers(first, second):
-    """A net 2 - 2 - 2 with the given weights (0 for dead), four and four."""
+    """Makes a net 2 - 2 - 2 with given weights, four in each layer; 0 means dead."""
     model = keras.Sequential([keras.Input((2,)), *(MaskedDense(2, use_bias=False) for _ in "ab")])
     for layer, weights in zip(model.layers, (first, second), strict=True):
         weights = np.reshape(weights, (2, 2))
@@ -27,7 +27,7 @@ def flat(model):
 
 
 class TestEightWeightsByHand:
-    """H = 0.5 throughout; 0 stands for dead."""
+    """H = 0.5 in all cases; 0 means dead."""
 
     def test_dropped_weights_move_to_the_layer_with_more_survivors(self):
         model = two_layers([0.9, 0.1, 0, 0], [0.7, -0.6, 0, 0.2])
@@ -41,7 +41,7 @@ class TestEightWeightsByHand:
         assert m1[:2] == [1, 0]
         assert sum(m1) == 2
         assert m2 == [1, 1, 1, 0]
-        assert method.logs() == {"threshold": 0.5}  # 2 is within a tenth of 2
+        assert method.logs() == {"threshold": 0.5}  # 2 dropped, K = 2: within the tolerance
 
     def test_the_last_weight_of_a_layer_is_kept(self):
         model = two_layers([0.2, -0.4, 0, 0], [0.9, 0.9, 0, 0])
@@ -76,7 +76,7 @@ class TestEightWeightsByHand:
 
 
 class TestFractionOfTheLiveWeights:
-    """Five live of eight, H = 0.5, two below."""
+    """Five of eight weights are live, two of them below H = 0.5."""
 
     @pytest.mark.parametrize(
         ("fraction", "epoch", "threshold"),
@@ -221,7 +221,7 @@ def test_kernel_slices_move_whole_and_keep_the_number_of_weights():
     assert sum(history.history["dropped"]) > 0
     assert live_weights(model) == budget
     assert [m.shape for m in after] == [(1, 1, 3, 8), (1, 1, 8, 8), (1, 1, 8, 8)]
-    # 1x1 slices hold one weight, 3x3 slices nine: they trade among their own kind only.
+    # 1x1 slices have one weight, 3x3 slices nine: weights move only between layers of the same kind.
     assert after[1].sum() == before[1].sum()
     assert after[0].sum() + after[2].sum() == before[0].sum() + before[2].sum()
     assert_dead_is_zero(model)
@@ -239,7 +239,7 @@ def test_regrown_weights_start_small_and_random(blobs):
 
 
 def test_threshold_and_step_are_kept_in_the_model(blobs, tmp_path):
-    """Defect 5: a resume that forgets the adaptive threshold."""
+    """A resumed run must continue with the threshold that it had reached."""
     model = ready(mlp)
     method = ks.DynamicSparse(5, 4, threshold=1e-3)
     model.fit(*blobs, batch_size=8, epochs=2, callbacks=[method], verbose=0)
@@ -320,14 +320,16 @@ def test_growth_between_live_units_only(blobs):
 
 
 def test_no_more_is_dropped_than_fits_between_live_units():
-    model = two_layers([0.9, 0.1, 0, 0], [0.7, 0.2, 0, 0])  # each layer's live weights leave one input: no free pair
+    model = two_layers(
+        [0.9, 0.1, 0, 0], [0.7, 0.2, 0, 0]
+    )  # the live weights of each layer have one input: no free pair
     before = flat(model)
     ks.DynamicSparse(2, 1, threshold=0.5, growth="live_units").update(model, step=1)
     assert flat(model) == before
 
 
 def test_a_threshold_that_stays_below_all_weights_is_said(blobs):
-    """Not after few updates: it doubles at each."""
+    """No warning after a few updates, since the threshold still doubles at each."""
     training = {"batch_size": 8, "epochs": 2, "verbose": 0}
     ready(mlp).fit(*blobs, callbacks=[ks.DynamicSparse(15, 3, threshold=1e-15)], **training)
     with pytest.warns(UserWarning, match="made 24 updates, and none of them dropped anything"):

@@ -1,4 +1,4 @@
-"""Reading variables and writing single elements of them, whatever the backend keeps them in."""
+"""Tests reading variables and writing single elements on every backend."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""Ctrl-C: at the end of a step, never lost; tests/test_kill.py presses it in whole runs."""
+"""Tests that Ctrl-C stops at the end of a step and is never lost; tests/test_kill.py tests it in whole runs."""
 
 import contextlib
 import os
@@ -20,11 +20,11 @@ def _as_in_a_terminal():
 
 def press_ctrl_c():
     os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(0.01)  # Python handles a signal between two instructions.
+    time.sleep(0.01)  # Python handles signals between two instructions.
 
 
 class Press(keras.callbacks.Callback):
-    """Ctrl-C before the third batch; notes the batches that end."""
+    """Sends Ctrl-C before the third batch, and records the batches that end."""
 
     def __init__(self, times=1):
         super().__init__()

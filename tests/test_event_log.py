@@ -1,4 +1,4 @@
-"""The recipes' TensorBoard logs are those that Keras's own callback writes."""
+"""Tests that the TensorBoard logs of the recipes equal those of Keras's callback."""
 
 import keras
 import pytest
@@ -12,7 +12,7 @@ make_ndarray = pytest.importorskip("tensorboard.util.tensor_util").make_ndarray
 
 
 def read(folder):
-    """{(part, tag): (list of (step, value), metadata)} of a folder of logs."""
+    """Reads a folder of logs: dict `{(part, tag): (list of (step, value), metadata)}`."""
     found = {}
     for part in sorted(p.name for p in folder.iterdir()):
         events = accumulator.EventAccumulator(str(folder / part)).Reload()
@@ -51,7 +51,7 @@ def test_logs_are_on_the_disk_after_each_epoch(blobs, tmp_path):
     )
     fit(blobs, event_log.EventLog(tmp_path), look)
     assert seen == [1, 2, 3]
-    assert [p.name for p in tmp_path.iterdir()] == ["train"]  # Nothing was tested.
+    assert [p.name for p in tmp_path.iterdir()] == ["train"]  # There was no evaluation.
 
 
 def test_a_run_that_goes_on_adds_to_its_logs(blobs, tmp_path):

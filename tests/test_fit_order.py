@@ -1,4 +1,4 @@
-"""What a fit leaves in the model is what it counted, logged and saved, whatever came before it or feeds it."""
+"""Tests that the model after a `fit` agrees with what was counted, logged and saved, for fits in any order."""
 
 import copy
 import pickle
@@ -17,7 +17,7 @@ from keras_sparse.layers import MaskedDense
 
 pytestmark = [
     pytest.mark.long,
-    # Keras's own, about every generator that ends.
+    # Keras warns about every generator that ends.
     pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning"),
 ]
 
@@ -35,7 +35,7 @@ def masks(model):
 
 
 def moved(before, after):
-    """How many mask elements died."""
+    """Returns how many mask elements died between two states."""
     return sum(int((a & ~b).sum()) for a, b in zip(before, after, strict=True))
 
 
@@ -45,7 +45,7 @@ def assert_masks_equal(one, other):
 
 
 class Watched:
-    """Counts what the updates of a method have done to a model, looked at from outside."""
+    """Counts the effects of a method's updates on a model from outside."""
 
     def __init__(self, method):
         self.method, self.died, self.updates, self.last = method, 0, 0, None
@@ -61,14 +61,14 @@ class Watched:
         method.update = watched
 
     def assert_all_there(self, model, history):
-        """What was logged died, and the masks are those of the last update."""
+        """Asserts that the logged counts are right, and that the masks are those of the last update."""
         assert sum(history["dropped"]) == self.died
         if self.last is not None:
             assert_masks_equal(self.last, masks(model))
         assert_dead_is_zero(model)
 
 
-# A fit after another.
+# Two fits in a row.
 
 RIGL = {
     "the same again": [lambda: ks.RigL(0.3, period=8)] * 2,
@@ -101,7 +101,7 @@ def test_a_fit_with_rigl_follows_any_other(kind, blobs):
 
 
 def test_one_rigl_callback_is_fitted_with_twice(blobs):
-    """As the README's example has it: 16 steps an epoch, period=8, four epochs."""
+    """The settings of the example in the guide: 16 steps per epoch, period=8, four epochs."""
     model = ready()
     method, data = ks.RigL(fraction=0.3, period=8), [np.resize(a, (128, *a.shape[1:])) for a in blobs]
     dropped = [sum(fit(model, data, method, epochs=4)["dropped"]) for _ in range(3)]
@@ -119,7 +119,7 @@ def test_rigl_is_fitted_with_again_after_the_model_is_compiled_anew(blobs):
 
 
 def test_rigl_goes_on_from_a_file_that_was_written_just_before_an_update(blobs, tmp_path):
-    """A checkpoint written at step 12 by a callback before the method, whose update at step 12 it lacks."""
+    """A callback before the method writes a checkpoint at step 12, so that it lacks the update at step 12."""
     model = ready()
     save = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras")
     fit(model, blobs, save, ks.RigL(0.3, period=12, until=9), epochs=2)
@@ -133,7 +133,7 @@ def test_rigl_goes_on_from_a_file_that_was_written_just_before_an_update(blobs, 
     assert_dead_is_zero(loaded)
 
 
-# An epoch whose end is not known before it is there.
+# Epochs of unknown length.
 
 
 def batches(data, count=BATCHES):
@@ -144,7 +144,7 @@ def batches(data, count=BATCHES):
 
 
 def pruned_every(n):
-    """After each n steps, so before the next one, of which there is none at an epoch's end."""
+    """Schedule that prunes after every n steps. After the last step there is no next step, hence no pruning."""
     return lambda step: (step > 1 and (step - 1) % n == 0, min(0.9, 0.5 + step / 60))
 
 
@@ -185,7 +185,7 @@ def test_pruning_by_a_polynomial_schedule_reaches_its_end_where_the_epoch_has_no
 
 
 def test_the_last_update_is_there_when_the_validation_is_made(blobs):
-    """The epoch's val_loss is that of the model that fit leaves."""
+    """The val_loss of the last epoch is that of the model after `fit`."""
     model = ready()
     history = fed_by_generator(model, blobs, ks.SET(0.5, period=BATCHES), validation_data=blobs)
     assert model.evaluate(*blobs, verbose=0) == pytest.approx(history["val_loss"][-1], rel=1e-5)
@@ -240,11 +240,11 @@ def test_a_fit_that_stops_within_an_epoch_has_the_updates_it_counted(blobs):
     assert watched.updates >= 1
 
 
-# The gradient by which RigL grows.
+# The gradient that RigL uses.
 
 
 class Penalty(keras.layers.Layer):
-    """Adds a loss of its own."""
+    """Layer that adds a loss."""
 
     def call(self, x):
         self.add_loss(ops.mean(ops.square(x - 1)) + 0.1 * ops.mean(x[:, :1] ** 3))
@@ -252,7 +252,7 @@ class Penalty(keras.layers.Layer):
 
 
 class Orthogonal(keras.regularizers.Regularizer):
-    """Has a gradient by weights of 0, too."""
+    """Regularizer whose gradient is not 0 at weights of 0."""
 
     def __call__(self, w):
         return ops.sum(ops.square(ops.matmul(ops.transpose(w), w) - ops.ones((w.shape[1], w.shape[1]))))
@@ -275,7 +275,7 @@ def crossentropy():
 
 
 class WithLoss(keras.Model):
-    """A model that says itself what its loss is."""
+    """Model that overrides `compute_loss`."""
 
     def __init__(self, sparsity):
         super().__init__()
@@ -295,7 +295,7 @@ def called(model):
 
 
 L2 = keras.regularizers.L2
-# Each a function of the sparsity, and what it is compiled with.
+# Each is a function of the sparsity, with arguments of `compile`.
 LOSSES = {
     "a loss": (lambda s: sequential(first(s), head(s)), {"loss": crossentropy}),
     "an activity regularizer": (
@@ -333,11 +333,11 @@ def losing(kind, sparsity, rate=0.0):
 
 
 def differences(kind, model, data, eps=0.02):
-    """Central differences of the training loss by each weight of the first layer, were it live."""
+    """Computes central differences of the training loss for each weight of the first layer, as if it were live."""
     other = losing(kind, 0.0)
     for masked, dense in zip(ks.masked_layers(model), ks.masked_layers(other), strict=True):
         assert dense.kernel_mask.numpy().all()
-        dense.kernel_variable.assign(numpy(masked.kernel))  # By way of NumPy: JAX's arrays would be shared.
+        dense.kernel_variable.assign(numpy(masked.kernel))  # A copy through NumPy, since JAX arrays would be shared.
         dense.bias.assign(numpy(masked.bias))
     variable = ks.masked_layers(other)[0].kernel_variable
     kernel = numpy(variable).copy()
@@ -354,7 +354,7 @@ def differences(kind, model, data, eps=0.02):
 
 
 def assert_grown_where_largest(before, after, gradient):
-    """As many as grew, at the places that were dead and have the largest gradient."""
+    """Asserts that growth is at the dead positions with the largest gradient."""
     grown, dead = after & ~before, ~before
     assert grown.any()
     scores = np.abs(gradient)
@@ -390,7 +390,7 @@ def test_a_probe_batch_has_the_gradient_of_the_training_loss_too(few):
 
 
 def test_add_loss_moves_rigl_beside_what_is_compiled(few):
-    """Weights that only the loss of a layer would move: the network has no other."""
+    """Only the loss that a layer adds has a gradient here."""
     model = losing("add_loss alone", 0.7)
     before = masks(model)
     fit(model, few[:1], ks.RigL(0.4, period=1, until=5), epochs=1, batch_size=16)
@@ -400,7 +400,7 @@ def test_add_loss_moves_rigl_beside_what_is_compiled(few):
 
 
 def own_step(backend=BACKEND):
-    """A class whose step trains on twice the loss, for this backend."""
+    """Returns a model class for this backend whose `train_step` trains on twice the loss."""
 
     class Tensorflow(keras.Model):
         def train_step(self, data):
@@ -454,7 +454,7 @@ def test_rigl_refuses_a_train_step_also_with_a_batch_of_ones_own(few):
 
 
 class Gradients:
-    """Random ones, and what was asked for."""
+    """Returns random gradients, and records its calls."""
 
     def __init__(self, model):
         rng = np.random.default_rng(3)
@@ -523,7 +523,7 @@ def test_gradients_must_be_a_function():
         ks.RigL(gradients=3)
 
 
-# The best model is the one that was measured.
+# The best model is the one that was evaluated.
 
 BY_EPOCH = {
     "SET": lambda: ks.SET(0.5),
@@ -535,7 +535,7 @@ ORDERS = {"the method first": 1, "the method last": -1}
 
 
 def noisy(blobs):
-    """Data on which no epoch is surely the best."""
+    """Returns noisy data, so that the best epoch is not always the last."""
     x, y = blobs
     return x[:48], y[:48], x[48:], (y[48:] + (np.arange(48) % 4 == 0)) % 3
 
@@ -610,7 +610,7 @@ def test_updates_by_epoch_are_made_and_logged(name, blobs):
     assert_dead_is_zero(model)
 
 
-# A method that has trained.
+# Copies of a method after training.
 
 
 def falling(step):
@@ -637,7 +637,7 @@ def my_loss(y, z):
 @pytest.mark.parametrize("how", ["deepcopy", "pickle"])
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_method_that_has_trained_can_be_copied_and_trains_as_a_new_one(name, how, blobs):
-    """The copy needs no file of the model, which could not be written here."""
+    """Copying a method must not copy or save the model, which cannot be saved here."""
     model = mlp()
     model.compile(keras.optimizers.SGD(0.05), my_loss, run_eagerly=BACKEND == "tensorflow")
     method = TRAINED[name]()
@@ -691,7 +691,7 @@ def test_a_scikit_learn_wrapper_with_a_method_is_pickled_after_its_fit(name, blo
     assert base.clone(classifier).fit(x, y).predict(x).shape == expected.shape
 
 
-# A loop of the user's own.
+# Custom training loops.
 
 
 def assert_dead_kernels_are_zero(model):
@@ -782,7 +782,7 @@ def test_after_an_update_dead_weights_are_0_whatever_optimizer_of_torch_moves_th
             assert live_weights(model) == budget
 
 
-# Fits drawn at random.
+# Random sequences of fits.
 
 METHOD = st.one_of(
     st.tuples(st.just("SET"), st.sampled_from([1, 3, 4, 6, 12, "epoch"])),
@@ -815,7 +815,7 @@ def test_any_order_of_fits_leaves_in_the_model_what_it_has_counted(request, blob
         for (name, period), epochs, source, anew in fits:
             if anew:
                 for v in model.optimizer.variables[:1]:
-                    v.assign(0)  # as a new optimizer, without tracing anew
+                    v.assign(0)  # like a new optimizer, without tracing again
             method = MAKE[name](period)
             watched = Watched(method)
             if source == "arrays":

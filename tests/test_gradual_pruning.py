@@ -1,4 +1,4 @@
-"""Gradual pruning: by hand, the schedule, and TF-MOT's own masks."""
+"""Tests gradual pruning: by hand, its schedule, and against the masks of TF-MOT."""
 
 import importlib.util
 import json
@@ -17,7 +17,7 @@ from keras_sparse.training.layer_state import LayerState
 
 
 def curve(step, begin=0, end=24, frequency=6, final=0.9):
-    """Zhu & Gupta, equation 1, in plain Python."""
+    """Computes equation 1 of Zhu & Gupta in plain Python."""
     progress = min(1, max(0, (step - begin) / (end - begin)))
     due = begin <= step <= end and (step - begin) % frequency == 0
     return due, final * (1 - (1 - progress) ** 3)
@@ -34,7 +34,7 @@ class TestByHand:
         assert dropped(0.5, "layer", [4, -3, 2, 1], [0.4, 0.1, -0.2, 0.3]) == [[2, 3], [1, 2]]
 
     def test_the_network_by_one_threshold(self):
-        # Eight weights, four live on: 4, 3, 2 and 1.
+        # Eight weights, of which four remain: 4, 3, 2 and 1.
         assert dropped(0.5, "network", [4, -3, 2, 0.5], [0.4, 1, -0.2, 0.3]) == [[3], [0, 2, 3]]
 
     def test_the_strongest_of_each_layer_is_kept(self):
@@ -117,7 +117,7 @@ def test_a_target_below_what_is_there_is_said(blobs):
 
 
 def test_a_schedule_that_was_over_before_leaves_nothing_behind(blobs):
-    """Fine-tuning with Muon, whose work on dead weights is undone inside of the step while a method is there."""
+    """Muon changes dead weights, which are reset inside the step as long as a method is active."""
     model = ready(mlp, 0.0, optimizer=keras.optimizers.Muon)
     schedule = ks.schedules.polynomial_decay(0.0, 0.9, begin_step=0, end_step=12, frequency=6)
     for epoch in range(2):
@@ -151,7 +151,7 @@ def test_making_a_schedule_imports_nothing():
 
 @pytest.mark.tensorflow
 def test_masks_equal_those_of_tfmot_at_every_pruning(tmp_path):
-    """In a process of its own, since TF-MOT needs Keras 2."""
+    """Runs in a process of its own, since TF-MOT needs Keras 2."""
     for package in ("tensorflow_model_optimization", "tf_keras"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"needs {package}")
@@ -178,7 +178,7 @@ def test_masks_equal_those_of_tfmot_at_every_pruning(tmp_path):
 
     class Watch(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
-            step = int(self.model.optimizer.iterations) + 1  # of the batch that begins
+            step = int(self.model.optimizer.iterations) + 1  # the step of the batch that begins
             masks[step] = [m for _, m in state(self.model)]
 
     schedule = ks.schedules.polynomial_decay(**settings["schedule"])

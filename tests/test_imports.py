@@ -1,4 +1,4 @@
-"""Imports go one way, and importing the package brings in nothing that Keras's backend does not."""
+"""Tests the direction of imports in the package, and that importing it loads nothing but Keras and its backend."""
 
 import ast
 import os
@@ -29,7 +29,7 @@ FILES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
 
 
 def room(module):
-    """ "methods" for keras_sparse.training.sparse_method, and so on."""
+    """Returns the room of a module, such as "training" for keras_sparse.training.sparse_method."""
     return module.split(".")[1]
 
 

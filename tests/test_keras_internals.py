@@ -1,4 +1,4 @@
-"""What the package needs of Keras and Keras does not document is there; see `keras_sparse/_keras.py`."""
+"""Tests that Keras has the undocumented attributes that the package uses; see `keras_sparse/_keras.py`."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ OURS = {"_keras", "_backend"}
 
 
 def holders():
-    """An object of each kind that `_keras.ATTRIBUTES` names."""
+    """Makes an object of each kind in `_keras.ATTRIBUTES`."""
     inputs = keras.Input((2,))
     layer = keras.layers.Dense(3)
     outputs = layer(inputs)
@@ -42,7 +42,7 @@ def test_keras_has_the_attributes(kind, name):
 
 
 def test_each_attribute_is_listed():
-    """Every `x._name` in `_keras.py` that is not its own is in `ATTRIBUTES`."""
+    """Every `x._name` in `_keras.py` is in `ATTRIBUTES`, except for `self._name`."""
     text = re.sub(r'"""(?s:.*?)"""|#.*', "", (PACKAGE / "_keras.py").read_text())
     used = set(re.findall(r"(?<!self)\.(_[a-z]\w*)", text))
     listed = {n for names in _keras.ATTRIBUTES.values() for n in names}
@@ -51,7 +51,7 @@ def test_each_attribute_is_listed():
 
 
 def test_no_other_file_touches_private_attributes_of_keras():
-    """Elsewhere a private name belongs to `self`, or to an object of the file's own package."""
+    """Other files may use private names of `self` and of objects of this package only."""
     known = {n for names in _keras.ATTRIBUTES.values() for n in names} | {"_jax_state", "_functional"}
     for path in PACKAGE.rglob("*.py"):
         if path.name == "_keras.py":

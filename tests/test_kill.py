@@ -1,6 +1,6 @@
-"""Recipes cut off at random moments, and gone on with, end with the bits of a run that nobody disturbed.
+"""Recipes that are killed at random times and resumed end with the same bits as an uninterrupted run.
 
-`pytest tests/test_kill.py --kills 4` kills each method's run four times, each time a run of its own.
+`pytest tests/test_kill.py --kills 4` kills four runs of each method.
 """
 
 import io
@@ -41,8 +41,8 @@ class Run:
     """A recipe in a process of its own, with --resume.
 
     Attributes:
-        folder: where it writes.
-        flags: of its command line.
+        folder: path of its output.
+        flags: list of str, flags of its command line.
     """
 
     def __init__(self, method, folder):
@@ -52,7 +52,7 @@ class Run:
         self.flags = [*small, "--resume", *flags, f"--output_dir={folder}"]
 
     def start(self):
-        """Begins it; returns when it has written what it is going to do."""
+        """Starts the run; returns when it has written its `config.json`."""
         begun = self._begun()
         script = Script(ROOT / "recipes/lenet_mnist.py", *self.flags)
         while self._begun() == begun and script.running(0.02):
@@ -64,13 +64,13 @@ class Run:
         return path.stat().st_mtime_ns if path.exists() else None
 
     def finish(self):
-        """Runs to the end; returns the seconds that the training took."""
+        """Runs to the end; returns the time of training in seconds."""
         script, started = self.start(), time.perf_counter()
         script.finish()
         return time.perf_counter() - started
 
     def kill(self, delay):
-        """Runs and kills; returns whether it was still running then."""
+        """Starts and kills the run; returns whether it was still running then."""
         script = self.start()
         if script.running(delay):
             script.kill()
@@ -79,7 +79,7 @@ class Run:
         return False
 
     def bits(self):
-        """All that it leaves, but for times."""
+        """Returns the results of the run, except for times."""
         result = json.loads((self.folder / "result.json").read_text())
         result.pop("seconds")
         arrays = {}
@@ -90,7 +90,7 @@ class Run:
 
 
 def assert_same(run, whole, when):
-    """`whole` is what `Run.bits` gave of a run that nobody disturbed, `when` what the other went through."""
+    """Asserts that a run has the bits of an uninterrupted run, `whole`; `when` describes the interruptions."""
     result, history, arrays = whole
     after, lines, others = run.bits()
     assert (after, lines, others.keys()) == (result, history, arrays.keys()), when
@@ -131,7 +131,7 @@ def test_a_run_stopped_by_ctrl_c_says_how_to_go_on_and_ends_with_the_same_bits(k
         if not script.running(random.uniform(0, 0.8 * seconds)):
             continue
         code, printed = script.interrupt()
-        if code != 0:  # else it was about to end
+        if code != 0:  # otherwise the run had just ended
             assert code == 130
             assert re.search(r"Stopped\. (The epochs finished so far are in .*; go on|No epoch.*start) with:", printed)
             assert re.search(r"python .*lenet_mnist\.py .*--resume", printed)
@@ -147,7 +147,7 @@ def test_a_run_whose_disk_is_full_goes_on_when_there_is_room(tmp_path):
     mounts = ["unshare", "--map-root-user", "--mount", "bash", "-c"]
     disk, copy = tmp_path / "disk", tmp_path / "copy"
     disk.mkdir()
-    tmpfs = f"mount -t tmpfs -o size=3m none {disk}"  # a backup and a half
+    tmpfs = f"mount -t tmpfs -o size=3m none {disk}"  # room for one and a half backups
     if not shutil.which("unshare") or subprocess.run([*mounts, tmpfs], capture_output=True).returncode:
         pytest.skip("needs Linux, and the right to mount")
     run = Run("dynamic_sparse", disk / "run")

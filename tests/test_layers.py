@@ -1,4 +1,4 @@
-"""Every masked layer type, alone: forward, gradient, save and load, arguments."""
+"""Tests every masked layer class: forward pass, gradient, saving and loading, arguments."""
 
 import keras
 import numpy as np
@@ -58,7 +58,7 @@ def test_forward_equals_the_dense_layer_with_a_zeroed_kernel(case):
     dense = keras.Sequential([keras.Input(shape), getattr(layers, case.split()[0])(**arguments)])
     mask = np.broadcast_to(layer.kernel_mask.numpy(), layer.kernel_variable.shape)
     values = np.random.default_rng(1).normal(size=mask.shape).astype("float32")
-    layer.kernel_variable.assign(values)  # dead weights too: the mask must hide them
+    layer.kernel_variable.assign(values)  # in dead weights, too, which the mask must hide
     dense.layers[0].kernel.assign(np.where(mask, values, 0))
     np.testing.assert_array_equal(numpy(layer.kernel), np.where(mask, values, 0))
     np.testing.assert_allclose(numpy(model(inputs(case))), numpy(dense(inputs(case))), rtol=1e-6, atol=1e-6)
@@ -90,10 +90,10 @@ def test_no_gradient_at_dead_weights_and_some_at_live_ones(case):
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("form", ["m.keras", "m.weights.h5"])
 def test_save_and_load(case, form, tmp_path):
-    """Defect 6: a mask added as a weight of a Dense subclass saves and then fails to load."""
+    """A mask that is a weight of a Dense subclass can be saved, but not loaded."""
     model = build(case)
     mask = model.layers[0].kernel_mask
-    mask.value.assign(np.roll(mask.numpy(), 1))  # not what the seed gives
+    mask.value.assign(np.roll(mask.numpy(), 1))  # another mask than that of the seed
     kernel = model.layers[0].kernel_variable
     kernel.assign(np.where(mask.numpy(), np.random.default_rng(2).normal(size=kernel.shape), 0))
     write_state(model, MethodState("DynamicSparse", 7, {"threshold": 0.5}))
@@ -112,7 +112,7 @@ def test_save_and_load(case, form, tmp_path):
 
 @pytest.mark.parametrize("case", CASES)
 def test_config_keeps_every_argument(case):
-    """Defect 9: a config that drops an argument makes a reloaded object silently another one."""
+    """If the config lacks an argument, the loaded layer silently differs."""
     layer = build(case).layers[0]
     again = keras.layers.deserialize(keras.layers.serialize(layer))
     assert again.get_config() == layer.get_config()
@@ -149,7 +149,7 @@ def test_masks_depend_on_seed_and_path_alone():
     np.testing.assert_array_equal(mask(3, "a"), mask(3, "a"))
     assert (mask(3, "a") != mask(4, "a")).any()
     assert (mask(3, "a") != mask(3, "b")).any()
-    # The draw itself, so that another process, host or backend cannot differ unseen.
+    # The expected numbers are fixed, so that a difference on another process, host or backend is noticed.
     expected = np.zeros(400, bool)
     expected[np.random.default_rng([3, 0xE8B7BE43]).choice(400, 200, replace=False, shuffle=False)] = True
     np.testing.assert_array_equal(mask(3, "a").ravel(), expected)  # 0xE8B7BE43 is CRC-32 of "a"
@@ -176,7 +176,7 @@ def test_granularity_is_a_shape():
 
 def test_lora_and_quantization_are_refused():
     layer = MaskedDense(3, sparsity=0.5)
-    # On PyTorch a layer is a torch module, which replaces the message of an AttributeError by its own.
+    # On PyTorch a layer is a torch module, which replaces the message of an AttributeError.
     with pytest.raises(AttributeError, match="Build the layer|no attribute 'kernel'"):
         _ = layer.kernel
     layer.build((None, 3))
@@ -230,7 +230,7 @@ def test_regularizers_move_live_weights_only(regularizer):
 
 
 def test_what_version_0_1_saved_is_loaded():
-    """It numbered the variables: the mask, the step of the last update, the threshold; and wrote the method's name."""
+    """Its files number the variables (mask, step of the last update, threshold), and have the name of the method."""
     layer = MaskedDense(3, sparsity=0.5)
     layer.build((None, 4))
     mask = np.arange(12).reshape(4, 3) % 2 == 0

@@ -1,4 +1,4 @@
-"""What leaves a masked model holds zeros where it is dead, and what does not fit is said in words that help."""
+"""Tests that everything saved or exported has zeros for dead weights, and the messages of invalid uses."""
 
 import pickle
 import warnings
@@ -14,7 +14,7 @@ from nets import compiled, live_weights, mlp, numpy, ready, state
 import keras_sparse as ks
 
 BACKEND = keras.backend.backend()
-# To trace takes longer on TensorFlow than these few steps; on JAX it is the other way round.
+# On TensorFlow tracing takes longer than a few eager steps, on JAX it is the reverse.
 EAGERLY = {} if BACKEND == "jax" else {"run_eagerly": True}
 ONCE = {"epochs": 1, "batch_size": 24, "verbose": 0}
 
@@ -62,12 +62,12 @@ def test_tensorboard_draws_histograms_and_images_of_a_masked_model(build, shape,
     assert list((tmp_path / "train").iterdir())
 
 
-# What leaves by an optimizer that moves dead weights, and no method there to undo it.
+# Saving and exporting with an optimizer that changes dead weights, and without a method.
 
 
 @keras.saving.register_keras_serializable("test_leaving")
 class Shaking(keras.optimizers.SGD):
-    """Moves every weight, whatever its gradient."""
+    """Optimizer that changes every weight, whatever its gradient."""
 
     def update_step(self, gradient, variable, learning_rate):
         super().update_step(gradient, variable, learning_rate)
@@ -92,7 +92,7 @@ NETS = {"mlp": mlp, "nested": nested}
 
 @pytest.fixture(params=[("mlp", "Muon"), ("mlp", "Muon with weight decay"), ("nested", "Muon"), ("mlp", "one's own")])
 def moved(request, blobs):
-    """A masked model that was trained without a method, in one way and another."""
+    """Makes a masked model and trains it without a method."""
     net, optimizer = request.param
     model = compiled(NETS[net](), MOVING[optimizer](), **EAGERLY)
     model.fit(*blobs, **ONCE)
@@ -101,7 +101,7 @@ def moved(request, blobs):
 
 
 def assert_holds_zeros(arrays, model):
-    """Among some arrays those of a kernel's shape are there, and 0 where it is dead."""
+    """Asserts that the kernels are among some arrays, by shape, with dead weights 0."""
     arrays = [np.asarray(a) for a in arrays]
     for w, m in state(model):
         dead = ~np.broadcast_to(m, w.shape)
@@ -113,7 +113,7 @@ def assert_holds_zeros(arrays, model):
 
 
 def datasets(file):
-    """All arrays of an HDF5 file."""
+    """Reads all arrays of an HDF5 file."""
     h5py = pytest.importorskip("h5py")
     found = []
     file.visititems(lambda name, x: found.append(x[()]) if isinstance(x, h5py.Dataset) else None)
@@ -189,7 +189,9 @@ ROUTES = [
     in_a_dense_copy,
     in_a_clone_with_the_weights,
 ]
-QUIET = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # Keras's, about old formats
+QUIET = pytest.mark.filterwarnings(
+    "ignore::UserWarning", "ignore::DeprecationWarning"
+)  # warnings of Keras about old formats
 
 
 @QUIET
@@ -245,11 +247,11 @@ def test_live_weights_learn_by_muon_all_the_same(blobs):
     assert live_weights(model) == live_weights(mlp())
 
 
-# Words.
+# Messages.
 
 
 def says(*parts):
-    """A pattern that matches a text with all of these in it, in any order."""
+    """Returns a pattern that matches texts with all given words, in any order."""
     return "(?s)^" + "".join(f"(?=.*{part})" for part in parts)
 
 
@@ -299,7 +301,7 @@ HOOKED = {
 }
 
 
-ON_BATCH = "train_on_batch"  # in which a method that acts inside of the step of `fit` cannot
+ON_BATCH = "train_on_batch"  # where a method that acts inside the step of `fit` cannot act
 
 
 def loop(model, hooks, x, y, epochs=2):
@@ -380,7 +382,8 @@ def test_a_sequential_that_was_built_without_an_input_is_taken_or_told_how(build
     try:
         sparse = ks.sparsify(model, 0.0)
     except ValueError as error:
-        if "keras.Input" not in str(error) or ".build(" in str(error):  # which the user has called
+        # The message must not ask for `build`, which the user has called.
+        if "keras.Input" not in str(error) or ".build(" in str(error):
             raise
         return
     assert [x.name for x in ks.masked_layers(sparse)] == ["a", "b"]
@@ -410,7 +413,7 @@ FORMS = ["w.weights.h5", "m.keras", "m.h5"]
 @QUIET
 @pytest.mark.parametrize("form", FORMS)
 def test_weights_of_a_sparse_model_get_into_a_dense_one_by_a_masked_one(form, tmp_path):
-    """Keras loads a file by the classes of layers: one of a masked model goes into a masked one, and then densify."""
+    """Keras loads weights by the classes of layers: load them into a masked model, and then call `densify`."""
     sparse, dense = mlp(), dense_mlp()
     write(sparse, tmp_path / form)
     masked = ks.sparsify(dense, 0.0)
@@ -421,7 +424,9 @@ def test_weights_of_a_sparse_model_get_into_a_dense_one_by_a_masked_one(form, tm
 
 
 @QUIET
-@pytest.mark.parametrize("form", ["w.weights.h5", "m.keras"])  # in .h5 Keras counts before it asks a layer
+@pytest.mark.parametrize(
+    "form", ["w.weights.h5", "m.keras"]
+)  # for .h5 files Keras compares numbers of weights before it calls a layer
 def test_weights_of_a_dense_model_are_not_loaded_into_a_masked_one_and_it_is_said_how(form, tmp_path):
     sparse = mlp()
     before = state(sparse)
@@ -433,11 +438,11 @@ def test_weights_of_a_dense_model_are_not_loaded_into_a_masked_one_and_it_is_sai
         assert not w[~n].any()
 
 
-# Methods of one's own that are not quite right.
+# Custom methods with errors.
 
 
 class Own(ks.SparseMethod):
-    """Drops the first of each layer, and grows it where it can."""
+    """Drops the first live element of each layer, and grows another one."""
 
     def drop(self, tensors):
         return [np.arange(len(t.live)) < 2 for t in tensors]
@@ -580,7 +585,7 @@ def test_a_callback_without_from_sparsity_says_what_it_wants(make, name, tmp_pat
         make(tmp_path)
 
 
-# Models drawn at random, on their way out and back.
+# Random models, saved and loaded.
 
 SHAPES = {
     "dense": lambda n: layers.Dense(n, activation="relu"),
@@ -613,7 +618,7 @@ def test_any_model_that_an_optimizer_has_shaken_leaves_with_zeros(request, tmp_p
         optimizer.build(model.trainable_variables)
         optimizer.apply([ops.zeros(v.shape) for v in model.trainable_variables], model.trainable_variables)
         model.compile(optimizer)
-        # A kernel may have the shape of another one, so that only those of one shape are looked for.
+        # Kernels may have the same shape, so that they are compared by shape.
         arrays = [np.asarray(a) for a in route(model, tmp_path)]
         dead = {}
         for w, m in state(model):
@@ -628,7 +633,7 @@ def test_any_model_that_an_optimizer_has_shaken_leaves_with_zeros(request, tmp_p
 
 
 def test_weights_and_masks_that_are_set_one_after_the_other_are_what_was_set(blobs):
-    """Setting takes the lists of variables as reading does, and kernels come before their masks."""
+    """`set_weights` sets variables in the order of `get_weights`, in which kernels come before their masks."""
     one, other = mlp(seed=1), mlp(seed=2)
     for kind in ("trainable_variables", "non_trainable_variables"):
         for variable, value in zip(getattr(other, kind), getattr(one, kind), strict=True):

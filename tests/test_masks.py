@@ -1,4 +1,4 @@
-"""Random masks, and kernels arranged by mask elements."""
+"""Tests random masks, and the arrangement of kernels by mask elements."""
 
 import numpy as np
 import pytest

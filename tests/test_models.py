@@ -1,4 +1,4 @@
-"""The recipes' networks: parameter counts of the paper, and what PyTorch does otherwise than Keras."""
+"""Tests the networks of the recipes: parameter counts of the paper, and differences between PyTorch and Keras."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ import keras_sparse as ks
 
 
 def of_the_paper(experiment, sparse):
-    """Whether the sizes that Table 4's K are for are those of a network."""
+    """Whether the sizes to which K of Table 4 refers are those of a network."""
     shapes = [x.kernel_variable.shape for x in ks.masked_layers(sparse)]
     slices = sum(int(np.prod(shape[-2:])) for shape in shapes)
     return (experiment.sparse_weights, experiment.kernel_slices) == (sum(map(np.prod, shapes)), slices)
@@ -57,7 +57,7 @@ def test_the_stride_of_a_bottleneck_is_in_its_3x3_convolution():
     model = resnet(14, 0.125, input_shape=(32, 32, 3), classes=5)
     first, second = (model.get_layer(f"group2_block1_conv{i}") for i in (1, 2))
     assert (first.strides, second.strides, second.input.shape[1:3]) == ((1, 1), (2, 2), (10, 10))
-    assert model.get_layer("group1_block1_conv1").input.shape[1:3] == (8, 8)  # a quarter, as 56 of 224
+    assert model.get_layer("group1_block1_conv1").input.shape[1:3] == (8, 8)  # a quarter of the size, like 56 of 224
     assert model.output_shape == (None, 5)
 
 
@@ -67,7 +67,7 @@ def test_wrn_depth():
 
 
 def test_a_strided_convolution_pads_on_both_sides():
-    """Keras's "same" would pad an even input on one side only."""
+    """Padding "same" of Keras would pad an even input on one side only."""
     model = wide_resnet(10, 1, input_shape=(8, 8, 3))
     layer = model.get_layer("group2_block1_conv1")
     assert layer.input.shape[1:3] == (10, 10)

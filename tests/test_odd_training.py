@@ -1,4 +1,4 @@
-"""Training that is not the usual: every method keeps its budget and its zeros, or says what it does not do."""
+"""Tests unusual training: every method keeps its budget and dead weights at 0, or raises a clear error."""
 
 import keras
 import numpy as np
@@ -26,7 +26,7 @@ def assert_masks_equal(one, other):
 
 
 class Look(keras.callbacks.Callback):
-    """At the masks before the first step."""
+    """Records the masks before the first step."""
 
     def on_train_begin(self, logs=None):
         self.before = None
@@ -43,8 +43,8 @@ def clipped():
 def test_nan_and_infinity_leave_the_masks_alone_and_are_said_once(blobs, name, bad):
     model = ready(optimizer=clipped)
     x, look = blobs[0].copy(), Look()
-    x[:, 3] = bad  # in each batch, so that no update can be made once a step is
-    if name == "Static":  # which has no update to skip
+    x[:, 3] = bad  # in each batch, so that all updates after the first step are skipped
+    if name == "Static":  # it makes no updates
         fit(model, (x, blobs[1]), METHODS[name](), look)
     else:
         with pytest.warns(
@@ -57,7 +57,7 @@ def test_nan_and_infinity_leave_the_masks_alone_and_are_said_once(blobs, name, b
 
 
 def test_a_fit_with_no_epoch_left(blobs, name):
-    """As of a run that was killed between its last epoch and its end, and goes on."""
+    """This happens when a run that was killed after its last epoch is resumed."""
     model = ready()
     fit(model, blobs, METHODS[name]())
     before = state(model)
@@ -91,7 +91,7 @@ def test_fit_twice_with_one_callback(blobs, name):
 
 
 def test_one_callback_on_two_models(blobs, name):
-    """The second is trained as it would be by a callback of its own."""
+    """The second model is trained as with a callback of its own."""
     method, ends = METHODS[name](), []
     fit(ready(mlp, 0.7), blobs, method)
     for callback in (method, METHODS[name]()):
@@ -105,7 +105,7 @@ def test_one_callback_on_two_models(blobs, name):
 
 def test_train_on_batch(blobs, name):
     model = ready(mlp, 0.0 if name == "GradualPruning" else 0.6)
-    probe = (blobs[0][:8], blobs[1][:8])  # Outside of `fit` nobody tells RigL what training has seen.
+    probe = (blobs[0][:8], blobs[1][:8])  # Outside `fit`, RigL does not see the training batches.
     method = ks.RigL(period=4, until=3, probe=probe) if name == "RigL" else METHODS[name]()
     budget, start = budget_after(name, model), masks(model)
     for step in range(1, 25):
@@ -137,7 +137,7 @@ def test_a_batch_count_that_steps_per_execution_does_not_divide(blobs, name):
         assert int(numpy(model.optimizer.iterations)) == 9
         assert_dead_is_zero(model)
         runs.append(live_weights(model))
-    assert runs[0] == runs[1] or name in PRUNED_TO  # whose steps 1 and 5 are seen at 4 and 8
+    assert runs[0] == runs[1] or name in PRUNED_TO  # which prunes before steps 1 and 5, at steps 4 and 8 here
 
 
 def sparse_already():
@@ -156,11 +156,11 @@ def test_an_already_sparse_start(blobs, name):
 @pytest.mark.filterwarnings("ignore:.*(can move nothing|none of them dropped):UserWarning")
 @pytest.mark.parametrize("sparsity", [0.0, 0.02, 0.97])
 def test_nearly_dense_and_nearly_empty(blobs, name, sparsity):
-    """Fewer free positions than weights to move; layers of a single weight, which must not be emptied."""
+    """Layers with fewer free positions than weights to move, and with one live weight, which must be kept."""
     model = ready(mlp, sparsity)
     budget = budget_after(name, model)
     method = ks.DynamicSparse(3, 4, threshold=10.0) if name == "DynamicSparse" else METHODS[name]()
-    if name == "GradualPruning" and sparsity == 0.97:  # sparser than its end already
+    if name == "GradualPruning" and sparsity == 0.97:  # sparser than the end of the schedule
         budget = live_weights(model)
     fit(model, blobs, method)
     assert live_weights(model) == budget

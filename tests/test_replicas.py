@@ -1,4 +1,4 @@
-"""The checksum over replicas, on one device; tests/two_devices.py and tests/jax_devices.py have it on several."""
+"""Tests `check_replicas` on one device; tests/two_devices.py and tests/jax_devices.py use several devices."""
 
 import socket
 from pathlib import Path

@@ -26,7 +26,7 @@ def test_a_small_net_by_hand():
     assert (report.sparse_weights, report.live_weights, report.dense_parameters, report.parameters) == (10, 4, 4, 8)
     assert report.sparsity == pytest.approx(0.6)
     assert report.dense_bytes == 14 * 4
-    assert report.bytes == 4 * 4 + 1 + 1 + 4 * 4  # live values, two masks of a byte, biases
+    assert report.bytes == 4 * 4 + 1 + 1 + 4 * 4  # live values, two masks of one byte each, biases
     json.dumps(report.to_dict())
 
 

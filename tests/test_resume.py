@@ -1,4 +1,4 @@
-"""A fit that was cut off and begun again with a backup ends with the bits of one that was not."""
+"""Tests that a `fit` that is interrupted and resumed ends with the same bits as an uninterrupted one."""
 
 import keras
 import numpy as np
@@ -16,7 +16,7 @@ METHODS = {
     "SET by epoch": lambda: ks.SET(fraction=0.3),
     "DynamicSparse by schedule": lambda: ks.DynamicSparse({0: 30, 2: 10}, {0: 4, 2: 3}, threshold=0.02),
     "DeepR as of Table 4": lambda: ks.DeepR(1e-2, {0: 0.5, 2: 0.05}, reading="table_4"),
-    "dense DeepR": lambda: ks.DeepR(0.05, 0.5, seed=1),  # More weights cross zero than can wake.
+    "dense DeepR": lambda: ks.DeepR(0.05, 0.5, seed=1),  # More weights cross zero than there are dead ones.
 }
 BACKUPS = {"keras's": keras.callbacks.BackupAndRestore, "ours": ks.BackupAndRestore}
 
@@ -29,7 +29,7 @@ class CutError(Exception):
 
 
 class Cut(keras.callbacks.Callback):
-    """Raises in a hook: at the end of an epoch, or at a batch of one."""
+    """Raises an error at the end of an epoch, or at a batch."""
 
     def __init__(self, hook, epoch, batch):
         super().__init__()
@@ -45,7 +45,7 @@ class Cut(keras.callbacks.Callback):
 
 
 def prepared(blobs, sparsity, name, first=True, backup=None, cut=None, per_execution=1):
-    """A model, and a function that fits it with a backup before or after the method."""
+    """Returns a model, and a function that trains it with a backup before or after the method."""
     model = ready(mlp, sparsity, steps_per_execution=per_execution)
     parts = [backup, cut, METHODS[name]()]
     callbacks = [x for x in (parts if first else reversed(parts)) if x]
@@ -54,7 +54,7 @@ def prepared(blobs, sparsity, name, first=True, backup=None, cut=None, per_execu
 
 
 def bits(model):
-    """Weights, masks and optimizer state."""
+    """Returns weights, masks and optimizer state."""
     return [(v.path, numpy(v).copy()) for v in [*model.weights, *model.optimizer.variables]]
 
 
@@ -62,7 +62,7 @@ _undisturbed = {}
 
 
 def undisturbed(blobs, *run):
-    """The history and the last bits of a run that is not cut off, made once for all that are."""
+    """Returns the history and the final state of an uninterrupted run, cached."""
     if run not in _undisturbed:
         sparsity, name, per_execution = run
         model, fit = prepared(blobs, sparsity, name, per_execution=per_execution)
@@ -94,7 +94,7 @@ def test_a_fit_cut_off_ends_with_the_same_bits(name, first, kind, blobs, tmp_pat
 
 @pytest.mark.parametrize("name", ["DeepR", "DynamicSparse"])
 def test_with_an_optimizer_that_moves_dead_weights(name, blobs, tmp_path):
-    """What wakes must not start from where Muon has left it."""
+    """New weights must start from 0, not from the value that Muon has written to the dead weight."""
     ends = []
     for cut in (None, Cut("on_train_batch_end", 2, 5)):
         keras.utils.set_random_seed(1)
@@ -144,7 +144,7 @@ def test_a_backup_cut_off_never_costs_the_one_before(blobs, tmp_path, monkeypatc
     with pytest.raises(OSError, match="No space left"):
         model.fit(*blobs, epochs=5, callbacks=[backup], verbose=0)
     assert {p.name: p.read_bytes() for p in (tmp_path / "b").iterdir()} == {"2.epochs.weights.h5": before}
-    # What SIGKILL leaves is deleted at the next start, and read by nobody.
+    # Incomplete files after SIGKILL are deleted at the next start, and never read.
     (tmp_path / "b/9f.new.weights.h5").write_bytes(before[:99])
     other = compiled(mlp(seed=3))
     other.fit(*blobs, epochs=2, callbacks=[backup], verbose=0)

@@ -1,4 +1,4 @@
-"""RigL: the dense gradient, by hand, and against plain Python through a real fit."""
+"""Tests RigL: the dense gradient, by hand, and against plain Python in a real fit."""
 
 import math
 
@@ -14,7 +14,7 @@ from keras_sparse.training.growth import LargestGradient
 
 
 def dense_gradients(model, layers):
-    """The gradients that RigL goes by: a function of a batch."""
+    """Returns a function from a batch to the gradients that RigL uses."""
 
     def take(*batch):
         growth = LargestGradient("RigL", probe=batch)
@@ -24,7 +24,7 @@ def dense_gradients(model, layers):
 
 
 def losses(model, x, y, layer, position, by):
-    """The training loss with one weight of the dense twin moved."""
+    """Computes the training loss of the dense twin with one weight changed."""
     kernel = numpy(layer.kernel_variable).copy()
     kernel.flat[position] += by
     mask = layer.kernel_mask.numpy().copy()
@@ -42,7 +42,7 @@ def test_dense_gradients_are_what_the_loss_would_gain_dead_weights_included(blob
     model = ready(mlp, 0.7, 1)
     x, y = (keras.ops.convert_to_tensor(a) for a in blobs)
     layers = ks.masked_layers(model)
-    for i, layer in enumerate(layers):  # away from the kink of units without live inputs
+    for i, layer in enumerate(layers):  # biases, so that units without live inputs are not at the kink of ReLU
         layer.bias.assign(np.random.default_rng(i).normal(size=layer.bias.shape))
     gradients = dense_gradients(model, layers)(x, y, None)
     for layer, gradient in zip(layers, gradients, strict=True):
@@ -85,7 +85,7 @@ def test_dense_gradients_leave_the_state_as_it_is():
         np.testing.assert_array_equal(numpy(v), b)
     for layer in ks.masked_layers(model):
         layer.kernel_variable.assign(numpy(layer.kernel_variable) * 2)
-    assert (first[0] != gradients(x, y, None)[0]).any()  # of the weights as they are now
+    assert (first[0] != gradients(x, y, None)[0]).any()  # the gradient is that of the current weights
     weighted = gradients(x, y, np.zeros(8, "float32"))
     assert not np.abs(weighted[0]).any()
 
@@ -115,7 +115,7 @@ def test_a_real_fit_replayed_in_plain_python(blobs, sparsity, fraction):
 
 
 def in_numpy(model, weights, masks, x, y):
-    """Gradients of the mean cross-entropy of the three-layer net, by hand."""
+    """Computes the gradients of the mean cross-entropy of the three-layer net by hand."""
     kernels = [np.reshape(w, v.shape) for w, (v, _) in zip(weights, state(model), strict=True)]
     biases = [numpy(layer.bias) for layer in ks.masked_layers(model)]
     inputs = [x.astype("float64")]
@@ -136,7 +136,7 @@ def in_numpy(model, weights, masks, x, y):
 @needs_steps_per_execution
 @pytest.mark.parametrize("per_execution", [2, 4, 5])
 def test_executions_of_several_steps_train_on_every_batch_once(blobs, per_execution):
-    """The batch that is taken out for the gradient is trained on all the same."""
+    """The batch on which the gradient is computed is trained on, too."""
     x, y = blobs
     models = []
     for n in (1, per_execution):
@@ -182,7 +182,7 @@ def test_it_ends_at_three_quarters_by_default(blobs):
 
 
 def test_a_second_phase_decays_from_its_own_first_epoch(blobs):
-    """The optimizer's count goes on where a model was trained before; the schedule is by epoch."""
+    """The optimizer's step continues from an earlier training, but the schedule counts epochs of this `fit`."""
     histories = []
     for epochs_before in (0, 3):
         model = ready(mlp, 0.8)
@@ -225,7 +225,7 @@ def test_bad_arguments(arguments, message):
 
 
 def two_heads():
-    """A net whose second output has no loss."""
+    """Makes a net whose second output has no loss."""
     inputs = keras.Input((8,))
     x = keras.layers.Dense(12, activation="relu")(inputs)
     outputs = {name: keras.layers.Dense(3, name=name)(x) for name in ("used", "unused")}
@@ -248,7 +248,7 @@ def test_an_output_without_a_loss_has_gradient_0(blobs):
 
 @pytest.mark.parametrize("per_execution", [1, pytest.param(5, marks=needs_steps_per_execution)])
 def test_the_end_of_each_epoch(blobs, per_execution):
-    """The last batch counts, also where the executions do not divide the epoch."""
+    """The update uses the last batch, also if the executions do not divide the epoch."""
     model = ready(mlp, steps_per_execution=per_execution)
     method = ks.RigL(period="epoch", until=3)
     history = model.fit(*blobs, batch_size=8, epochs=3, callbacks=[method], shuffle=False, verbose=0).history
@@ -263,7 +263,7 @@ def test_the_end_of_each_epoch(blobs, per_execution):
 
 @needs_steps_per_execution
 def test_dead_weights_are_cleared_within_an_execution_of_many_steps_too(blobs):
-    """A constraint by columns moves what is dead, and moves what lives by it."""
+    """A constraint on columns changes dead weights, and live weights depending on them."""
 
     def trained(per_execution):
         keras.utils.set_random_seed(1)
@@ -280,7 +280,7 @@ def test_dead_weights_are_cleared_within_an_execution_of_many_steps_too(blobs):
 
 
 class Centered(keras.constraints.Constraint):
-    """Columns of mean 0."""
+    """Constraint: columns have mean 0."""
 
     def __call__(self, w):
         return w - keras.ops.mean(w, axis=0, keepdims=True)

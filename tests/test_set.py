@@ -1,4 +1,4 @@
-"""Sparse evolutionary training: by hand, and against plain Python through a real fit."""
+"""Tests sparse evolutionary training: by hand, and against plain Python in a real fit."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def tensor(weights):
 
 
 def dropped(method, *weights):
-    """The positions that a method drops from layers of these weights, 0 for dead."""
+    """Returns the positions that a method drops from layers with given weights; 0 means dead."""
     tensors = [tensor(w) for w in weights]
     return [t.live[d].tolist() for t, d in zip(tensors, method.drop(tensors), strict=True)]
 
@@ -28,7 +28,7 @@ class TestByHand:
 
     def test_smallest_positive_and_largest_negative(self):
         method = ks.SET(fraction=0.5, criterion="sign")
-        # Of the positives 0.9 and 0.8 the smaller, of the negatives -0.1 and -0.2 the nearer to 0.
+        # The smaller of the positive weights 0.9 and 0.8, and the larger of the negative weights -0.1 and -0.2.
         assert dropped(method, [0.9, 0.8, -0.1, -0.2, 0, 0, 0]) == [[1, 2]]
 
     def test_a_count_is_shared_by_what_lives(self):
@@ -81,7 +81,7 @@ def test_as_published_each_epoch_from_an_erdos_renyi_start(blobs):
         *blobs, batch_size=8, epochs=4, callbacks=[ks.SET(fraction=0.3, criterion="sign")], verbose=0
     ).history
     assert [int(m.sum()) for _, m in state(model)] == before
-    # Not after the last epoch, when nothing would train what grows.
+    # No update after the last epoch, since grown weights would not be trained.
     assert history["dropped"] == history["grown"] == [0] + [sum(round(0.3 * n) for n in before)] * 3
 
 

@@ -1,4 +1,4 @@
-"""Dead weights and their optimizer state, for every optimizer Keras has."""
+"""Tests dead weights and their optimizer state for every optimizer of Keras."""
 
 import keras
 import numpy as np
@@ -37,13 +37,13 @@ def make(name, **kwargs):
     if name == "SGD":
         kwargs["momentum"] = 0.9
     if name == "Adafactor":
-        # With Keras's 1e-30 it makes NaN of any kernel, dense ones too, with a row and a column without gradient.
+        # With the default of 1e-30, a row and a column without gradient make NaN of a kernel, even of a dense one.
         kwargs["epsilon_1"] = 1e-16
     return getattr(keras.optimizers, name)(0.01, **kwargs)
 
 
 class AfterEveryStep(keras.callbacks.Callback):
-    """Checks the invariants, and counts how often the masks moved."""
+    """Checks the invariants after every step, and counts how often the masks changed."""
 
     def __init__(self, budget):
         super().__init__()
@@ -66,7 +66,7 @@ class AfterEveryStep(keras.callbacks.Callback):
 
 
 def train(optimizer, blobs, steps_per_update=2, **kwargs):
-    # The quickest way to a few steps of many optimizers on each backend.
+    # The fastest way to make a few steps with many optimizers on each backend.
     kwargs["run_eagerly"] = keras.backend.backend() != "jax"
     model = compiled(mlp(), optimizer, **kwargs)
     before, after = (AfterEveryStep(live_weights(model)) for _ in range(2))
@@ -82,13 +82,13 @@ def test_every_optimizer_of_keras_is_listed():
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer(name, blobs):
-    """Defect 3: momentum of a dropped weight keeps moving it and revives it when it grows back."""
+    """The momentum of a dropped weight must neither change it while it is dead, nor when it is grown again."""
     model = train(make(name), blobs)
     layer = ks.masked_layers(model)[0]
     found = slots(model.optimizer, layer.kernel_variable)
     assert len(found) == SLOTS[name]
     mask = layer.kernel_mask.numpy()
-    assert all(numpy(slot)[mask].any() for slot, _ in found)  # live ones are left alone
+    assert all(numpy(slot)[mask].any() for slot, _ in found)  # slots of live weights are kept
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam", "Muon"])
@@ -183,7 +183,7 @@ def wrapped(optimizer):
     ("method", "wrap"), [(ks.DynamicSparse(20, period=1, threshold=0.05), wrapped), (ks.DeepR(1e-5, 0.0), lambda x: x)]
 )
 def test_adafactors_nan_has_its_own_cure(blobs, method, wrap):
-    """A row and a column without gradient: one input is always 0, and one unit is off."""
+    """There is a row and a column without gradient: one input is always 0, and one unit is inactive."""
     x, y = blobs[0].copy(), blobs[1]
     x[:, 0] = 0
     model = compiled(mlp(), wrap(keras.optimizers.Adafactor(0.05)))

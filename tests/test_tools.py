@@ -1,4 +1,4 @@
-"""The tools read what runs write."""
+"""Tests the tools on the output of runs."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Which units a kernel connects, against what the layer itself does to inputs: nothing here knows a kernel's axes."""
+"""Tests which units a kernel connects, by the outputs of the layer for inputs to single units."""
 
 import math
 from functools import partial
@@ -16,9 +16,9 @@ from keras_sparse import criteria
 from keras_sparse.layers.units import units_of
 from keras_sparse.training.layer_state import layer_states
 
-BITS = 12  # of the kernel's weights are told apart at once
+BITS = 12  # bits by which the weights of a kernel are distinguished in one pass
 
-EQUATIONS = {  # shape of the input, axes of the input and of the output that number units
+EQUATIONS = {  # kernel shape, input shape, axes of input and output that index units
     "ab,bc->ac": ((4,), (3,), (1,), (1,)),
     "...x,xy->...y": ((2, 3), (2, 4), (2,), (2,)),
     "xb...,bc->xc...": ((3, 2), (4,), (1,), (1,)),
@@ -35,7 +35,7 @@ EQUATIONS = {  # shape of the input, axes of the input and of the output that nu
 
 @st.composite
 def drawn_layers(draw):
-    """How to make a layer without bias, the shape of its input, and the axes of input and output that number units."""
+    """Draws a function that makes a layer without bias, its input shape, and the axes that index units."""
     small = st.integers(1, 3)
     kind = draw(st.sampled_from(["Conv1D", "Conv2D", "Conv3D", "Transpose", "Depthwise", "Dense", "Einsum"]))
     if kind == "Einsum":
@@ -61,7 +61,7 @@ def drawn_layers(draw):
 
 
 def each_unit(shape, axes):
-    """A batch of inputs of `shape`: in each, all that belongs to one unit is 1, the rest 0. `axes` count the batch."""
+    """Makes a batch of inputs of `shape`, each 1 for one unit and 0 for all others. `axes` include the batch axis."""
     sizes = [shape[a - 1] for a in axes]
     batch = np.zeros((math.prod(sizes), *shape), "float32")
     for number, unit in enumerate(np.ndindex(*sizes)):
@@ -73,14 +73,14 @@ def each_unit(shape, axes):
 
 
 def by_unit(outputs, axes):
-    """Array `(batch, units, positions)` of an output."""
+    """Reshapes an output to `(batch, units, positions)`."""
     others = [a for a in range(1, outputs.ndim) if a not in axes]
     outputs = outputs.transpose([0, *axes, *others])
     return outputs.reshape(len(outputs), math.prod(outputs.shape[1 : 1 + len(axes)]), -1)
 
 
 def edges(layer, shape, inputs, outputs):
-    """Array `(weights, input units, output units)`: which units each weight connects, found out by what it does."""
+    """Finds out which units each weight connects: array `(weights, input units, output units)`."""
     size, x, found = math.prod(layer.kernel.shape), each_unit(shape, inputs), []
     for first in range(0, size, BITS):
         kernel = np.zeros(size)
@@ -92,7 +92,7 @@ def edges(layer, shape, inputs, outputs):
 
 
 @given(drawn_layers(), st.data())
-@settings(max_examples=10 if keras.backend.backend() == "jax" else 40)  # JAX compiles for each shape
+@settings(max_examples=10 if keras.backend.backend() == "jax" else 40)  # JAX compiles each shape
 def test_units_are_those_that_the_layer_connects(drawn, data):
     make, shape, inputs, outputs = drawn
     plain = make()
@@ -109,7 +109,7 @@ def test_units_are_those_that_the_layer_connects(drawn, data):
     layer.kernel_mask.value.assign(mask)
     layer.kernel_variable.assign(np.random.default_rng(0).uniform(0.5, 1.5, kernel))
 
-    # A unit is dead if the others do not notice.
+    # A unit is dead if it does not affect the output.
     row = ks.report(model).layers[0]
     heard = by_unit(numpy(layer(each_unit(shape, inputs))), outputs).any(axis=-1)
     assert row.dead_inputs == np.count_nonzero(~heard.any(axis=1))
@@ -123,7 +123,7 @@ def test_units_are_those_that_the_layer_connects(drawn, data):
     expected = (connects & alive).any(axis=(1, 2)).reshape(kernel)
     np.testing.assert_array_equal(np.broadcast_to(between.reshape(granularity), kernel), expected)
 
-    # The graphs that the layer consists of.
+    # Groups, channels and heads as separate graphs.
     connected = connects.any(axis=0)
     graphs = {tuple(row) for row in connected.tolist()}
     assert units.groups == len(graphs)
@@ -147,7 +147,7 @@ def test_a_grouped_convolution_by_hand():
 
 
 def test_a_transposed_convolution_by_hand():
-    """Kernel (2, 2, outputs 3, inputs 4): each weight is used once a position of the input, 5 x 6."""
+    """Kernel (2, 2, outputs 3, inputs 4): each weight is used once for each input position, 5 x 6."""
     mask = np.zeros((2, 2, 3, 4), bool)
     mask[0, 1, 2, 0] = mask[1, 1, 2, 3] = True
     row = one(layers.Conv2DTranspose(3, 2, strides=2), (5, 6, 4), mask)
@@ -198,7 +198,7 @@ def test_a_grouped_convolution_is_as_dense_as_each_of_its_groups(name, ratio):
 
 
 def test_a_depthwise_convolution_is_a_graph_for_each_channel():
-    """(1 + 2) / (1 * 2) of them is more than all: by Erdos-Renyi they stay dense."""
+    """(1 + 2) / (1 * 2) exceeds 1, so that they stay dense with Erdos-Renyi."""
     depthwise, dense = densities(
         "erdos_renyi", (layers.DepthwiseConv2D(3, depth_multiplier=2), (4, 4, 8)), (layers.Dense(64), (64,))
     )

@@ -1,4 +1,4 @@
-"""The recipes on JAX where neither TensorFlow nor anything that comes with it can be imported."""
+"""Tests the recipes on JAX if neither TensorFlow nor its dependencies can be imported."""
 
 import json
 import os
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.jax
 ROOT = Path(__file__).parents[1]
 TENSORFLOW = ("tensorflow", "tensorflow_datasets", "tensorflow_model_optimization", "tf_keras")
 
-# Python runs a module of this name before all else.
+# Python imports a module of this name at startup.
 SITECUSTOMIZE = """
 import os, sys
 
@@ -26,7 +26,7 @@ class Missing:
 
 sys.meta_path.insert(0, Missing())
 """
-# The recipe's own main for each method, in one process: to start one takes longer than to train.
+# The main function of the recipe for each method, in one process, since starting a process takes longer.
 RUN = """
 import runpy, sys
 from absl import flags
@@ -39,7 +39,7 @@ for method in methods.split(","):
 
 
 def write_arrays(folder, shape, train=48, test=16, classes=10):
-    """A set "images" of noise, as tools/export_arrays.py writes it."""
+    """Writes a data set "images" of noise in the format of tools/export_arrays.py."""
     rng = np.random.default_rng(0)
     (folder / "images").mkdir(parents=True)
     for split, n in (("train", train), ("test", test)):
@@ -50,14 +50,14 @@ def write_arrays(folder, shape, train=48, test=16, classes=10):
 
 
 def python(tmp_path, *command, missing=(*TENSORFLOW, "tensorboard")):
-    """A finished process of Python in which some packages are missing."""
+    """Runs Python without some packages; returns the finished process."""
     (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE)
     paths = [str(p) for p in (tmp_path, ROOT, ROOT / "recipes")]
     environment = {
         "MISSING": ",".join(missing),
         "PYTHONPATH": os.pathsep.join(paths),
         "KERAS_BACKEND": "jax",
-        # Most methods have the same training step, which takes longer to compile than to train by.
+        # Most methods share the training step, whose compilation takes longer than training.
         "JAX_COMPILATION_CACHE_DIR": os.environ.get("KERAS_SPARSE_COMPILED", str(tmp_path / "compiled")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
@@ -68,7 +68,7 @@ def python(tmp_path, *command, missing=(*TENSORFLOW, "tensorboard")):
 
 
 def run(tmp_path, recipe, methods, shape, *arguments, **settings):
-    """Runs a recipe for an epoch by some methods; returns their results and what was printed."""
+    """Runs a recipe for an epoch with some methods; returns their results and the output."""
     write_arrays(tmp_path / "arrays", shape)
     small = ["--dataset=images", f"--data_dir={tmp_path / 'arrays'}", "--test_split=test", "--epochs=1", "--verbose=0"]
     script = ROOT / "recipes" / f"{recipe}.py"
@@ -92,7 +92,7 @@ def test_every_method_trains_lenet(tmp_path):
     note = (
         "Note: no TensorBoard logs are written (No module named 'tensorboard'). To have them: pip install tensorboard"
     )
-    assert printed.count(note) == len(METHODS)  # Once a run, also of the one that trains a dense network first.
+    assert printed.count(note) == len(METHODS)  # Once for each run, also for the one that trains a dense network first.
     assert "tensorboard --logdir" not in printed
 
 

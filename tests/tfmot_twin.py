@@ -1,4 +1,4 @@
-"""Prunes a small Keras 2 net by TF-MOT's own wrapper and writes its masks; run by test_gradual_pruning.py."""
+"""Prunes a small Keras 2 net with TF-MOT and writes its masks; run by test_gradual_pruning.py."""
 
 import json
 import sys
@@ -39,7 +39,7 @@ masks = {}
 
 
 class Watch(tf_keras.callbacks.Callback):
-    """TF-MOT prunes inside of the training step that it is due at."""
+    """Records the masks after each pruning, which TF-MOT makes inside the training step."""
 
     def on_train_batch_end(self, batch, logs=None):
         step = int(self.model.optimizer.iterations.numpy())

@@ -1,4 +1,4 @@
-"""Threefry-2x32 in plain Python, written from Salmon et al. (2011), and what DeepR draws with it."""
+"""Threefry-2x32 in plain Python, written from Salmon et al. (2011), and the random draws of DeepR."""
 
 import math
 import statistics
@@ -10,7 +10,7 @@ ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 
 
 def threefry(key, counter):
-    """Two words for two words of key and two of counter."""
+    """Encrypts two words of a counter with a key of two words; returns two words."""
     schedule = (*key, key[0] ^ key[1] ^ 0x1BD11BDA)
     x = [(c + k) % WORD for c, k in zip(counter, schedule, strict=False)]
     for turn in range(20):
@@ -32,18 +32,18 @@ def bits(key, position, step, draw):
 
 
 def normal(key, position, step):
-    """Through the inverse of the normal distribution, from 23 bits."""
+    """Draws a normal number by the inverse distribution function, from 23 bits."""
     uniform = ((bits(key, position, step, 0) >> 9) + 0.5) / 2**23
     return statistics.NormalDist().inv_cdf(uniform)
 
 
 def sign(key, position):
-    """For life."""
+    """Draws the fixed sign of a position."""
     return -1 if threefry(key, (position, WORD - 1))[0] >> 31 else 1
 
 
 def row(key, step, draw, place, below):
-    """What a row of ints holds: those that count, in order."""
+    """Draws a row of ints; returns the valid ones in order."""
     words = [threefry(key, (place * 512 + i, (step * 64 + draw) % WORD)) for i in range(512)]
     numbers, odd, seen, counting = [w[0] % 2**31 for w in words], words[0][1] | 1, set(), []
     for number in numbers:
@@ -56,7 +56,7 @@ def row(key, step, draw, place, below):
 
 
 def wake(key, step, place, dead, dying, size):
-    """Draws positions in a layer until as many of `dead` have come as are dying: a list, and the set of what dies."""
+    """Draws as many positions of `dead` as weights are dropped; returns their list, and the set of dropped ones."""
     free, found = set(dead), []
     for draw in range(1, 64):
         for drawn in row(key, step, draw, place, size):

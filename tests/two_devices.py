@@ -11,7 +11,7 @@ import keras_sparse as ks
 x, y = np.random.default_rng(0).normal(size=(48, 8)).astype("float32"), np.arange(48, dtype="int32") % 3
 
 
-def on_one():  # A function for each strategy, since `ready` makes one model for each function.
+def on_one():  # One function for each strategy, since `ready` caches one model for each function.
     return mlp()
 
 
