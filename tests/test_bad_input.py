@@ -580,7 +580,7 @@ def assert_says(error, words, folders):
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_calls(name, tmp_path):
+def test_invalid_calls_raise_one_clear_error(name, tmp_path):
     call, kind, words = CALLS[name]
     with pytest.raises(kind) as caught:
         call(tmp_path)
@@ -602,7 +602,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_files(name, tmp_path):
+def test_invalid_files_raise_one_clear_error(name, tmp_path):
     """Keras collects the errors of layers and raises its own, which must include our messages."""
     written_by, read_by, words = FILES[name]
     written_by().save_weights(tmp_path / "w.weights.h5")
@@ -613,14 +613,14 @@ def test_files(name, tmp_path):
 
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras runs steps_per_execution=1 only on PyTorch")
 @pytest.mark.parametrize(("method", "period"), [(lambda: dynamic(period=4), 4), (lambda: ks.RigL(period=1), 1)])
-def test_executions_over_the_period(method, period):
+def test_executions_longer_than_the_period_are_refused(method, period):
     with pytest.raises(ValueError, match="has to act between training steps") as caught:
         fit(mlp(), method(), steps_per_execution=6, run_eagerly=False)
     words = (f"the period is {period} batches", "makes 6 at once", f"steps_per_execution of at most {period}")
     assert_says(caught.value, words, ["keras_sparse"])
 
 
-def test_quantizing_a_masked_model_is_warned_about_and_leaves_it_as_it_is():
+def test_quantizing_a_masked_model_warns_and_changes_nothing():
     """Keras calls each layer, and turns its error into a warning."""
     model = mlp()
     with warnings.catch_warnings(record=True) as warned:
@@ -694,7 +694,7 @@ def run_recipe(*arguments):
 
 
 @pytest.mark.parametrize("name", FLAGS)
-def test_recipe_flags(name, tmp_path):
+def test_invalid_recipe_flags_raise_one_clear_error(name, tmp_path):
     arguments, kind, words = FLAGS[name]
     if "steps_per_execution=2" in arguments[-1] and keras.backend.backend() == "torch":
         pytest.skip("Keras runs steps_per_execution=1 only on PyTorch")

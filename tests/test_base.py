@@ -37,7 +37,7 @@ def fit(blobs, recorder, optimizer=None, epochs=3, batch_size=8, model=None, cal
     return recorder.steps
 
 
-def test_every_period(blobs):
+def test_an_update_is_made_every_period(blobs):
     assert fit(blobs, Recorder(5, 5)) == [5, 10, 15, 20, 25, 30, 35]
 
 
@@ -75,18 +75,18 @@ def test_prune_count_by_epoch_reaches_the_threshold(blobs):
     assert history["threshold"] == pytest.approx([2e-6, 4e-6, 8e-6])
 
 
-def test_until(blobs):
+def test_no_update_after_until(blobs):
     assert fit(blobs, Recorder(5, 5, until=2)) == [5, 10, 15, 20]
 
 
-def test_a_second_fit_goes_on_counting(blobs):
+def test_a_second_fit_continues_the_count_of_steps(blobs):
     model, recorder = ready(mlp), Recorder(5, 5)
     for _ in range(2):
         model.fit(*blobs, batch_size=8, epochs=1, callbacks=[recorder], verbose=0)
     assert recorder.steps == [5, 10, 15, 20]
 
 
-def test_a_saved_model_goes_on_where_it_was(blobs, tmp_path):
+def test_training_continues_after_saving_and_loading(blobs, tmp_path):
     """Two epochs equal one epoch, saving, loading and one more epoch."""
     model = ready(mlp)
     model.fit(*blobs, batch_size=8, epochs=2, callbacks=[ks.DynamicSparse(15, 5)], shuffle=False, verbose=0)
@@ -103,7 +103,7 @@ def test_a_saved_model_goes_on_where_it_was(blobs, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def test_an_update_that_a_checkpoint_missed_is_made_up_for(blobs, tmp_path):
+def test_an_update_that_a_checkpoint_lacks_is_made_on_resume(blobs, tmp_path):
     """The model is saved after the step at which an update was due, and before that update."""
     model, recorder = ready(mlp), Recorder(5, 12)
     model.fit(*blobs, batch_size=8, epochs=1, callbacks=[recorder], verbose=0)
@@ -115,7 +115,7 @@ def test_an_update_that_a_checkpoint_missed_is_made_up_for(blobs, tmp_path):
     assert recorder.steps == [12, 12]
 
 
-def test_epochs_without_the_method_are_not_made_up_for(blobs):
+def test_updates_of_epochs_without_the_method_are_not_made_later(blobs):
     model, recorder = ready(mlp), Recorder(5, 5)
     for callbacks in ([recorder], [], [recorder]):
         model.fit(*blobs, batch_size=8, epochs=1, callbacks=callbacks, verbose=0)
@@ -123,7 +123,7 @@ def test_epochs_without_the_method_are_not_made_up_for(blobs):
 
 
 @pytest.mark.parametrize("backup_first", [True, False])
-def test_a_run_that_died_goes_on_whatever_the_order_of_callbacks(blobs, tmp_path, backup_first):
+def test_an_interrupted_run_resumes_with_any_order_of_callbacks(blobs, tmp_path, backup_first):
     class Die(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
             if epoch == 2:
@@ -167,13 +167,12 @@ def test_a_model_without_masked_layers_is_refused(blobs):
         fit(blobs, Recorder(5, 5), model=dense)
 
 
-def test_a_model_that_is_not_built_says_how_to_build_it(blobs):
+def test_the_error_for_an_unbuilt_model_says_how_to_build_it(blobs):
     model = keras.Sequential([MaskedDense(6, sparsity=0.5, name="a"), keras.layers.Dense(3)])
     with pytest.raises(ValueError, match=r"is not built: \['a'\] have no weights yet. Call it once"):
         ks.DynamicSparse(5, 5).update(model, 0)
-    if (
-        keras.backend.backend() == "tensorflow"
-    ):  # On other backends, `fit` builds the model before it calls the callbacks.
+    # On other backends, `fit` builds the model before it calls the callbacks.
+    if keras.backend.backend() == "tensorflow":
         with pytest.raises(ValueError, match="is not built"):
             fit(blobs, Recorder(5, 5), model=model)
         model(blobs[0][:1])
@@ -195,7 +194,7 @@ def test_freezing_a_layer_changes_no_draw_and_no_memory(blobs):
     assert grown[0].any()
 
 
-def test_frozen_layers_are_left_alone(blobs):
+def test_frozen_layers_are_not_updated(blobs):
     model = mlp()
     frozen = ks.masked_layers(model)[1]
     frozen.trainable = False
@@ -270,7 +269,7 @@ def test_a_method_that_breaks_the_budget_is_stopped_and_nothing_is_written(blobs
             np.testing.assert_array_equal(m, n)
 
 
-def test_a_loop_of_ones_own(blobs):
+def test_a_custom_training_loop(blobs):
     model = ready(mlp)
     method = ks.DynamicSparse(15, 5, threshold=0.05)
     budget, before = live_weights(model), state(model)
@@ -282,7 +281,7 @@ def test_a_loop_of_ones_own(blobs):
     assert any((a != b).any() for (_, a), (_, b) in zip(before, state(model), strict=True))
 
 
-def test_a_loop_with_an_optimizer_that_the_model_does_not_know(blobs):
+def test_a_custom_loop_with_an_optimizer_that_the_model_is_not_compiled_with(blobs):
     model = mlp()
     optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
     optimizer.build(model.trainable_variables)
@@ -295,7 +294,7 @@ def test_a_loop_with_an_optimizer_that_the_model_does_not_know(blobs):
 
 
 @pytest.mark.parametrize("keeper", ["constraint", "regularizer"])
-def test_dead_weights_stay_zero_whatever_moves_all_of_a_kernel(blobs, keeper):
+def test_dead_weights_stay_zero_with_optimizers_that_change_whole_kernels(blobs, keeper):
     class Away(keras.constraints.Constraint):
         def __call__(self, w):
             return w + 0.1
@@ -321,7 +320,7 @@ def test_an_uncompiled_model_can_be_updated():
     assert live_weights(model) == budget
 
 
-def test_csv_and_history_show_the_sparsity_unasked(blobs, tmp_path):
+def test_csv_and_history_show_the_sparsity(blobs, tmp_path):
     path = tmp_path / "history.csv"
     fit(blobs, Recorder(15, 5), callbacks=[keras.callbacks.CSVLogger(path)])
     header, *lines = path.read_text().splitlines()
@@ -330,7 +329,7 @@ def test_csv_and_history_show_the_sparsity_unasked(blobs, tmp_path):
 
 
 @pytest.mark.tensorflow
-def test_tensorboard_shows_the_sparsity_unasked(blobs, tmp_path):
+def test_tensorboard_shows_the_sparsity(blobs, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     fit(blobs, Recorder(15, 5), callbacks=[keras.callbacks.TensorBoard(tmp_path, write_graph=False)])
@@ -339,7 +338,7 @@ def test_tensorboard_shows_the_sparsity_unasked(blobs, tmp_path):
     assert len(events.Tensors("epoch_dropped")) == 3
 
 
-def test_by_unit_groups_layers_that_may_trade():
+def test_by_unit_groups_layers_between_which_weights_may_move():
     tensors = [
         LayerState.of(np.ones(s), np.ones(m, bool)) for s, m in [((3, 3, 2, 2), (1, 1, 2, 2)), ((4, 4), (4, 4))] * 2
     ]
@@ -347,14 +346,14 @@ def test_by_unit_groups_layers_that_may_trade():
 
 
 @pytest.mark.parametrize("make", [lambda: ks.DynamicSparse(5, None), lambda: ks.RigL(period=None)])
-def test_no_period_is_refused_where_nothing_would_happen(make):
+def test_a_missing_period_is_refused(make):
     with pytest.raises(ValueError, match=r"Received: period=None. Give a number.*keras_sparse.Static\(\)"):
         make()
 
 
 @pytest.mark.parametrize("method", [ks.DynamicSparse(5, 100, until=1), ks.Static()], ids=["DynamicSparse", "Static"])
 @pytest.mark.filterwarnings("ignore:.*made no update:UserWarning")
-def test_what_another_callback_writes_to_dead_weights_is_gone_at_the_end(blobs, method):
+def test_values_that_another_callback_writes_to_dead_weights_are_cleared(blobs, method):
     class Ones(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             for layer in ks.masked_layers(self.model):
@@ -365,7 +364,7 @@ def test_what_another_callback_writes_to_dead_weights_is_gone_at_the_end(blobs, 
     assert_dead_is_zero(model)
 
 
-def test_static_goes_on_with_what_another_method_has_trained(blobs, tmp_path):
+def test_static_continues_the_training_of_another_method(blobs, tmp_path):
     model = ready(mlp)
     model.fit(*blobs, batch_size=8, callbacks=[ks.DynamicSparse(5, 4, threshold=0.05)], verbose=0)
     model.save(tmp_path / "m.keras")

@@ -30,7 +30,7 @@ def fit(model, blobs, *callbacks, epochs=8):
     return model.fit(*blobs, batch_size=8, epochs=epochs, callbacks=[method, Score(), *callbacks], verbose=0).history
 
 
-def test_the_checkpoint_waits(model, blobs, tmp_path):
+def test_the_checkpoint_ignores_epochs_that_are_not_sparse_enough(model, blobs, tmp_path):
     """The checkpoint of Keras saves the first epoch as the best, in which the network is not sparse yet."""
     arguments = {"monitor": "score", "mode": "min", "save_best_only": True}
     early = keras.callbacks.ModelCheckpoint(tmp_path / "early.keras", **arguments)
@@ -42,7 +42,7 @@ def test_the_checkpoint_waits(model, blobs, tmp_path):
     assert (early.best, late.best) == (0.0, 1.0)
 
 
-def test_early_stopping_waits(model, blobs):
+def test_early_stopping_ignores_epochs_that_are_not_sparse_enough(model, blobs):
     stop = ks.EarlyStopping("score", mode="min", patience=2, restore_best_weights=True, from_sparsity=0.9)
     history = fit(model, blobs, stop)
     assert len(history["score"]) == 4  # the target is reached in the second epoch; patience is 2
@@ -71,7 +71,7 @@ def moving():
     return ks.DynamicSparse(prune_count=30, period=4, threshold=0.02)
 
 
-def test_restored_masks_leave_no_momentum_of_weights_that_die_by_it(blobs):
+def test_restoring_masks_clears_the_momentum_of_dead_weights(blobs):
     model = ready(mlp)
     score = {"monitor": "score", "mode": "min", "restore_best_weights": True}
     stop = ks.EarlyStopping(**score, patience=3, from_sparsity=0.5)
@@ -86,26 +86,26 @@ def test_restored_masks_leave_no_momentum_of_weights_that_die_by_it(blobs):
     model.fit(*blobs, batch_size=8, epochs=1, callbacks=[moving(), Look()], verbose=0)
 
 
-def test_weights_set_between_two_epochs_leave_no_momentum_either(blobs):
+def test_setting_weights_between_epochs_clears_the_momentum_of_dead_weights(blobs):
     model = ready(mlp)
     model.fit(*blobs, batch_size=8, epochs=5, callbacks=[moving(), FirstWeights(), Look()], verbose=0)
     assert_dead_is_zero(model)
 
 
-def test_saving_by_batch_waits(model, blobs, tmp_path):
+def test_saving_by_batch_ignores_batches_before_the_sparsity_is_reached(model, blobs, tmp_path):
     fit(model, blobs, ks.ModelCheckpoint(tmp_path / "{batch}.keras", save_freq=6, from_sparsity=0.9), epochs=3)
     saved = [keras.models.load_model(p) for p in tmp_path.iterdir()]
     assert saved
     assert {live_weights(m) for m in saved} == {36}
 
 
-def test_as_sparse_as_whole_weights_allow():
+def test_the_target_sparsity_is_reached_up_to_rounding():
     assert is_as_sparse(mlp(0.6), 0.6)
     assert not is_as_sparse(mlp(0.6), 0.62)
     assert is_as_sparse(mlp(0.6), 0.0)
 
 
 @pytest.mark.parametrize("sparsity", [1.0, -0.1, "high"])
-def test_wrong_sparsity(sparsity):
+def test_an_invalid_sparsity_is_refused(sparsity):
     with pytest.raises(ValueError, match="`from_sparsity` is the removed fraction"):
         ks.EarlyStopping("loss", from_sparsity=sparsity)

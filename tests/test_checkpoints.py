@@ -95,7 +95,7 @@ def test_files_load_in_a_process_that_has_imported_keras_and_this_package_only(b
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("first", [True, False], ids=["checkpoints first", "method first"])
-def test_every_checkpoint_holds_zeros_whatever_the_order_of_callbacks(blobs, name, optimizer, first, tmp_path):
+def test_dead_weights_are_zero_in_every_checkpoint_with_any_order_of_callbacks(blobs, name, optimizer, first, tmp_path):
     after_each = AfterEachBatch()
     savers = [*checkpoints(tmp_path), after_each]
     around = (savers, []) if first else ([], savers)
@@ -115,7 +115,7 @@ def test_every_checkpoint_holds_zeros_whatever_the_order_of_callbacks(blobs, nam
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_tree_of_arrays_there_and_back(blobs, name):
+def test_a_state_tree_round_trips(blobs, name):
     """Libraries such as Orbax save the state tree."""
     keras.utils.clear_session()  # The tree has the names of models; automatic names are numbered.
     model = compiled(mlp(), keras.optimizers.Adam(0.01))

@@ -87,9 +87,8 @@ def test_resnet_on_photos(data_dir, tmp_path):  # noqa: F811
     assert report.live_weights == round(0.2 * report.sparse_weights)
 
 
-@pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # After the error, CSVLogger of Keras leaves its file open.
+# After the error, CSVLogger of Keras leaves its file open.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("harm", ["byte", "end", "all"])
 def test_photos_that_cannot_be_read_while_training(data_dir, tmp_path, harm):  # noqa: F811
     folder = shutil.copytree(data_dir, tmp_path / "tfds")
@@ -126,18 +125,18 @@ def test_precision(data_dir, tmp_path):  # noqa: F811
         (["--devices=2"], "--devices=2 has no meaning without a strategy"),
     ],
 )
-def test_strategies_that_cannot_be(arguments, message, data_dir, tmp_path):  # noqa: F811
+def test_unsupported_strategies_are_refused(arguments, message, data_dir, tmp_path):  # noqa: F811
     with pytest.raises(app.UsageError, match=message):
         wrn(tmp_path, data_dir, *arguments)
 
 
-def test_a_strategy_of_another_backend(data_dir, tmp_path):  # noqa: F811
+def test_a_strategy_of_another_backend_is_refused(data_dir, tmp_path):  # noqa: F811
     other = {"tensorflow": "data_parallel"}.get(keras.backend.backend(), "mirrored")
     with pytest.raises(app.UsageError, match=f"--strategy={other} needs the .* backend.*set KERAS_BACKEND="):
         wrn(tmp_path, data_dir, f"--strategy={other}")
 
 
-def test_a_batch_that_cannot_be_shared():
+def test_a_batch_that_cannot_be_divided_among_devices_is_refused():
     with pytest.raises(app.UsageError, match="batch of 100 images cannot be divided among 3 devices"):
         devices.check_batch_size(devices.Devices(replicas=3), 100)
 

@@ -45,12 +45,12 @@ def test_split_strings_without_tfds(split, expected):
 
 
 @pytest.mark.parametrize("split", ["valid", "train[10]", "train[a:b]", "train[:3]x", ""])
-def test_split_strings_that_are_none(split):
+def test_invalid_split_strings_are_refused(split):
     with pytest.raises(ValueError, match=r"A split is one of \['train'\].*Received"):
         data.subsplit(split, {"train": 40})
 
 
-def test_batches_are_a_new_order_each_epoch_of_the_seed_and_the_epoch():
+def test_the_order_of_batches_depends_on_seed_and_epoch():
     def epochs(n, seed, first_step=0):
         stream = iter(counting().batches(4, seed, first_step))
         taken = [next(stream) for _ in range(6 * n)]
@@ -67,7 +67,7 @@ def test_batches_are_a_new_order_each_epoch_of_the_seed_and_the_epoch():
     np.testing.assert_array_equal(first[0], np.random.default_rng([1, 0]).permutation(25)[:24])
 
 
-def test_what_comes_out_is_the_batch_of_the_step_on_every_backend():
+def test_batches_equal_batch_of_each_step_on_every_backend():
     images = counting(one_hot=True)
     for part in ((0, 1), (1, 2)):
         for i, (x, y) in zip(range(3, 9), images.batches(4, 1, 3, part), strict=False):
@@ -76,7 +76,7 @@ def test_what_comes_out_is_the_batch_of_the_step_on_every_backend():
                 assert numpy(a).dtype == b.dtype
 
 
-def test_the_parts_of_a_batch_make_the_batch_augmentation_and_all():
+def test_the_parts_of_a_batch_make_the_batch_with_augmentation():
     rng = np.random.default_rng(0)
     images = data.Images(
         rng.integers(0, 255, (20, 8, 8, 3), dtype=np.uint8), np.arange(20), 20, (9.0,), (2.0,), PadCropFlip(2)
@@ -87,7 +87,7 @@ def test_the_parts_of_a_batch_make_the_batch_augmentation_and_all():
         np.testing.assert_array_equal(one, np.concatenate(pieces))
 
 
-def test_evaluation_is_every_image_once_and_its_parts_make_each_batch():
+def test_evaluation_has_every_image_once_and_its_parts_make_each_batch():
     images = counting(24)
     np.testing.assert_array_equal(images.evaluation(24, 6)[1], np.arange(24))
     np.testing.assert_array_equal(images.evaluation(23, 6)[1], np.arange(23))
@@ -95,7 +95,7 @@ def test_evaluation_is_every_image_once_and_its_parts_make_each_batch():
     np.testing.assert_array_equal(np.concatenate(labels, axis=1).ravel(), np.arange(24))
 
 
-def test_pad_crop_flip_by_the_book():
+def test_pad_crop_flip_equals_a_plain_version():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 255, (30, 8, 6, 3), dtype=np.uint8)
     augmentation = PadCropFlip(4)
@@ -132,7 +132,7 @@ def test_centre():
     assert centre(np.arange(36).reshape(1, 6, 6, 1), 2)[0, :, :, 0].tolist() == [[14, 15], [20, 21]]
 
 
-def test_an_unknown_set_is_normalized_by_what_it_is(data_dir):  # noqa: F811
+def test_an_unknown_data_set_is_normalized_by_its_own_statistics(data_dir):  # noqa: F811
     train, test = data.load("squares", ("train", "test"), data_dir)
     assert (train.shape, train.classes, len(test)) == ((16, 16, 3), 3, 48)
     images, _ = train.evaluation(96, 96)
@@ -162,7 +162,7 @@ class TestStream:
         assert np.bincount(labels[:40]).tolist() == np.bincount(labels[40:]).tolist() == [14, 13, 13]
         assert (labels[:40] != labels[40:]).any()
 
-    def test_it_is_the_same_for_a_seed_and_goes_on_from_any_step(self, photos):
+    def test_the_stream_is_determined_by_the_seed_and_starts_at_any_step(self, photos):
         images, labels = self.take(photos[0], 12)
         np.testing.assert_array_equal(images, self.take(photos[0], 12)[0])
         assert (labels[:40] != self.take(photos[0], 5, seed=2)[1]).any()
@@ -199,7 +199,7 @@ class TestStream:
 
 
 class TestExported:
-    def test_images_of_one_size_are_the_same_set(self, data_dir, tmp_path):  # noqa: F811
+    def test_exported_images_of_one_size_equal_the_original(self, data_dir, tmp_path):  # noqa: F811
         export("squares", tmp_path, data_dir)
         for one, other in zip(
             data.load("squares", ("train", "test[:50%]"), data_dir, PadCropFlip(2)),
@@ -214,7 +214,7 @@ class TestExported:
         assert isinstance(batches, keras.utils.PyDataset)
         np.testing.assert_array_equal(np.concatenate([y for _, y in batches]), one.evaluation(24, 9)[1])
 
-    def test_photos_are_brought_to_squares(self, data_dir, tmp_path):  # noqa: F811
+    def test_exported_photos_are_resized_to_squares(self, data_dir, tmp_path):  # noqa: F811
         export("photos", tmp_path, data_dir, side=20)
         train, test = stream.load("photos", ("train", "test"), tmp_path, size=16)
         assert (train.images.shape, train.shape, test.shape) == ((40, 20, 20, 3), (16, 16, 3), (16, 16, 3))
@@ -222,7 +222,7 @@ class TestExported:
         assert test.central(slice(0, 4))[0].shape == (4, 16, 16, 3)
         assert train.batch(0, 8, 0)[0].std() > 0.1
 
-    def test_a_set_or_a_split_that_is_not_there(self, data_dir, tmp_path):  # noqa: F811
+    def test_a_missing_data_set_or_split_is_refused(self, data_dir, tmp_path):  # noqa: F811
         with pytest.raises(app.UsageError, match="--dataset=nonsuch cannot be read.*Check --dataset"):
             export("nonsuch", tmp_path, data_dir)
         with pytest.raises(app.UsageError, match="--splits=test.nope of squares cannot be read.*Its splits"):
@@ -231,7 +231,7 @@ class TestExported:
 
 
 @pytest.mark.parametrize("harm", ["cut off", "missing", "no json"])
-def test_damaged_exported_arrays(tmp_path, harm):
+def test_damaged_exported_arrays_are_refused(tmp_path, harm):
     exported = tmp_path / "digits"
     exported.mkdir()
     np.save(exported / "train_images.npy", np.zeros((8, 4, 4, 1), "uint8"))

@@ -97,7 +97,7 @@ def one_layer(weights):
     return compiled(model, keras.optimizers.SGD(0.1)), layer
 
 
-def test_what_crosses_zero_dies_and_as_many_wake_at_zero():
+def test_weights_that_cross_zero_are_replaced_by_new_ones_at_zero():
     model, layer = one_layer([0.5, -0.4, 0.3, 0.2, 0, 0])
     method = ks.DeepR(alpha=0.0, temperature=0.0, reading="table_4")
     method.update(model, 1)
@@ -116,7 +116,7 @@ def test_what_crosses_zero_dies_and_as_many_wake_at_zero():
 
 
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
-def test_part_of_a_gradient_added_after_the_step_is_as_if_before(momentum, nesterov):
+def test_a_gradient_term_can_be_added_after_the_step_of_sgd(momentum, nesterov):
     """SGD with momentum is linear in the gradient. The L1 term is tested, since it needs no random numbers."""
     gradients, alpha = np.random.default_rng(0).normal(size=(4, 2, 3)).astype("float32"), 0.3
     results = []
@@ -133,7 +133,7 @@ def test_part_of_a_gradient_added_after_the_step_is_as_if_before(momentum, neste
     np.testing.assert_allclose(*results, rtol=1e-5)
 
 
-def test_fixed_signs_reflect_a_fresh_network_and_leave_a_trained_one(blobs, tmp_path):
+def test_fixed_signs_negate_weights_of_a_new_network_only(blobs, tmp_path):
     model = ready(mlp, 0.8)
     fresh = [w for w, _ in state(model)]
     model.fit(*blobs, batch_size=96, epochs=1, callbacks=[ks.DeepR(1e-4, 1e-6, seed=3)], verbose=0)
@@ -196,7 +196,7 @@ def test_any_optimizer(blobs, optimizer):
 
 
 @needs_steps_per_execution
-def test_many_steps_at_once_are_those_of_one_by_one(blobs):
+def test_steps_per_execution_gives_the_run_of_single_steps(blobs):
     runs = []
     for steps in (1, 5):
         runs.append(ready(mlp, 0.8, steps_per_execution=steps))
@@ -212,7 +212,7 @@ def test_many_steps_at_once_are_those_of_one_by_one(blobs):
 
 
 @pytest.mark.parametrize(("hook", "callbacks"), [("end", []), ("begin", [ks.Static()])], ids=["end", "begin"])
-def test_a_fit_that_was_cut_off_leaves_no_walk_behind(blobs, hook, callbacks):
+def test_an_interrupted_fit_leaves_no_walk_in_the_next_fit(blobs, hook, callbacks):
     def stop(batch, logs=None):
         raise KeyboardInterrupt
 
@@ -227,7 +227,7 @@ def test_a_fit_that_was_cut_off_leaves_no_walk_behind(blobs, hook, callbacks):
     assert_dead_is_zero(model)
 
 
-def test_a_mask_changed_behind_its_back_is_noticed(blobs):
+def test_a_mask_changed_by_other_code_raises_an_error(blobs):
     model = ready(mlp, 0.8)
 
     class Meddle(keras.callbacks.Callback):
@@ -241,7 +241,7 @@ def test_a_mask_changed_behind_its_back_is_noticed(blobs):
         model.fit(*blobs, batch_size=16, callbacks=[Meddle(), ks.DeepR(1e-3, 1e-4)], verbose=0)
 
 
-def test_until_masks_stay_from_then_on(blobs):
+def test_masks_stay_fixed_after_until(blobs):
     model = ready(mlp, 0.8)
     history = model.fit(
         *blobs, batch_size=8, epochs=4, callbacks=[ks.DeepR(0.1, 0.1, 0.05, until=2)], verbose=0
@@ -273,7 +273,7 @@ def large_layer(reading):
 
 @pytest.mark.parametrize("reading", ["bellec", "table_4"])
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="counts what a compiler makes")
-def test_only_single_elements_of_a_large_layer_are_touched(reading):
+def test_only_single_elements_of_a_large_layer_are_read_and_written(reading):
     """The time must depend on the live weights only: no array of the size of the kernel is computed or copied."""
     act, arguments = large_layer(reading)
     if keras.backend.backend() == "jax":
@@ -312,7 +312,7 @@ def test_too_many_weights_for_the_draws_are_refused(blobs, monkeypatch):
         ks.DeepR(1e-3, 1e-4).update(model, 1)
 
 
-def test_a_loop_of_ones_own_needs_the_learning_rate(blobs):
+def test_a_custom_loop_needs_the_learning_rate(blobs):
     model = mlp(0.8)
     with pytest.raises(ValueError, match="goes by the optimizer's learning rate.*Pass optimizer=... of the loop"):
         ks.DeepR(1e-3, 1e-4).update(model, 1)

@@ -28,7 +28,7 @@ def test_erdos_renyi_by_hand():
     assert live(LENET, distributions.erdos_renyi(LENET, 0.98)) == expected
 
 
-def test_erdos_renyi_caps_at_dense_and_spreads_the_rest():
+def test_erdos_renyi_makes_small_layers_dense_and_shares_the_rest():
     """At density .5 of 266,200 weights, fc2 and fc3 would get more than they have: they are dense, fc1 has the rest."""
     assert live(LENET, distributions.erdos_renyi(LENET, 0.5)) == [133100 - 31000, 30000, 1000]
 

@@ -75,7 +75,7 @@ def test_rows_equal_plain_python():
 
 
 @pytest.mark.parametrize("below", [1, 300, 1 << 20, 3 * (1 << 29)])
-def test_ints_that_count_are_distinct_and_equally_likely(below):
+def test_valid_ints_are_distinct_and_equally_likely(below):
     """With the bound 3 * 2^29 a quarter of the draws is rejected, or else the first third would be twice as likely."""
     found = []
     for step in range(40):
@@ -170,7 +170,7 @@ def test_as_many_wake_as_die_and_none_that_just_died(density, small, monkeypatch
 
 
 @pytest.mark.parametrize("live", [17, 45])  # of 50: enough dead weights, or fewer than cross zero
-def test_it_does_not_matter_in_which_order_live_positions_are_held(live):
+def test_the_order_of_live_positions_does_not_matter(live):
     rng = np.random.default_rng(0)
     masks = [np.arange(200) < 1, rng.permutation(50) < live]
     crossed = [np.array([True]), np.arange(live) % 2 == 0]
@@ -181,7 +181,7 @@ def test_it_does_not_matter_in_which_order_live_positions_are_held(live):
     np.testing.assert_array_equal(np.sort(one[2]), np.sort(other[2]))
 
 
-def test_more_cross_than_are_drawn_at_once():
+def test_more_weights_cross_zero_than_are_drawn_at_once():
     live = np.arange(6_000, dtype="int32")
     arguments = ([(np.arange(20_000) < 6_000).reshape(200, 100)], live, live >= 0)
     wakes = compiled(lambda *arrays: wake(draws.key_of(0), 3, (site(0, 20_000, 6_000),), *arrays))
@@ -194,14 +194,14 @@ def test_more_cross_than_are_drawn_at_once():
 
 
 @pytest.mark.parametrize("count", [1, 31, 32, 33, 1024, 2500])
-def test_how_many_are_true_before_each(count):
+def test_before_counts_the_true_entries_before_each_position(count):
     flags = np.random.default_rng(count).random(count) < 0.5
     found = numpy(before(ops.convert_to_tensor(flags)))
     np.testing.assert_array_equal(found, [np.count_nonzero(flags[:i]) for i in range(count)])
 
 
 @pytest.mark.parametrize("small", [LARGE_AND_SMALL, JOINED])
-def test_in_a_layer_without_live_weights_nothing_wakes(small, monkeypatch):
+def test_a_layer_without_live_weights_gets_none(small, monkeypatch):
     monkeypatch.setattr(rewiring, "SMALL", small)
     masks = [np.zeros(200, bool), np.arange(50) < 30]
     (empty, *_), (after, _, found, gone) = woken(masks, [np.zeros(0, bool), np.arange(30) < 4])

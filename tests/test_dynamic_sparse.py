@@ -60,7 +60,7 @@ class TestEightWeightsByHand:
         many.update(two_layers([0.9, 0.1, 0, 0], [0.7, -0.6, 0, 0.2]), step=1)
         assert many.logs() == {"threshold": 0.25}
 
-    def test_what_cannot_be_grown_again_is_not_dropped(self):
+    def test_no_more_is_dropped_than_can_be_grown(self):
         model = two_layers([0.9, 0.1, 0.3, 0.2], [0.9, 0.8, 0.4, 0])  # four below, one free
         ks.DynamicSparse(4, 1, threshold=0.5, regrow_scale=0.0).update(model, step=1)
         (w1, m1), (w2, m2) = flat(model)
@@ -68,7 +68,7 @@ class TestEightWeightsByHand:
         assert (m1, m2) == ([1, 0, 1, 1], [1, 1, 1, 1])
         assert w2 == pytest.approx([0.9, 0.8, 0.4, 0])
 
-    def test_a_dense_network_stays_as_it_is(self):
+    def test_a_dense_network_does_not_change(self):
         model = two_layers([0.1] * 4, [0.1] * 4)
         before = flat(model)
         ks.DynamicSparse(4, 1, threshold=0.5).update(model, step=1)
@@ -93,14 +93,14 @@ class TestFractionOfTheLiveWeights:
             (np.float32(0.4), 0, 0.5),
         ],
     )
-    def test_by_hand(self, fraction, epoch, threshold):
+    def test_k_by_hand(self, fraction, epoch, threshold):
         model = two_layers([0.9, 0.1, 0, 0], [0.7, -0.6, 0, 0.2])
         method = ks.DynamicSparse(fraction=fraction, period=1, threshold=0.5)
         method.update(model, step=1, epoch=epoch)
         assert method.logs() == {"threshold": threshold}
         assert live_weights(model) == 5
 
-    def test_of_slices_not_of_weights(self):
+    def test_the_fraction_counts_slices_not_weights(self):
         conv = keras.Sequential([keras.Input((4, 4, 2)), keras.layers.Conv2D(5, 3, use_bias=False)])
         model = compiled(ks.sparsify(conv, 0.5, granularity="kernel_slice"))  # 5 of 10 slices, 45 of 90 weights
         (layer,) = ks.masked_layers(model)
@@ -109,14 +109,14 @@ class TestFractionOfTheLiveWeights:
         method.update(model, step=1)  # 4 below, K = 2
         assert method.logs() == {"threshold": 1.0}
 
-    def test_of_the_layers_that_train(self):
+    def test_the_fraction_counts_trainable_layers_only(self):
         model = two_layers([0.9, 0.1, 0, 0], [0.7, -0.6, 0.2, 0])
         model.layers[1].trainable = False
         method = ks.DynamicSparse(fraction=0.5, period=1, threshold=0.5)
         method.update(compiled(model), step=1)
         assert method.logs() == {"threshold": 0.5}  # K = 1, of 2
 
-    def test_in_a_fit_it_is_the_count_that_it_rounds_to(self, blobs):
+    def test_a_fraction_trains_like_the_count_to_which_it_rounds(self, blobs):
         runs = []
         for amount in ({"fraction": 0.1}, {"prune_count": 14}):  # of 142 live
             model = ready(mlp)
@@ -135,7 +135,7 @@ class TestFractionOfTheLiveWeights:
             )
 
 
-def test_positions_of_the_arguments():
+def test_positional_arguments():
     method = ks.DynamicSparse(600, 50, 0.2, 0.01)
     assert (method.prune_count(0), method.period(0), method.tolerance, method.threshold) == (600, 50, 0.2, 0.01)
     assert method.fraction is None
@@ -157,7 +157,7 @@ def test_positions_of_the_arguments():
         ({"fraction": {5: 0.1}}, "include 0"),
     ],
 )
-def test_either_a_count_or_a_fraction(arguments, message):
+def test_exactly_one_of_count_and_fraction_is_required(arguments, message):
     with pytest.raises(ValueError, match=message):
         ks.DynamicSparse(**arguments, period=4)
 
@@ -180,7 +180,7 @@ def test_a_real_fit_replayed_in_plain_python(blobs, sparsity, period, seed):
     assert method.logs()["threshold"] == threshold
 
 
-def test_it_learns_and_moves_weights_between_layers(blobs):
+def test_the_net_learns_and_weights_move_between_layers(blobs):
     model = compiled(mlp(0.8), metrics=["accuracy"])
     before = [int(m.sum()) for _, m in state(model)]
     history = model.fit(
@@ -297,7 +297,7 @@ def test_another_model_starts_with_the_threshold_given():
     assert read_state(fresh).state["threshold"] == 0.5
 
 
-def test_more_to_prune_than_there_is(blobs):
+def test_k_above_the_number_of_live_weights_is_refused(blobs):
     model = ready(mlp, 0.9)
     with pytest.raises(ValueError, match="not be more than what can be dropped, 33 of 36 live mask elements.*=37"):
         model.fit(*blobs, callbacks=[ks.DynamicSparse(37, 4)], verbose=0)
@@ -328,7 +328,7 @@ def test_no_more_is_dropped_than_fits_between_live_units():
     assert flat(model) == before
 
 
-def test_a_threshold_that_stays_below_all_weights_is_said(blobs):
+def test_a_threshold_that_stays_below_all_weights_gives_a_warning(blobs):
     """No warning after a few updates, since the threshold still doubles at each."""
     training = {"batch_size": 8, "epochs": 2, "verbose": 0}
     ready(mlp).fit(*blobs, callbacks=[ks.DynamicSparse(15, 3, threshold=1e-15)], **training)

@@ -22,7 +22,7 @@ def variable(shape, dtype="float32"):
 
 
 @given(SHAPES, st.integers(0, 2**32 - 1))
-def test_only_what_is_named_is_written_in_every_variable(shape, seed):
+def test_only_the_given_elements_are_written_in_every_variable(shape, seed):
     rng = np.random.default_rng(seed)
     size = int(np.prod(shape))
     positions = rng.choice(size, rng.integers(0, size + 1), replace=False)
@@ -69,7 +69,7 @@ def test_clear_sets_what_a_coarser_mask_calls_dead():
     assert view(weights).ravel().tolist() == [1, 0.5, 3, 0.5, 5, 0.5, 7, 0.5]
 
 
-def test_what_is_clear_is_not_written(monkeypatch):
+def test_clean_variables_are_not_written(monkeypatch):
     weights = keras.Variable(np.array([[0.5, 1.0], [0.5, 2.0]], "float32"))
     mask = np.array([False, True]).reshape(1, 2)
     written = []

@@ -52,7 +52,7 @@ def test_training_stops_at_the_end_of_the_step_or_at_once_if_pressed_again(blobs
     assert "Stopping after this step or test. To stop at once, press Ctrl-C again." in capfd.readouterr().err
 
 
-def test_one_that_was_lost_before_training_is_made_good(blobs):
+def test_an_interrupt_lost_before_training_stops_it_later(blobs):
     look = Press(times=0)
     with CtrlC() as ctrl_c:
         with contextlib.suppress(KeyboardInterrupt):
@@ -62,7 +62,7 @@ def test_one_that_was_lost_before_training_is_made_good(blobs):
     assert look.ended == []
 
 
-def test_outside_of_training_it_is_as_ever(blobs):
+def test_ctrl_c_raises_at_once_outside_training(blobs):
     before = signal.getsignal(signal.SIGINT)
     with CtrlC() as ctrl_c:
         fit(blobs, ctrl_c)
@@ -71,7 +71,7 @@ def test_outside_of_training_it_is_as_ever(blobs):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_where_it_is_ignored_it_stays_so(blobs):
+def test_a_process_that_ignores_sigint_keeps_ignoring_it(blobs):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     press = Press()
     with CtrlC() as ctrl_c:

@@ -29,7 +29,7 @@ def fit(blobs, *logs, **arguments):
     model.fit(*blobs, batch_size=8, verbose=0, callbacks=callbacks, **{"epochs": 3, **arguments})
 
 
-def test_the_scalars_that_keras_writes(blobs, tmp_path):
+def test_scalars_equal_those_that_keras_writes(blobs, tmp_path):
     pytest.importorskip("tensorflow")
     own = keras.callbacks.TensorBoard(tmp_path / "keras", write_graph=False)
     fit(blobs, own, event_log.EventLog(tmp_path / "ours"), validation_data=blobs)
@@ -54,7 +54,7 @@ def test_logs_are_on_the_disk_after_each_epoch(blobs, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["train"]  # There was no evaluation.
 
 
-def test_a_run_that_goes_on_adds_to_its_logs(blobs, tmp_path):
+def test_a_resumed_run_appends_to_its_logs(blobs, tmp_path):
     fit(blobs, event_log.EventLog(tmp_path), epochs=2)
     fit(blobs, event_log.EventLog(tmp_path), initial_epoch=2, epochs=3)
     assert [step for step, _ in read(tmp_path)["train", "epoch_loss"][0]] == [0, 1, 2]

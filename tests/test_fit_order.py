@@ -87,7 +87,7 @@ RIGL = {
 
 
 @pytest.mark.parametrize("kind", RIGL)
-def test_a_fit_with_rigl_follows_any_other(kind, blobs):
+def test_a_fit_with_rigl_after_any_other_fit(kind, blobs):
     model = ready()
     budget = live_weights(model)
     for make in RIGL[kind]:
@@ -100,7 +100,7 @@ def test_a_fit_with_rigl_follows_any_other(kind, blobs):
         assert live_weights(model) == budget
 
 
-def test_one_rigl_callback_is_fitted_with_twice(blobs):
+def test_one_rigl_callback_in_two_fits(blobs):
     """The settings of the example in the guide: 16 steps per epoch, period=8, four epochs."""
     model = ready()
     method, data = ks.RigL(fraction=0.3, period=8), [np.resize(a, (128, *a.shape[1:])) for a in blobs]
@@ -109,7 +109,7 @@ def test_one_rigl_callback_is_fitted_with_twice(blobs):
     assert_dead_is_zero(model)
 
 
-def test_rigl_is_fitted_with_again_after_the_model_is_compiled_anew(blobs):
+def test_rigl_after_the_model_is_compiled_again(blobs):
     model = ready()
     for _ in range(2):
         model = compiled(ks.sparsify(ks.densify(model), None))
@@ -118,7 +118,7 @@ def test_rigl_is_fitted_with_again_after_the_model_is_compiled_anew(blobs):
         assert sum(fit(model, blobs, ks.RigL(0.3, period=5), epochs=2)["dropped"]) > 0
 
 
-def test_rigl_goes_on_from_a_file_that_was_written_just_before_an_update(blobs, tmp_path):
+def test_rigl_resumes_from_a_file_written_just_before_an_update(blobs, tmp_path):
     """A callback before the method writes a checkpoint at step 12, so that it lacks the update at step 12."""
     model = ready()
     save = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras")
@@ -184,14 +184,14 @@ def test_pruning_by_a_polynomial_schedule_reaches_its_end_where_the_epoch_has_no
     assert_dead_is_zero(model)
 
 
-def test_the_last_update_is_there_when_the_validation_is_made(blobs):
+def test_the_last_update_is_made_before_the_validation(blobs):
     """The val_loss of the last epoch is that of the model after `fit`."""
     model = ready()
     history = fed_by_generator(model, blobs, ks.SET(0.5, period=BATCHES), validation_data=blobs)
     assert model.evaluate(*blobs, verbose=0) == pytest.approx(history["val_loss"][-1], rel=1e-5)
 
 
-def test_a_second_generator_goes_on_where_the_first_ended(blobs):
+def test_a_second_generator_continues_where_the_first_ended(blobs):
     model, died = ready(), 0
     for _ in range(3):
         before, method = masks(model), ks.SET(0.3, period=BATCHES)
@@ -226,7 +226,7 @@ def test_epochs_of_a_dataset_of_unknown_length_lose_no_update(name, blobs):
     watched.assert_all_there(model, history)
 
 
-def test_a_fit_that_stops_within_an_epoch_has_the_updates_it_counted(blobs):
+def test_a_fit_stopped_within_an_epoch_has_the_updates_that_it_counted(blobs):
     class Stop(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             if batch == 5:
@@ -389,7 +389,7 @@ def test_a_probe_batch_has_the_gradient_of_the_training_loss_too(few):
     assert_grown_where_largest(before[0], masks(model)[0], gradient)
 
 
-def test_add_loss_moves_rigl_beside_what_is_compiled(few):
+def test_rigl_uses_losses_that_layers_add(few):
     """Only the loss that a layer adds has a gradient here."""
     model = losing("add_loss alone", 0.7)
     before = masks(model)
@@ -439,7 +439,7 @@ def with_own_step():
     return compiled(own_step()(inputs, outputs, name="stepper"), keras.optimizers.SGD(0.01))
 
 
-def test_rigl_refuses_a_train_step_whose_loss_it_does_not_know(few):
+def test_rigl_refuses_a_custom_train_step(few):
     model = with_own_step()
     before = masks(model)
     with pytest.raises(ValueError, match=r"(?s)^(?=.*train_step)(?=.*stepper)(?=.*gradients=)"):
@@ -447,7 +447,7 @@ def test_rigl_refuses_a_train_step_whose_loss_it_does_not_know(few):
     assert_masks_equal(before, masks(model))
 
 
-def test_rigl_refuses_a_train_step_also_with_a_batch_of_ones_own(few):
+def test_rigl_refuses_a_custom_train_step_also_with_a_probe(few):
     model = with_own_step()
     with pytest.raises(ValueError, match=r"(?s)^(?=.*train_step)(?=.*gradients=)"):
         ks.RigL(0.4, until=5, probe=few).update(model, 1)
@@ -471,7 +471,7 @@ def assert_grown_by(gradients, before, model):
         assert_grown_where_largest(mask, now, gradient)
 
 
-def test_rigl_takes_the_gradients_that_a_function_of_ones_own_gives(few):
+def test_rigl_uses_the_gradients_of_a_custom_function(few):
     model = with_own_step()
     gradients, before = Gradients(model), masks(model)
     fit(model, few, ks.RigL(0.4, period=2, until=5, gradients=gradients), epochs=1)
@@ -480,7 +480,7 @@ def test_rigl_takes_the_gradients_that_a_function_of_ones_own_gives(few):
     assert_dead_is_zero(model)
 
 
-def test_rigl_takes_gradients_of_ones_own_in_a_loop_without_a_compiled_model(few):
+def test_rigl_uses_custom_gradients_without_a_compiled_model(few):
     model = sequential(first(0.7), head(0.5))
     gradients, before = Gradients(model), masks(model)
     optimizer = keras.optimizers.SGD(0.01)
@@ -490,7 +490,7 @@ def test_rigl_takes_gradients_of_ones_own_in_a_loop_without_a_compiled_model(few
     assert_grown_by(gradients, before, model)
 
 
-def test_rigl_refuses_a_model_that_is_not_compiled_and_says_what_would_do(few):
+def test_rigl_refuses_an_uncompiled_model_and_says_what_to_do(few):
     model = sequential(first(0.7), head(0.5))
     optimizer = keras.optimizers.SGD(0.01)
     with pytest.raises(ValueError, match=r"(?s)^(?=.*compile)(?=.*gradients=)"):
@@ -509,7 +509,7 @@ def bad(number=2, shape=None, kind=np.asarray):
     [bad(number=1), bad(shape=(2, 2)), lambda *batch: None, lambda *batch: np.ones(3)],
     ids=["too few", "other shapes", "None", "one array"],
 )
-def test_gradients_of_ones_own_that_do_not_fit_are_refused_before_anything_moves(gradients, few):
+def test_invalid_custom_gradients_are_refused_before_anything_is_written(gradients, few):
     model = sequential(first(0.7), head(0.5))
     compiled(model)
     before = masks(model)
@@ -551,7 +551,7 @@ def fit_measured(model, data, callbacks, order):
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("name", BY_EPOCH)
-def test_the_best_model_that_is_saved_is_the_one_that_was_measured(name, order, blobs, tmp_path):
+def test_the_best_model_that_is_saved_is_the_one_that_was_evaluated(name, order, blobs, tmp_path):
     model, data = ready(), noisy(blobs)
     best = {"monitor": "val_loss", "save_best_only": True}
     callbacks = [
@@ -575,7 +575,7 @@ def test_the_best_model_that_is_saved_is_the_one_that_was_measured(name, order, 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("name", BY_EPOCH)
 @pytest.mark.parametrize("ours", [True, False], ids=["ours", "keras's"])
-def test_early_stopping_restores_the_weights_that_were_measured(name, order, ours, blobs):
+def test_early_stopping_restores_the_weights_that_were_evaluated(name, order, ours, blobs):
     model, data = ready(), noisy(blobs)
     settings = {"monitor": "val_loss", "patience": 1, "restore_best_weights": True}
     stop = ks.EarlyStopping(**settings, from_sparsity=0.5) if ours else keras.callbacks.EarlyStopping(**settings)
@@ -584,7 +584,7 @@ def test_early_stopping_restores_the_weights_that_were_measured(name, order, our
 
 
 @pytest.mark.parametrize("name", BY_EPOCH)
-def test_a_callback_at_the_end_of_an_epoch_sees_what_was_measured(name, blobs):
+def test_a_callback_at_the_end_of_an_epoch_sees_the_evaluated_model(name, blobs):
     model, (x, y, *validation), seen = ready(), noisy(blobs), []
 
     class See(keras.callbacks.Callback):
@@ -636,7 +636,7 @@ def my_loss(y, z):
 @pytest.mark.filterwarnings("ignore:.*none of them dropped:UserWarning")
 @pytest.mark.parametrize("how", ["deepcopy", "pickle"])
 @pytest.mark.parametrize("name", TRAINED)
-def test_a_method_that_has_trained_can_be_copied_and_trains_as_a_new_one(name, how, blobs):
+def test_a_copy_of_a_method_after_training_trains_like_a_new_method(name, how, blobs):
     """Copying a method must not copy or save the model, which cannot be saved here."""
     model = mlp()
     model.compile(keras.optimizers.SGD(0.05), my_loss, run_eagerly=BACKEND == "tensorflow")
@@ -757,7 +757,7 @@ def test_a_loop_over_stateless_functions_is_documented():
 @pytest.mark.filterwarnings("ignore:.*optimizer:UserWarning")
 @pytest.mark.parametrize("handed", [False, True])
 @pytest.mark.parametrize("optimizer", ["SGD", "Adam", "AdamW"])
-def test_after_an_update_dead_weights_are_0_whatever_optimizer_of_torch_moves_them(optimizer, handed, blobs):
+def test_after_an_update_dead_weights_are_0_with_any_optimizer_of_torch(optimizer, handed, blobs):
     import torch
 
     x, y = blobs
@@ -804,7 +804,7 @@ MAKE = {
 
 
 @pytest.mark.filterwarnings("ignore:.*(made no update|none of them dropped):UserWarning")
-def test_any_order_of_fits_leaves_in_the_model_what_it_has_counted(request, blobs):
+def test_the_model_agrees_with_the_counts_after_any_order_of_fits(request, blobs):
     examples = max(25, request.config.getoption("--examples") // 4)
 
     @settings(max_examples=examples, deadline=None, phases=(Phase.generate, Phase.shrink))

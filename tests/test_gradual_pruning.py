@@ -30,10 +30,10 @@ def dropped(sparsity, scope, *weights):
 
 
 class TestByHand:
-    def test_each_layer_to_the_sparsity(self):
+    def test_scope_layer_prunes_each_layer_to_the_sparsity(self):
         assert dropped(0.5, "layer", [4, -3, 2, 1], [0.4, 0.1, -0.2, 0.3]) == [[2, 3], [1, 2]]
 
-    def test_the_network_by_one_threshold(self):
+    def test_scope_network_prunes_by_one_threshold(self):
         # Eight weights, of which four remain: 4, 3, 2 and 1.
         assert dropped(0.5, "network", [4, -3, 2, 0.5], [0.4, 1, -0.2, 0.3]) == [[3], [0, 2, 3]]
 
@@ -41,7 +41,7 @@ class TestByHand:
         assert dropped(0.75, "network", [4, -3, 2, 5], [0.4, 0.1, -0.2, 0.3]) == [[0, 1, 2], [1, 2, 3]]
         assert dropped(0.99, "layer", [4, -3, 2, 5]) == [[0, 1, 2]]
 
-    def test_what_is_sparse_enough_stays(self):
+    def test_a_network_that_is_sparse_enough_does_not_change(self):
         assert dropped(0.5, "layer", [4, 0, 0, 1], [1, 0, 0, 0]) == [[], []]
 
 
@@ -79,7 +79,7 @@ def test_a_schedule_that_is_due_before_the_first_step(blobs):
     assert seen[0] == 178
 
 
-def test_tfmot_schedules_are_asked_only_when_they_can_be_due(blobs):
+def test_tfmot_schedules_are_called_only_when_they_can_be_due(blobs):
     schedule = ks.schedules.polynomial_decay(0.0, 0.9, begin_step=0, end_step=24, frequency=6)
     asked = []
 
@@ -101,7 +101,7 @@ def test_tfmot_schedules_are_asked_only_when_they_can_be_due(blobs):
 
 
 @pytest.mark.parametrize(("frequency", "end"), [(12, 20), (7, 20)])
-def test_a_last_pruning_before_the_schedules_end_is_said(blobs, frequency, end):
+def test_a_last_pruning_before_the_end_of_the_schedule_gives_a_warning(blobs, frequency, end):
     schedule = ks.schedules.polynomial_decay(0.0, 0.9, begin_step=0, end_step=end, frequency=frequency)
     last = end // frequency * frequency
     model, pruning = ready(mlp, 0.0), ks.GradualPruning(schedule)
@@ -110,13 +110,13 @@ def test_a_last_pruning_before_the_schedules_end_is_said(blobs, frequency, end):
     assert pruning.logs()["target_sparsity"] == pytest.approx(float(schedule(last)[1])) != 0.9
 
 
-def test_a_target_below_what_is_there_is_said(blobs):
+def test_a_target_below_the_current_sparsity_gives_a_warning(blobs):
     pruning = ks.GradualPruning(lambda step: (step % 3 == 0, 0.3))
     with pytest.warns(UserWarning, match="none of them dropped anything"):
         ready(mlp, 0.6).fit(*blobs, batch_size=8, epochs=2, callbacks=[pruning], verbose=0)
 
 
-def test_a_schedule_that_was_over_before_leaves_nothing_behind(blobs):
+def test_a_schedule_that_had_ended_before_leaves_no_hook(blobs):
     """Muon changes dead weights, which are reset inside the step as long as a method is active."""
     model = ready(mlp, 0.0, optimizer=keras.optimizers.Muon)
     schedule = ks.schedules.polynomial_decay(0.0, 0.9, begin_step=0, end_step=12, frequency=6)
@@ -127,7 +127,7 @@ def test_a_schedule_that_was_over_before_leaves_nothing_behind(blobs):
     assert_dead_is_zero(model)
 
 
-def test_tfmots_own_schedule_prunes_alike(blobs, tfmot):
+def test_a_schedule_of_tfmot_prunes_alike(blobs, tfmot):
     arguments = (0.1, 0.9, 1, 25, 3, 6)
     runs = []
     for schedule in (tfmot.PolynomialDecay(*arguments), ks.schedules.polynomial_decay(*arguments)):
@@ -209,7 +209,7 @@ def test_two_prunings_in_one_execution_are_refused(blobs):
         model.fit(*blobs, batch_size=8, callbacks=[ks.GradualPruning(curve)], verbose=0)
 
 
-def test_a_schedule_that_is_never_due_or_not_finished_is_said(blobs):
+def test_a_schedule_that_is_never_due_or_not_finished_gives_a_warning(blobs):
     model = ready(mlp, 0.0)
     with pytest.warns(UserWarning, match="GradualPruning made no update: none was due in the 12 optimizer steps"):
         model.fit(*blobs, batch_size=8, callbacks=[ks.GradualPruning(lambda s: (s == 100, 0.5))], verbose=0)

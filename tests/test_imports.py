@@ -50,7 +50,7 @@ def imported(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_go_one_way(path):
+def test_imports_go_in_one_direction(path):
     own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     for module in imported(path):
         if module.startswith("keras_sparse."):
@@ -75,7 +75,7 @@ def test_a_file_has_one_idea_and_under_300_lines(path):
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
-def test_importing_brings_in_nothing_of_its_own(backend):
+def test_importing_loads_no_other_backend_or_package(backend):
     if backend != "tensorflow":
         pytest.importorskip(backend)
     code = (

@@ -122,7 +122,7 @@ def test_a_killed_run_ends_with_the_same_bits(method, kills, tmp_path):
         assert not (run.folder / "backup").exists()
 
 
-def test_a_run_stopped_by_ctrl_c_says_how_to_go_on_and_ends_with_the_same_bits(kills, tmp_path):
+def test_a_run_stopped_by_ctrl_c_says_how_to_resume_and_ends_with_the_same_bits(kills, tmp_path):
     whole = Run("dynamic_sparse", tmp_path / "whole")
     seconds, expected, stopped = whole.finish(), whole.bits(), 0
     for i in range(5 * kills + 5):
@@ -143,7 +143,7 @@ def test_a_run_stopped_by_ctrl_c_says_how_to_go_on_and_ends_with_the_same_bits(k
     raise AssertionError("It ends before it can be stopped.")
 
 
-def test_a_run_whose_disk_is_full_goes_on_when_there_is_room(tmp_path):
+def test_a_run_whose_disk_was_full_resumes_when_there_is_room(tmp_path):
     mounts = ["unshare", "--map-root-user", "--mount", "bash", "-c"]
     disk, copy = tmp_path / "disk", tmp_path / "copy"
     disk.mkdir()

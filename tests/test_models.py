@@ -48,7 +48,7 @@ def test_resnet_50_counts():
     assert ks.report(ks.sparsify(model, 0.8, keep_dense=RESNET50_IMAGENET.keep_dense)).parameters == 7_377_346
 
 
-def test_resnet_depth():
+def test_an_invalid_depth_of_resnet_is_refused():
     with pytest.raises(ValueError, match=r"one of \[14, 26, 50, 101, 152\]. Received: depth=34"):
         resnet(34)
 
@@ -61,7 +61,7 @@ def test_the_stride_of_a_bottleneck_is_in_its_3x3_convolution():
     assert model.output_shape == (None, 5)
 
 
-def test_wrn_depth():
+def test_an_invalid_depth_of_wrn_is_refused():
     with pytest.raises(ValueError, match=r"6 n \+ 4.*Received: depth=27"):
         wide_resnet(27)
 

@@ -40,7 +40,7 @@ def clipped():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_nan_and_infinity_leave_the_masks_alone_and_are_said_once(blobs, name, bad):
+def test_nan_and_infinity_leave_the_masks_alone_and_give_one_warning(blobs, name, bad):
     model = ready(optimizer=clipped)
     x, look = blobs[0].copy(), Look()
     x[:, 3] = bad  # in each batch, so that all updates after the first step are skipped
@@ -118,7 +118,7 @@ def test_train_on_batch(blobs, name):
     assert all(map(np.array_equal, masks(model), start)) == (name == "Static")
 
 
-def test_weights_of_classes_and_samples(blobs, name):
+def test_class_weights_and_sample_weights(blobs, name):
     for weighting in ({"class_weight": {0: 1.0, 1: 0.0, 2: 3.0}}, {"sample_weight": np.linspace(0, 2, 96)}):
         model = ready()
         budget = budget_after(name, model)

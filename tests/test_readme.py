@@ -44,6 +44,6 @@ def test_every_method_has_an_example():
 
 
 @pytest.mark.parametrize("path", GUIDES, ids=lambda p: p.name)
-def test_links_lead_somewhere(path):
+def test_links_have_a_target(path):
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
         assert target.startswith("https://") or (path.parent / target).exists(), target

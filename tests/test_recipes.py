@@ -31,7 +31,7 @@ def run(folder, *arguments):
     return train.run(LENET_MNIST, lenet_300_100, options=options)
 
 
-def test_a_run_leaves_what_it_promises_and_the_same_command_the_same_bits(tmp_path, capsys):
+def test_a_run_writes_its_files_and_the_same_command_gives_the_same_bits(tmp_path, capsys):
     command = ["--epochs=12", "--sparsity=0.95", "--period=20", "--seed=3"]
     result = run(tmp_path / "a", *command)
     printed = capsys.readouterr().out
@@ -82,7 +82,7 @@ def test_our_settings(tmp_path):
     assert density[0] < 0.1 < density[2]  # Erdos-Renyi
 
 
-def test_schedules_stretch_with_the_number_of_epochs():
+def test_schedules_are_stretched_to_the_number_of_epochs():
     assert methods.stretched({0: 100, 25: 200, 50: 400, 75: 800}, 1.0) == {0: 100, 25: 200, 50: 400, 75: 800}
     assert methods.stretched({0: 100, 25: 200, 50: 400, 75: 800}, 0.1) == {0: 100, 2: 200, 5: 400, 7: 800}
     assert methods.stretched({0: 100, 25: 200, 50: 400, 75: 800}, 0.01) == {0: 400, 1: 800}
@@ -106,7 +106,7 @@ def test_the_whole_phase_of_gradual_pruning(tmp_path, capsys):
     assert not (tmp_path / "again" / "dense").exists()
 
 
-def test_a_dense_model_that_is_not_there(tmp_path):
+def test_a_missing_dense_model_is_refused(tmp_path):
     with pytest.raises(app.UsageError, match="dense_model=nowhere.keras does not exist"):
         run(tmp_path, "--method=compressed", "--dense_model=nowhere.keras")
 
@@ -135,7 +135,7 @@ def test_an_earlier_run_is_not_lost_by_accident(tmp_path):
     run(tmp_path, "--epochs=1", "--method=dense", "--overwrite")
 
 
-def test_a_folder_that_is_no_run_keeps_what_it_holds(tmp_path):
+def test_a_folder_that_is_not_a_run_is_not_overwritten(tmp_path):
     run(tmp_path / "dense", "--epochs=1", "--method=dense")
     for more in ([], ["--overwrite"], ["--resume"]):
         with pytest.raises(app.UsageError, match=r"is not the folder of a run, since it has no config.json.*dense"):
@@ -151,7 +151,7 @@ def test_the_dense_model_to_prune_is_not_overwritten(tmp_path):
     assert (tmp_path / "model.keras").exists()
 
 
-def test_another_backend_does_not_go_on_with_a_run(tmp_path):
+def test_a_run_is_not_resumed_on_another_backend(tmp_path):
     runs = folder.RunFolder(tmp_path)
     runs.begin({"method": "dense", "backend": "tensorflow"}, overwrite=False)
     (tmp_path / "backup").mkdir()
@@ -160,7 +160,7 @@ def test_another_backend_does_not_go_on_with_a_run(tmp_path):
         runs.check({"method": "dense", "backend": "jax"}, resume=True, overwrite=False)
 
 
-def test_a_flag_without_use_is_said(tmp_path, capsys):
+def test_an_unused_flag_is_reported(tmp_path, capsys):
     run(tmp_path, "--epochs=1", "--method=static", "--period=3")
     assert "--method static makes no use of --period" in capsys.readouterr().out
 
@@ -201,7 +201,7 @@ def test_k_of_the_paper_s_network_is_table_4_s_at_every_sparsity(method, capsys)
         ([], {"depth": 34}, 25_333, "K is 25,333, "),
     ],
 )
-def test_k_is_in_proportion_to_the_size_of_the_network(method, flags, network, expected, words, capsys):
+def test_k_is_scaled_to_the_size_of_the_network(method, flags, network, expected, words, capsys):
     assert count(WRN_CIFAR10, wide_resnet, method, *flags, **network) == expected
     printed = capsys.readouterr().out
     assert words in printed
@@ -213,23 +213,23 @@ def test_k_is_at_least_1():
 
 
 @pytest.mark.parametrize("method", ["set", "dynamic_sparse"])
-def test_a_flag_s_k_is_taken_as_it_is(method, capsys):
+def test_k_of_the_flag_is_not_scaled(method, capsys):
     assert count(WRN_CIFAR10, wide_resnet, method, "--prune_count=77", depth=10) == 77
     assert capsys.readouterr().out == ""
 
 
-def test_a_split_smaller_than_a_batch(tmp_path):
+def test_a_split_smaller_than_a_batch_is_refused(tmp_path):
     with pytest.raises(app.UsageError, match=r"train_split=train\[:50\] has 50 images, less than a batch of 100"):
         run(tmp_path, "--train_split=train[:50]")
 
 
 @pytest.mark.parametrize("flag", ["--sparsity=1.0", "--sparsity=-1", "--epochs=0", "--method=magic"])
-def test_wrong_flag_values(flag, tmp_path):
+def test_invalid_flag_values_are_refused(flag, tmp_path):
     with pytest.raises(flags.IllegalFlagValueError):
         run(tmp_path, flag)
 
 
-def test_words_that_are_no_flags():
+def test_arguments_that_are_not_flags_are_refused():
     with pytest.raises(app.UsageError, match=r"Only flags are accepted.*Received: \['set'\]"):
         refuse(["set"])
 

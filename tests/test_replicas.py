@@ -34,7 +34,7 @@ def test_a_copy_that_differs_is_named(monkeypatch):
 
 
 @pytest.mark.jax
-def test_each_device_of_jax_is_looked_at():
+def test_a_difference_on_any_jax_device_is_found():
     variable = keras.Variable(np.arange(4.0))
     ((part, array),) = backend.copies(variable)
     assert part == ((0, 4),)

@@ -86,7 +86,7 @@ def assert_same_end(blobs, sparsity, name, first, backup, moment, per_execution=
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("first", [True, False], ids=["backup first", "backup last"])
 @pytest.mark.parametrize("kind", BACKUPS)
-def test_a_fit_cut_off_ends_with_the_same_bits(name, first, kind, blobs, tmp_path):
+def test_an_interrupted_fit_ends_with_the_same_bits(name, first, kind, blobs, tmp_path):
     sparsity = {"dense DeepR": 0.2, "GradualPruning": 0.0}.get(name, 0.6)
     for i, moment in enumerate(MOMENTS):
         assert_same_end(blobs, sparsity, name, first, lambda i=i: BACKUPS[kind](tmp_path / str(i)), moment)
@@ -121,7 +121,7 @@ def test_with_steps_per_execution(name, blobs, tmp_path):
     assert_same_end(blobs, 0.6, name, True, backup, ("on_epoch_end", 1, None), per_execution=3)
 
 
-def test_a_finished_fit_leaves_no_backup_and_the_next_begins_anew(blobs, tmp_path):
+def test_a_finished_fit_leaves_no_backup_and_the_next_starts_from_scratch(blobs, tmp_path):
     model = compiled(mlp())
     for _ in range(2):
         backup = ks.BackupAndRestore(tmp_path / "b")
@@ -130,7 +130,7 @@ def test_a_finished_fit_leaves_no_backup_and_the_next_begins_anew(blobs, tmp_pat
         assert list((tmp_path / "b").iterdir()) == []
 
 
-def test_a_backup_cut_off_never_costs_the_one_before(blobs, tmp_path, monkeypatch):
+def test_an_interrupted_backup_keeps_the_previous_one(blobs, tmp_path, monkeypatch):
     model = compiled(mlp())
     backup = ks.BackupAndRestore(tmp_path / "b", delete_checkpoint=False)
     model.fit(*blobs, epochs=2, callbacks=[backup], verbose=0)
@@ -152,7 +152,7 @@ def test_a_backup_cut_off_never_costs_the_one_before(blobs, tmp_path, monkeypatc
     assert backup.epoch == 2
 
 
-def test_an_unbuilt_model_has_no_backup_to_take(blobs, tmp_path):
+def test_an_unbuilt_model_is_refused(blobs, tmp_path):
     model = compiled(keras.Sequential([ks.layers.MaskedDense(3, sparsity=0.5)]))
     model.built = False
     backup = ks.BackupAndRestore(tmp_path / "b")

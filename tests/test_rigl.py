@@ -38,7 +38,7 @@ def losses(model, x, y, layer, position, by):
     return loss
 
 
-def test_dense_gradients_are_what_the_loss_would_gain_dead_weights_included(blobs):
+def test_dense_gradients_equal_differences_of_the_loss_for_dead_weights_too(blobs):
     model = ready(mlp, 0.7, 1)
     x, y = (keras.ops.convert_to_tensor(a) for a in blobs)
     layers = ks.masked_layers(model)
@@ -55,7 +55,7 @@ def test_dense_gradients_are_what_the_loss_would_gain_dead_weights_included(blob
     assert np.abs(gradients[0][~layers[0].kernel_mask.numpy()]).max() > 0.01
 
 
-def test_the_gradient_of_a_regularizer_is_part_of_it_and_others_do_no_harm():
+def test_the_dense_gradient_includes_that_of_regularizers():
     kernel, other = keras.regularizers.L2(0.5), keras.regularizers.L2(3.0)
     model = keras.Sequential(
         [
@@ -71,7 +71,7 @@ def test_the_gradient_of_a_regularizer_is_part_of_it_and_others_do_no_harm():
     np.testing.assert_allclose(gradient, np.where(live, numpy(layer.kernel_variable), 0), atol=1e-6)
 
 
-def test_dense_gradients_leave_the_state_as_it_is():
+def test_dense_gradients_change_no_variable():
     model = keras.Sequential(
         [keras.Input((4,)), keras.layers.Dense(5), keras.layers.BatchNormalization(), keras.layers.Dense(3)]
     )
@@ -163,7 +163,7 @@ def test_a_probe_batch_is_used_instead(blobs):
         assert set(grown) == set(best)
 
 
-def test_the_training_function_is_given_back(blobs):
+def test_the_train_function_is_restored(blobs):
     model = ready(mlp, 0.8)
     for _ in range(2):
         model.fit(*blobs, batch_size=8, epochs=1, callbacks=[ks.RigL(period=4, until=2)], verbose=0)
@@ -173,7 +173,7 @@ def test_the_training_function_is_given_back(blobs):
     assert model.train_function == function
 
 
-def test_it_ends_at_three_quarters_by_default(blobs):
+def test_updates_end_at_three_quarters_by_default(blobs):
     model = ready(mlp, 0.8)
     history = model.fit(*blobs, batch_size=8, epochs=4, callbacks=[ks.RigL(period=4)], verbose=0).history
     assert history["dropped"][0] > history["dropped"][1] > history["dropped"][2] >= 0
@@ -193,7 +193,7 @@ def test_a_second_phase_decays_from_its_own_first_epoch(blobs):
     assert histories[0] == histories[1]
 
 
-def test_gradients_that_are_not_numbers_do_not_choose(blobs):
+def test_an_update_with_nan_gradients_is_skipped(blobs):
     x, y = blobs
     model = ready(mlp, 0.8)
     before = [m for _, m in state(model)]
@@ -203,7 +203,7 @@ def test_gradients_that_are_not_numbers_do_not_choose(blobs):
         np.testing.assert_array_equal(mask, now)
 
 
-def test_outside_of_fit_it_says_what_it_needs(blobs):
+def test_an_update_outside_fit_needs_until_and_a_probe(blobs):
     model = ready(mlp, 0.8)
     with pytest.raises(ValueError, match="RigL saw no batch.*probe="):
         ks.RigL(until=5).update(model, 1)
@@ -247,7 +247,7 @@ def test_an_output_without_a_loss_has_gradient_0(blobs):
 
 
 @pytest.mark.parametrize("per_execution", [1, pytest.param(5, marks=needs_steps_per_execution)])
-def test_the_end_of_each_epoch(blobs, per_execution):
+def test_period_epoch_uses_the_last_batch(blobs, per_execution):
     """The update uses the last batch, also if the executions do not divide the epoch."""
     model = ready(mlp, steps_per_execution=per_execution)
     method = ks.RigL(period="epoch", until=3)

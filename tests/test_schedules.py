@@ -12,7 +12,7 @@ def test_a_value_holds_until_the_next():
 
 
 @pytest.mark.parametrize("values", [{}, {1: 5}, {0: 1, -3: 2}, {0: 1, 2.5: 3}, {0: 1, True: 3}])
-def test_bad_schedules_say_what_is_expected(values):
+def test_invalid_schedules_are_refused(values):
     with pytest.raises(ValueError, match="dict of first epoch to value"):
         ByEpoch(values)
 
@@ -23,14 +23,14 @@ def test_numbers_dicts_and_functions_become_functions_of_the_epoch():
     assert by_epoch(lambda e: e + 1, "p", check_positive_int)(3) == 4
 
 
-def test_what_a_function_returns_is_checked_when_it_is_called():
+def test_the_result_of_a_function_is_checked_when_it_is_called():
     schedule = by_epoch(lambda e: 0, "period", check_positive_int)
     with pytest.raises(ValueError, match=r"`period \(at epoch 3\)` must be an int of at least 1"):
         schedule(3)
 
 
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 60))
-def test_no_multiple_is_lost_however_steps_are_grouped(groups, period):
+def test_multiples_finds_each_one_however_steps_are_grouped(groups, period):
     step, found = 0, []
     for n in groups:
         found += multiples(period, step, step + n)
@@ -78,7 +78,7 @@ SPARSITIES = st.tuples(*[st.floats(0, 1, exclude_max=True)] * 2).map(sorted)
     st.integers(1, 1000),
     st.data(),
 )
-def test_polynomial_decay_is_tfmots_to_the_bit(tfmot, sparsities, begin, length, power, frequency, data):
+def test_polynomial_decay_equals_that_of_tfmot_to_the_bit(tfmot, sparsities, begin, length, power, frequency, data):
     arguments = (*sparsities, begin, begin + length, power, frequency)
     ours, theirs = polynomial_decay(*arguments), tfmot.PolynomialDecay(*arguments)
     due = st.integers(0, length // frequency + 1).map(lambda n: begin + n * frequency)

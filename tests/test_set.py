@@ -31,11 +31,11 @@ class TestByHand:
         # The smaller of the positive weights 0.9 and 0.8, and the larger of the negative weights -0.1 and -0.2.
         assert dropped(method, [0.9, 0.8, -0.1, -0.2, 0, 0, 0]) == [[1, 2]]
 
-    def test_a_count_is_shared_by_what_lives(self):
+    def test_a_count_is_shared_in_proportion_to_live_weights(self):
         method = ks.SET(count=3)
         assert dropped(method, [0.1, 0.2, 0.3, 0.4, 0, 0], [0.2, 0.1, 0, 0, 0, 0]) == [[0, 1], [1]]
 
-    def test_never_all_of_a_layer_and_no_more_than_can_grow_again(self):
+    def test_a_layer_is_not_emptied_and_drops_no_more_than_it_can_grow(self):
         assert dropped(ks.SET(fraction=1.0), [0.1, 0.2, 0, 0, 0], [0.3, 0.2, 0.1, 0]) == [[0], [2]]
 
 
@@ -73,7 +73,7 @@ def test_a_real_fit_replayed_in_plain_python(blobs, criterion, sparsity, fractio
     assert replay.updates == 9
 
 
-def test_as_published_each_epoch_from_an_erdos_renyi_start(blobs):
+def test_the_published_variant_updates_after_each_epoch(blobs):
     model = compiled(mlp(0.8, distribution="erdos_renyi"))
     before = [int(m.sum()) for _, m in state(model)]
     assert len({n / m.size for n, (_, m) in zip(before, state(model), strict=True)}) > 1
@@ -115,6 +115,6 @@ def test_more_than_can_be_dropped_is_refused(blobs, count):
         ready(mlp).fit(*blobs, epochs=3, callbacks=[ks.SET(count=count, period=2)], verbose=0)
 
 
-def test_a_fraction_that_rounds_to_nothing_is_said(blobs):
+def test_a_fraction_that_rounds_to_0_gives_a_warning(blobs):
     with pytest.warns(UserWarning, match="SET made 2 updates, and none of them dropped anything"):
         ready(mlp).fit(*blobs, epochs=3, callbacks=[ks.SET(fraction=0.001)], verbose=0)

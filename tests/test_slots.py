@@ -123,7 +123,7 @@ def test_mixed_float16_wraps_by_itself(blobs):
     assert type(model.optimizer).__name__ == "LossScaleOptimizer"
 
 
-def test_a_custom_optimizer_is_found_too(blobs):
+def test_the_slots_of_a_custom_optimizer_are_found(blobs):
     class Memory(keras.optimizers.SGD):
         def build(self, variables):
             super().build(variables)
@@ -155,7 +155,7 @@ def test_accumulators_start_where_the_optimizer_starts_them(blobs):
     np.testing.assert_array_equal(dead, np.float32(0.3))
 
 
-def test_which_optimizers_leave_dead_weights_alone():
+def test_leaves_zeros_knows_which_optimizers_change_dead_weights():
     class Own(keras.optimizers.SGD):
         pass
 
@@ -166,7 +166,7 @@ def test_which_optimizers_leave_dead_weights_alone():
     assert not keeps_zeros(keras.optimizers.LossScaleOptimizer(keras.optimizers.Muon(0.01)))
 
 
-def test_an_optimizer_of_ones_own_that_moves_every_weight(blobs):
+def test_a_custom_optimizer_that_changes_every_weight(blobs):
     class Drift(keras.optimizers.SGD):
         def update_step(self, gradient, variable, learning_rate):
             super().update_step(gradient, variable, learning_rate)
@@ -182,7 +182,7 @@ def wrapped(optimizer):
 @pytest.mark.parametrize(
     ("method", "wrap"), [(ks.DynamicSparse(20, period=1, threshold=0.05), wrapped), (ks.DeepR(1e-5, 0.0), lambda x: x)]
 )
-def test_adafactors_nan_has_its_own_cure(blobs, method, wrap):
+def test_the_warning_for_nan_of_adafactor_says_how_to_avoid_it(blobs, method, wrap):
     """There is a row and a column without gradient: one input is always 0, and one unit is inactive."""
     x, y = blobs[0].copy(), blobs[1]
     x[:, 0] = 0
@@ -192,7 +192,7 @@ def test_adafactors_nan_has_its_own_cure(blobs, method, wrap):
         model.fit(x, y, batch_size=16, epochs=1, callbacks=[method], verbose=0)
 
 
-def test_what_to_do_about_nan_by_optimizer():
+def test_the_warning_for_nan_depends_on_the_optimizer():
     class Own(keras.optimizers.Adafactor):
         pass
 

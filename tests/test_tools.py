@@ -52,7 +52,7 @@ def test_runs_of_another_recipe_change_no_row(tmp_path):
 
 
 @pytest.mark.parametrize(("made", "given", "same"), [(1e-4, "1e-4", True), (0.9, "0.90", True), (0.9, "0.91", False)])
-def test_a_finished_run_is_that_of_the_same_numbers(tmp_path, made, given, same):
+def test_flags_of_a_finished_run_are_compared_as_numbers(tmp_path, made, given, same):
     write(tmp_path / "run", 0.97, l1=made, jit_compile=True)
     command = [sys.executable, "r.py", f"--output_dir={tmp_path / 'run'}", f"--l1={given}", "--jit_compile=true"]
     if same:
@@ -62,13 +62,13 @@ def test_a_finished_run_is_that_of_the_same_numbers(tmp_path, made, given, same)
             sweep._check_same(tmp_path / "run", command)
 
 
-def test_nothing_to_compare(tmp_path):
+def test_a_folder_without_results_is_refused(tmp_path):
     process = subprocess.run([sys.executable, ROOT / "tools/compare.py", tmp_path], capture_output=True, text=True)
     assert process.returncode == 1
     assert "No result.json under" in process.stderr
 
 
-def test_a_sweep_is_every_point_seed_by_seed():
+def test_a_sweep_has_every_point_ordered_by_seed():
     runs = sweep.commands("r.py", "dynamic_sparse:0.9,0.98 dense", ["0", "1"], ["--epochs=3"], Path("o"))
     assert [f.name for f, _ in runs] == [
         "dynamic_sparse_0.9_seed0",

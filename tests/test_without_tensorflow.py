@@ -106,7 +106,7 @@ def test_tensorboard_needs_no_tensorflow(tmp_path):
         assert f"epoch_{tag}" in logs.Tags()["tensors"]
 
 
-def test_a_set_that_only_tfds_has(tmp_path):
+def test_a_data_set_that_needs_tfds_is_refused(tmp_path):
     arguments = ["--dataset=mnist", f"--output_dir={tmp_path / 'run'}"]
     process = python(tmp_path, ROOT / "recipes/lenet_mnist.py", *arguments)
     assert process.returncode == 1
