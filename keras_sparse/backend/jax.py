@@ -1,6 +1,7 @@
 """The functions of `keras_sparse.backend` for JAX."""
 
 import itertools
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -9,12 +10,12 @@ from keras_sparse import _keras
 from keras_sparse.backend import common
 
 
-def read(variable):
+def read(variable: keras.Variable) -> np.ndarray:
     """Converts a variable to a NumPy array. The array is read-only: copy it to write. See `to_numpy`."""
     return to_numpy(variable.value)
 
 
-def to_numpy(value):
+def to_numpy(value) -> np.ndarray:
     """Converts a tensor to a NumPy array.
 
     If the parts of the tensor are held by several processes, they are gathered, and every process has to call this.
@@ -26,7 +27,7 @@ def to_numpy(value):
     return np.asarray(multihost_utils.process_allgather(value, tiled=True))
 
 
-def write_elements(positions, *pairs):
+def write_elements(positions: np.ndarray, *pairs: tuple) -> None:
     """Writes the same elements of some variables.
 
     Args:
@@ -42,12 +43,12 @@ def write_elements(positions, *pairs):
         assign(variable, array)
 
 
-def assign(variable, value):
+def assign(variable: keras.Variable, value: np.ndarray) -> None:
     """Assigns an array to a variable."""
     variable.assign(value)
 
 
-def can_assign(*variables):
+def can_assign(*variables: keras.Variable) -> bool:
     """Whether variables may be assigned to now: not while a function is traced, nor while `fit` holds their values."""
     import jax
     import jax.numpy as jnp
@@ -76,7 +77,7 @@ def layout_of(variable):
     return layout if isinstance(layout, keras.distribution.TensorLayout) else None
 
 
-def copies(variable):
+def copies(variable: keras.Variable) -> list[tuple]:
     """Returns the copies of a variable, or of its parts, on all devices.
 
     Returns:
@@ -98,7 +99,7 @@ def copies(variable):
     ]
 
 
-def of_all_processes(*arrays):
+def of_all_processes(*arrays: np.ndarray) -> list[np.ndarray]:
     """Gathers 1-D arrays from all processes of a `jax.distributed` cluster: arrays of shape `(size, processes)`."""
     import jax
 
@@ -109,7 +110,7 @@ def of_all_processes(*arrays):
     return [np.asarray(a).T for a in multihost_utils.process_allgather(arrays)]
 
 
-def refresh_held_state(model):
+def refresh_held_state(model: keras.Model) -> None:
     """Copies the values of the variables to the state that `fit` holds.
 
     If the length of an epoch is unknown, `fit` reads the variables for one more step before it notices the end of the
@@ -119,24 +120,31 @@ def refresh_held_state(model):
     _keras.refresh_held_state(model)
 
 
-def is_native_optimizer(optimizer):
+def is_native_optimizer(optimizer) -> bool:
     """Returns False: only PyTorch has optimizers of its own that train Keras variables."""
     return False
 
 
-def native_slots(optimizer, variable):
+def native_slots(optimizer, variable: keras.Variable) -> list[keras.Variable]:
     """Returns an empty list: there are no optimizers of the backend's own."""
     return []
 
 
-def compiled(function):
+def compiled(function: Callable) -> Callable:
     """Compiles a pure function of arrays."""
     import jax
 
     return jax.jit(function)
 
 
-def hook_train_step(model, train_step, action, variables, carried, settings):
+def hook_train_step(
+    model: keras.Model,
+    train_step: Callable,
+    action: Callable,
+    variables: list[list[keras.Variable]],
+    carried: list[keras.Variable],
+    settings: keras.Variable,
+) -> Callable:
     """Makes a `train_step` that calls a function on some variables right after the optimizer's step.
 
     On JAX, `train_step` gets and returns the whole state: the lists of the trainable, non-trainable, optimizer and
@@ -184,7 +192,7 @@ def hook_train_step(model, train_step, action, variables, carried, settings):
     return hooked
 
 
-def train_and_keep_batch(model, train_function, count, keep, state, iterator):
+def train_and_keep_batch(model: keras.Model, train_function: Callable, count: int, keep: Callable, state, iterator):
     """Trains on the batches of one execution, and passes the last batch to `keep`.
 
     Args:
@@ -209,7 +217,9 @@ def train_and_keep_batch(model, train_function, count, keep, state, iterator):
     return train_function(state, iter(batches))
 
 
-def dense_gradients(model, kernels, masks, masked_kernels):
+def dense_gradients(
+    model: keras.Model, kernels: list[keras.Variable], masks: list[keras.Variable], masked_kernels: Callable
+) -> Callable:
     """Makes a function that computes the gradient of the training loss with respect to the dense kernels.
 
     The gradient is taken at the masked kernels, with all masks set to live: so dead weights are 0, and have a gradient.

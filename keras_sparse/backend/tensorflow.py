@@ -1,5 +1,7 @@
 """The functions of `keras_sparse.backend` for TensorFlow."""
 
+from collections.abc import Callable
+
 import keras
 import numpy as np
 
@@ -7,7 +9,7 @@ from keras_sparse import _keras
 from keras_sparse.backend import common
 
 
-def read(variable):
+def read(variable: keras.Variable) -> np.ndarray:
     """Converts a variable to a NumPy array, without a copy if possible.
 
     The array may share memory with the variable. It is valid until the variable is next written, and must not be
@@ -21,12 +23,12 @@ def read(variable):
     return np.asarray(tf.raw_ops.ReadVariableOp(resource=resource.handle, dtype=resource.dtype))
 
 
-def to_numpy(value):
+def to_numpy(value) -> np.ndarray:
     """Converts a tensor to a NumPy array."""
     return keras.ops.convert_to_numpy(value)
 
 
-def write_elements(positions, *pairs):
+def write_elements(positions: np.ndarray, *pairs: tuple) -> None:
     """Writes the same elements of some variables, in place where possible.
 
     Args:
@@ -53,7 +55,7 @@ def write_elements(positions, *pairs):
         tf.raw_ops.ResourceScatterNdUpdate(ref=resource.handle, indices=indices, updates=new)
 
 
-def assign(variable, value):
+def assign(variable: keras.Variable, value: np.ndarray) -> None:
     """Assigns an array to a variable."""
     resource = _resource(variable)
     if resource is None:
@@ -77,7 +79,7 @@ def _resource(variable):
     return value if one else None
 
 
-def can_assign(*variables):
+def can_assign(*variables: keras.Variable) -> bool:
     """Whether variables may be assigned to now: not while a function is traced, nor within a single replica."""
     import tensorflow as tf
 
@@ -98,7 +100,7 @@ def layout_of(variable):
     """Returns None, since `keras.distribution` does not support this backend."""
 
 
-def copies(variable):
+def copies(variable: keras.Variable) -> list[tuple]:
     """Returns the copies of a variable, or of its parts, on all devices.
 
     Returns:
@@ -111,33 +113,40 @@ def copies(variable):
     return [(None, read(variable))]
 
 
-def of_all_processes(*arrays):
+def of_all_processes(*arrays: np.ndarray) -> list[np.ndarray]:
     """Gathers 1-D arrays from all processes. There is only one: returns arrays of shape `(size, 1)`."""
     return [a[:, None] for a in arrays]
 
 
-def refresh_held_state(model):
+def refresh_held_state(model: keras.Model) -> None:
     """Does nothing, since `fit` holds no copy of the variables on this backend."""
 
 
-def is_native_optimizer(optimizer):
+def is_native_optimizer(optimizer) -> bool:
     """Returns False: only PyTorch has optimizers of its own that train Keras variables."""
     return False
 
 
-def native_slots(optimizer, variable):
+def native_slots(optimizer, variable: keras.Variable) -> list[keras.Variable]:
     """Returns an empty list: there are no optimizers of the backend's own."""
     return []
 
 
-def compiled(function):
+def compiled(function: Callable) -> Callable:
     """Compiles a pure function of arrays."""
     import tensorflow as tf
 
     return tf.function(function, autograph=False)
 
 
-def hook_train_step(model, train_step, action, variables, carried, settings):
+def hook_train_step(
+    model: keras.Model,
+    train_step: Callable,
+    action: Callable,
+    variables: list[list[keras.Variable]],
+    carried: list[keras.Variable],
+    settings: keras.Variable,
+) -> Callable:
     """Makes a `train_step` that calls a function on some variables right after the optimizer's step.
 
     Args:
@@ -173,7 +182,7 @@ def hook_train_step(model, train_step, action, variables, carried, settings):
     return hooked
 
 
-def train_and_keep_batch(model, train_function, count, keep, iterator):
+def train_and_keep_batch(model: keras.Model, train_function: Callable, count: int, keep: Callable, iterator):
     """Trains on the batches of one execution, and passes the last batch to `keep`.
 
     Args:
@@ -223,7 +232,9 @@ def _of_all_replicas(x):
     return tf.concat(x.values, axis=0) if isinstance(x, tf.distribute.DistributedValues) else x
 
 
-def dense_gradients(model, kernels, masks, masked_kernels):
+def dense_gradients(
+    model: keras.Model, kernels: list[keras.Variable], masks: list[keras.Variable], masked_kernels: Callable
+) -> Callable:
     """Makes a function that computes the gradient of the training loss with respect to the dense kernels.
 
     The gradient is taken at the masked kernels, with all masks set to live: so dead weights are 0, and have a gradient.

@@ -1,6 +1,7 @@
 """The functions of `keras_sparse.backend` for PyTorch."""
 
 import copy
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -10,17 +11,17 @@ from keras_sparse import _keras
 from keras_sparse.backend import common
 
 
-def read(variable):
+def read(variable: keras.Variable) -> np.ndarray:
     """Converts a variable to a NumPy array, which may share its memory: copy it to keep or change it."""
     return ops.convert_to_numpy(variable)
 
 
-def to_numpy(value):
+def to_numpy(value) -> np.ndarray:
     """Converts a tensor to a NumPy array."""
     return ops.convert_to_numpy(value)
 
 
-def write_elements(positions, *pairs):
+def write_elements(positions: np.ndarray, *pairs: tuple) -> None:
     """Writes the same elements of some variables, in place.
 
     Args:
@@ -38,12 +39,12 @@ def write_elements(positions, *pairs):
             variable.value.data.copy_(flat.reshape(variable.value.shape))
 
 
-def assign(variable, value):
+def assign(variable: keras.Variable, value: np.ndarray) -> None:
     """Assigns an array to a variable."""
     variable.assign(value)
 
 
-def can_assign(*variables):
+def can_assign(*variables: keras.Variable) -> bool:
     """Whether variables may be assigned to now: not while a function is compiled."""
     import torch
 
@@ -61,7 +62,7 @@ def layout_of(variable):
     """Returns None, since `keras.distribution` does not support this backend."""
 
 
-def copies(variable):
+def copies(variable: keras.Variable) -> list[tuple]:
     """Returns the copies of a variable, or of its parts, on all devices.
 
     Returns:
@@ -71,23 +72,23 @@ def copies(variable):
     return [(None, read(variable))]
 
 
-def of_all_processes(*arrays):
+def of_all_processes(*arrays: np.ndarray) -> list[np.ndarray]:
     """Gathers 1-D arrays from all processes. There is only one: returns arrays of shape `(size, 1)`."""
     return [a[:, None] for a in arrays]
 
 
-def refresh_held_state(model):
+def refresh_held_state(model: keras.Model) -> None:
     """Does nothing, since `fit` holds no copy of the variables on this backend."""
 
 
-def is_native_optimizer(optimizer):
+def is_native_optimizer(optimizer) -> bool:
     """Whether an object is a `torch.optim.Optimizer`."""
     import torch
 
     return isinstance(optimizer, torch.optim.Optimizer)
 
 
-def native_slots(optimizer, variable):
+def native_slots(optimizer, variable: keras.Variable) -> list[keras.Variable]:
     """Returns the slots that a `torch.optim.Optimizer` keeps for a variable, as `keras.Variable`s that share memory."""
     import torch
 
@@ -96,12 +97,19 @@ def native_slots(optimizer, variable):
     return [keras.Variable(torch.nn.Parameter(x, requires_grad=False), trainable=False) for x in slots]
 
 
-def compiled(function):
+def compiled(function: Callable) -> Callable:
     """Returns the function without compiling it: `torch.compile` needs a C++ compiler at run time."""
     return lambda *arguments: function(*common.tensors(arguments))
 
 
-def hook_train_step(model, train_step, action, variables, carried, settings):
+def hook_train_step(
+    model: keras.Model,
+    train_step: Callable,
+    action: Callable,
+    variables: list[list[keras.Variable]],
+    carried: list[keras.Variable],
+    settings: keras.Variable,
+) -> Callable:
     """Makes a `train_step` that calls a function on some variables right after the optimizer's step.
 
     Args:
@@ -129,7 +137,7 @@ def hook_train_step(model, train_step, action, variables, carried, settings):
     return hooked
 
 
-def train_and_keep_batch(model, train_function, count, keep, batches):
+def train_and_keep_batch(model: keras.Model, train_function: Callable, count: int, keep: Callable, batches):
     """Trains on the batches of one execution, and passes the last batch to `keep`.
 
     Args:
@@ -146,7 +154,9 @@ def train_and_keep_batch(model, train_function, count, keep, batches):
     return train_function(batches)
 
 
-def dense_gradients(model, kernels, masks, masked_kernels):
+def dense_gradients(
+    model: keras.Model, kernels: list[keras.Variable], masks: list[keras.Variable], masked_kernels: Callable
+) -> Callable:
     """Makes a function that computes the gradient of the training loss with respect to the dense kernels.
 
     The gradient is taken at the masked kernels, with all masks set to live: so dead weights are 0, and have a gradient.
