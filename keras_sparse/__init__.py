@@ -3,10 +3,10 @@
 from keras_sparse import distributions, layers, schedules
 from keras_sparse.callbacks import BackupAndRestore, EarlyStopping, ModelCheckpoint
 from keras_sparse.conversion import densify, sparsify
-from keras_sparse.layers import masked_layers
+from keras_sparse.layers import masked_layers, masked_weights
 from keras_sparse.methods import SET, DeepR, DynamicSparse, GradualPruning, RigL, Static
 from keras_sparse.replicas import check_replicas
-from keras_sparse.report import report
+from keras_sparse.report import compare, report
 from keras_sparse.training.sparse_method import SparseMethod
 
 __all__ = [
@@ -21,10 +21,12 @@ __all__ = [
     "SparseMethod",
     "Static",
     "check_replicas",
+    "compare",
     "densify",
     "distributions",
     "layers",
     "masked_layers",
+    "masked_weights",
     "report",
     "schedules",
     "sparsify",

@@ -12,7 +12,7 @@ import keras
 
 # Kind of object -> private attributes that this file uses.
 ATTRIBUTES = {
-    "layer": ("_layers", "_tracker", "_losses", "_loss_ids"),
+    "layer": ("_layers", "_tracker", "_losses", "_loss_ids", "_trainable_variables"),
     "operation": ("_inbound_nodes", "_outbound_nodes"),
     "function": ("_nodes", "_nodes_by_depth", "_operations", "_operations_by_depth"),
     "model": ("_initial_epoch",),
@@ -30,6 +30,27 @@ def sublayers(layer):
     `Layer._layers`, since 3.0. Public: `Model.layers`, for models only. `Layer._flatten_layers` has another order.
     """
     return list(layer._layers)
+
+
+def lists_layers_in_config(model):
+    """Returns whether the config of a model has that of each of its layers: a functional or Sequential model has.
+
+    A subclass of these is made anew by its own code. `keras.src.models.Functional`, since 3.0; not exported.
+    """
+    return type(model) in (keras.Sequential, keras.src.models.Functional)
+
+
+def conv_lstm_cell():
+    """Returns the class of the cells of `keras.layers.ConvLSTM2D`; since 3.0; not exported."""
+    return keras.src.layers.rnn.conv_lstm.ConvLSTMCell
+
+
+def own_weights(layer):
+    """Returns the weights of a layer without those of its sublayers, frozen ones too: `Layer._trainable_variables`.
+
+    Since 3.0. Public: `Layer.trainable_variables`, with those of sublayers and without frozen ones.
+    """
+    return list(layer._trainable_variables)
 
 
 def in_stateless_scope():
@@ -155,6 +176,16 @@ def uncompiled_state():
     names |= {"train_function", "test_function", "predict_function", "_distribute_strategy", "_initial_epoch"}
     names |= {"_jax_state", "_jax_state_synced", "_eval_epoch_iterator"}
     return names, {n: v for n, v in vars(new).items() if n in names}
+
+
+def forget_compiled_functions(model):
+    """Makes `fit`, `evaluate` and `predict` trace a model anew, whose layers have changed; since 3.0.
+
+    Public: `compile`, which also makes the optimizer and metrics start anew.
+    """
+    for name in ("train_function", "test_function", "predict_function"):
+        if hasattr(model, name):
+            setattr(model, name, None)
 
 
 def copy_variable(variable, value):

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_sparse import backend
-from keras_sparse.layers.traversal import built_masked_layers
+from keras_sparse.layers.traversal import masked_weights
 
 
 def check_replicas(model: keras.Model) -> None:
@@ -30,7 +30,7 @@ def check_replicas(model: keras.Model) -> None:
     keras_sparse.check_replicas(model)
     ```
     """
-    variables = [v for x in built_masked_layers(model) for v in (x.kernel_mask.value, x.kernel_variable)]
+    variables = [v for x in masked_weights(model) for v in (x.mask.value, x.variable)]
     for variable, copies in zip(variables, _checksums([backend.copies(v) for v in variables]), strict=True):
         by_part = collections.defaultdict(list)
         for part, checksum in copies:

@@ -17,7 +17,7 @@ import keras_sparse as ks
 from keras_sparse.backend import tensors
 from keras_sparse.layers import MaskedDense
 from keras_sparse.training import rewiring
-from keras_sparse.training.layer_state import sites_of, variables_of
+from keras_sparse.training.layer_state import layer_specs, variables_of
 
 
 def signs_for_life(seed, first, size):
@@ -258,11 +258,12 @@ def large_layer(reading):
     model = keras.Sequential([keras.Input((ROWS,)), MaskedDense(COLUMNS, use_bias=False, sparsity=0.999)])
     model.compile(keras.optimizers.SGD(0.1, 0.9))
     method = ks.DeepR(1e-3, 1e-6, reading=reading)
-    sites = sites_of(model)
-    own, variables = method.begin(sites, model.layers), variables_of(model.layers, model.optimizer)
+    specs = layer_specs(model)
+    weights = ks.masked_weights(model)
+    own, variables = method.begin(specs, weights), variables_of(weights, model.optimizer)
     method._epoch = 0
     values = keras.tree.map_structure(numpy, variables)
-    return functools.partial(method.act_on_layers, sites), (
+    return functools.partial(method.act_on_layers, specs), (
         np.int32(1),
         np.float32(0.1),
         method.settings(),

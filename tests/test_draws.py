@@ -12,7 +12,7 @@ from nets import numpy
 from keras_sparse import counter_rng as draws
 from keras_sparse.backend import compiled
 from keras_sparse.training import rewiring
-from keras_sparse.training.layer_state import Site
+from keras_sparse.training.layer_state import LayerSpec
 from keras_sparse.training.rewiring import before, wake
 
 POSITIONS = np.arange(20_000, dtype="int32")
@@ -110,13 +110,13 @@ def test_all_pairs_of_ints_are_equally_likely():
 SIZES = (200, 50)  # of two layers; a frozen layer of 30 weights is between them
 
 
-def site(first, size, live):
-    return Site(first, size, live, fresh=(), momentum=None, factor=0.0, nesterov=False, zeros=True)
+def spec(first, size, live):
+    return LayerSpec(first, size, live, fresh=(), momentum=None, factor=0.0, nesterov=False, zeros=True)
 
 
 @functools.cache
-def _wake(sites, small):
-    return compiled(lambda step, masks, live, crossed: wake(draws.key_of(0), step, sites, masks, live, crossed))
+def _wake(specs, small):
+    return compiled(lambda step, masks, live, crossed: wake(draws.key_of(0), step, specs, masks, live, crossed))
 
 
 EACH_ALONE, LARGE_AND_SMALL, JOINED = 0, 100, 2**20  # limits up to which masks are concatenated
@@ -124,19 +124,19 @@ EACH_ALONE, LARGE_AND_SMALL, JOINED = 0, 100, 2**20  # limits up to which masks 
 
 def woken(masks, crossed, step=0, order=None):
     """Calls `wake` for two layers; returns for each the mask, live positions before and after, and what was dropped."""
-    sites = tuple(site(f, n, int(np.count_nonzero(m))) for f, n, m in zip((0, 230), SIZES, masks, strict=True))
-    lives = [np.flatnonzero(m).astype("int32") + s.first for m, s in zip(masks, sites, strict=True)]
+    specs = tuple(spec(f, n, int(np.count_nonzero(m))) for f, n, m in zip((0, 230), SIZES, masks, strict=True))
+    lives = [np.flatnonzero(m).astype("int32") + s.first for m, s in zip(masks, specs, strict=True)]
     live, flags = np.concatenate(lives), np.concatenate(crossed)
     if order is not None:
         live, flags = live[order], flags[order]
     shaped = [masks[0].reshape(20, 10), masks[1].reshape(5, 2, 5)]
-    after, found, gone = _wake(sites, rewiring.SMALL)(np.int32(step), shaped, live, flags)
+    after, found, gone = _wake(specs, rewiring.SMALL)(np.int32(step), shaped, live, flags)
     after, found, gone = list(map(numpy, after)), numpy(found), numpy(gone)
     assert [m.shape for m in after] == [(20, 10), (5, 2, 5)]
-    parts = [np.split(x, [sites[0].live]) for x in (live, found, gone)]
+    parts = [np.split(x, [specs[0].live]) for x in (live, found, gone)]
     return [
         (mask.ravel(), live - s.first, found - s.first, gone)
-        for s, mask, live, found, gone in zip(sites, after, *parts, strict=True)
+        for s, mask, live, found, gone in zip(specs, after, *parts, strict=True)
     ]
 
 
@@ -184,7 +184,7 @@ def test_the_order_of_live_positions_does_not_matter(live):
 def test_more_weights_cross_zero_than_are_drawn_at_once():
     live = np.arange(6_000, dtype="int32")
     arguments = ([(np.arange(20_000) < 6_000).reshape(200, 100)], live, live >= 0)
-    wakes = compiled(lambda *arrays: wake(draws.key_of(0), 3, (site(0, 20_000, 6_000),), *arrays))
+    wakes = compiled(lambda *arrays: wake(draws.key_of(0), 3, (spec(0, 20_000, 6_000),), *arrays))
     (mask,), found, gone = wakes(*arguments)
     mask, found, gone = numpy(mask), numpy(found), numpy(gone)
     assert gone.all()

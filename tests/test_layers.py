@@ -8,7 +8,7 @@ from nets import numpy
 
 import keras_sparse as ks
 from keras_sparse.layers import MASKED, MaskedConv2D, MaskedDense
-from keras_sparse.layers.masks import mask_shape
+from keras_sparse.layers.granularity import mask_shape
 from keras_sparse.layers.method_state import MethodState
 from keras_sparse.training.saved_state import read_state, write_state
 

@@ -78,11 +78,14 @@ def test_it_prints_as_a_table():
     text = str(ks.report(mlp(0.75)))
     assert text.splitlines()[0].split() == [
         "layer",
-        "kernel",
+        "weight",
         "weights",
         "live",
         "density",
         "MACs",
+        "of",
+        "dense",
+        "bytes",
         "dead",
         "in",
         "dead",

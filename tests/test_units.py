@@ -116,7 +116,7 @@ def test_units_are_those_that_the_layer_connects(drawn, data):
     assert row.dead_units == np.count_nonzero(~heard.any(axis=0))
 
     # Growth between live units.
-    (tensor,) = layer_states([layer])
+    (tensor,) = layer_states(layer.masked_weights)
     units = units_of(layer, kernel)
     between = criteria.between_live_units(tensor.live, units.split(mask.shape), units.inputs, units.outputs)
     alive = heard.any(axis=1)[:, None] & heard.any(axis=0)

@@ -3,7 +3,7 @@
 import keras
 
 from keras_sparse.callbacks.from_sparsity import FromSparsity
-from keras_sparse.layers.traversal import built_masked_layers
+from keras_sparse.layers.traversal import masked_weights
 from keras_sparse.training.dead_weights import clear
 
 
@@ -36,4 +36,4 @@ class EarlyStopping(FromSparsity, keras.callbacks.EarlyStopping):
         """
         super().on_train_end(logs)
         if self.restore_best_weights:
-            clear(built_masked_layers(self.model), self.model.optimizer)
+            clear(masked_weights(self.model), self.model.optimizer)

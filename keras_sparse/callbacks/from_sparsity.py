@@ -6,7 +6,7 @@ import warnings
 import keras
 import numpy as np
 
-from keras_sparse.layers.traversal import built_masked_layers
+from keras_sparse.layers.traversal import masked_weights
 from keras_sparse.validation import check_sparsity
 
 
@@ -34,7 +34,7 @@ class FromSparsity:
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Starts the callback, and checks whether the network is sparse enough already."""
-        if not built_masked_layers(self.model):
+        if not masked_weights(self.model):
             raise ValueError(
                 f"The model {self.model.name!r} has no masked layer, so that it never becomes as sparse as "
                 f"from_sparsity={self.from_sparsity}. Make one with keras_sparse.sparsify, or take "
@@ -70,8 +70,8 @@ def is_as_sparse(model: keras.Model, sparsity: float) -> bool:
 
     The number of live mask elements is rounded in each layer, so that one mask element per layer is tolerated.
     """
-    layers = built_masked_layers(model)
-    masks = [(x.kernel_mask.numpy(), math.prod(x.kernel_variable.shape)) for x in layers]
+    layers = masked_weights(model)
+    masks = [(x.mask.numpy(), math.prod(x.variable.shape)) for x in layers]
     units = [size // mask.size for mask, size in masks]
     live = sum(np.count_nonzero(mask) * unit for (mask, _), unit in zip(masks, units, strict=True))
     return live <= (1 - sparsity) * sum(size for _, size in masks) + sum(units)

@@ -1,12 +1,14 @@
-"""From a masked model to a dense copy."""
+"""From a masked model to a dense one."""
 
+from keras_sparse import _keras
 from keras_sparse.conversion.copying import copy_model
 from keras_sparse.conversion.eligible import check_convertible
-from keras_sparse.layers.masked import MASKED, unmask_layer
-from keras_sparse.layers.traversal import masked_layers
+from keras_sparse.layers.masked import MaskedLayer
+from keras_sparse.layers.masking import RecordsMasks, plain_class, unmask_layer
+from keras_sparse.layers.traversal import flatten
 
 
-def densify(model):
+def densify(model, in_place=False):
     """Copies a model and makes every masked layer of the copy the plain Keras layer again, its dead weights 0.
 
     That goes for layers at any depth: inside of wrappers, blocks of your own, and nested models. The copy computes the
@@ -14,9 +16,10 @@ def densify(model):
 
     Args:
         model: a built `keras.Model` of any kind.
+        in_place: bool, whether to change the model itself, which then stays compiled.
 
     Returns:
-        A new model of the same class.
+        A new model of the class that the model had before it was masked; with `in_place`, the model.
 
     Raises:
         ValueError: if it is no model, or not built, has an object that cannot be copied, or a layer of a class derived
@@ -29,15 +32,17 @@ def densify(model):
     'Dense'
     """
     check_convertible(model, "densify")
-    layers = masked_layers(model)
-    own = [x.name for x in layers if type(x) not in MASKED.values()]
+    layers = [x for x in (model, *flatten(model)) if isinstance(x, (MaskedLayer, RecordsMasks))]
+    own = [x.name for x in layers if plain_class(x) is None]
     if own:
         raise ValueError(
             f"`densify` makes Keras layers of the layers of `keras_sparse.layers`, and cannot know which layer a class "
             f"derived from them is to become. Received: {own}. Derive the class from the Keras layer, and mask it by "
             "`keras_sparse.sparsify`."
         )
-    copy, twin = copy_model(model)
+    made, twin = (model, lambda layer: layer) if in_place else copy_model(model)
     for layer in layers:
         unmask_layer(twin(layer))
-    return copy
+    if in_place:
+        _keras.forget_compiled_functions(made)
+    return made

@@ -1,29 +1,150 @@
-"""Which models can be converted, and which of their layers are to be masked."""
+"""Which weights of a model can be masked, and why the others are not."""
 
+import dataclasses
+import math
 from collections.abc import Iterable
 
 import keras
 
-from keras_sparse.layers.masked import MASKED, MaskedKernel
+from keras_sparse import _keras
+from keras_sparse.layers.masked import MaskedLayer, spatial_rank
+from keras_sparse.layers.masks import Mask
 from keras_sparse.layers.traversal import check_model, flatten
+from keras_sparse.layers.units import units_of
+
+# Classes of Keras layers, and the weights of theirs and of their subclasses that are masked unless told otherwise.
+_CONVOLUTIONS = (
+    *(keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D),
+    *(keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose),
+    *(keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D),
+)
+_SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
+_CELLS = (keras.layers.SimpleRNNCell, keras.layers.LSTMCell, keras.layers.GRUCell, _keras.conv_lstm_cell())
+MASKED_BY_DEFAULT = (
+    ((keras.layers.Dense, keras.layers.EinsumDense, *_CONVOLUTIONS), ("kernel",)),
+    (_SEPARABLE, ("depthwise_kernel", "pointwise_kernel")),
+    (_CELLS, ("kernel", "recurrent_kernel")),
+)
 
 
-def check_convertible(model, function, instead_of_subclass=None):
-    """Raises ValueError unless `function` can convert a model.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Weight:
+    """A trainable weight of a model, masked or not.
 
-    Args:
-        model: what `function` got.
-        function: str, its name.
-        instead_of_subclass: str, what to do instead with a subclassed model; None if it can be converted.
+    Attributes:
+        layer: the layer that owns it.
+        attribute: str, the name under which the layer holds it; None if it does so in a list, say.
+        variable: `keras.Variable`.
+        names: names and paths of the layers and models that the layer is in, and its own.
+        other: another layer that holds the same variable, or None.
     """
+
+    layer: object
+    attribute: str | None
+    variable: object
+    names: frozenset
+    other: object = None
+
+    @property
+    def path(self) -> str:
+        """The path of the layer and the name of the weight."""
+        return f"{self.layer.path or self.layer.name}/{self.attribute or self.variable.name}"
+
+    @property
+    def name(self) -> str:
+        """The name of the layer; with that of the weight if the layer may have several masked ones."""
+        return self.layer.name if self.attribute == "kernel" else f"{self.layer.name}/{self.attribute}"
+
+    @property
+    def shape(self) -> tuple:
+        """Tuple of ints."""
+        return tuple(self.variable.shape)
+
+    @property
+    def size(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+    @property
+    def spatial_rank(self) -> int:
+        """How many leading axes are spatial."""
+        return spatial_rank(self.layer)
+
+    @property
+    def units(self):
+        """The `keras_sparse.layers.units.Units` that it connects."""
+        return units_of(self.layer, self.shape, self.attribute)
+
+    @property
+    def masked_by_default(self) -> bool:
+        """Whether it is a weight of a class in `MASKED_BY_DEFAULT`."""
+        return any(isinstance(self.layer, c) and self.attribute in names for c, names in MASKED_BY_DEFAULT)
+
+    def is_named(self, name: str) -> bool:
+        """Returns whether `name` names it: a layer or model that it is in, or some neighbouring parts of its path."""
+        return name in self.names or f"/{name}/" in f"/{self.path}/"
+
+    def unmaskable(self) -> str | None:
+        """Returns why it cannot be masked at all, or None."""
+        if len(self.shape) < 2 and not self.masked_by_default:
+            return "has one axis"
+        if not keras.backend.is_float_dtype(self.variable.dtype):
+            return f"is of type {self.variable.dtype}"
+        if self.attribute is None:
+            return "is held in a list or dict, and not as an attribute of its layer"
+        if self.other is not None:
+            return f"is shared with the layer {self.other.name!r}"
+        return None
+
+    def dense_reason(self) -> str:
+        """Returns why it is not masked, where it is not: a phrase."""
+        if (reason := self.unmaskable()) is not None:
+            return reason
+        if self.masked_by_default:
+            return "kept dense"
+        if isinstance(self.layer, keras.layers.Embedding):
+            return "embedding"
+        return f"no default for {type(self.layer).__name__}"
+
+
+def weights_of(model) -> list[Weight]:
+    """Returns the trainable weights of a model, frozen ones too, each once, in the model's order."""
+    layers = [x for x in (model, *flatten(model)) if not isinstance(x, Mask)]
+    names = {id(x): {x.name, x.path} for x in layers}
+    for outer in layers:
+        for x in flatten(outer):
+            if id(x) in names:
+                names[id(x)] |= {outer.name, outer.path}
+    found = {}
+    for layer in layers:
+        held = {id(v): name for name, v in vars(layer).items() if isinstance(v, keras.Variable)}
+        for variable in _keras.own_weights(layer):
+            weight = Weight(
+                layer, _public(layer, held.get(id(variable))), variable, frozenset(names[id(layer)] - {None})
+            )
+            known = found.get(id(variable))
+            if known is None or isinstance(known.layer, keras.layers.SpectralNormalization):
+                found[id(variable)] = weight
+            elif not isinstance(layer, keras.layers.SpectralNormalization):  # which scales a layer's weight as a whole
+                found[id(variable)] = dataclasses.replace(known, other=layer)
+    return list(found.values())
+
+
+def _public(layer, name):
+    """The name by which a layer reads a weight that it holds as `name`: Keras's `kernel` reads `_kernel`."""
+    if name is None:
+        return None
+    if isinstance(layer, MaskedLayer) and name[1:] in layer.masked_attributes:
+        return name[1:]
+    reader = getattr(type(layer), name[1:], None) if name.startswith("_") else None
+    is_of_keras = isinstance(reader, property) and reader.fget.__module__.startswith("keras.")
+    return name[1:] if is_of_keras else name
+
+
+def check_convertible(model, function):
+    """Raises ValueError unless `function` can convert a model: a built `keras.Model`."""
     check_model(model, f"`{function}` takes a keras.Model.", keras.Model)
-    if instead_of_subclass and not _shows_its_layers(model):
-        raise ValueError(
-            f"`{function}` needs a Sequential or functional model, since a subclassed one cannot be cloned: it "
-            f"does not show which layers it calls. Received: {model.name!r} of class {type(model).__name__}. "
-            f"{instead_of_subclass}"
-        )
-    maskable = (*MASKED, MaskedKernel)
+    maskable = (MaskedLayer, *(c for classes, _ in MASKED_BY_DEFAULT for c in classes))
     unbuilt = [x.name for x in flatten(model) if isinstance(x, maskable) and not x.built]
     if not model.built or unbuilt:
         raise ValueError(
@@ -32,32 +153,41 @@ def check_convertible(model, function, instead_of_subclass=None):
         )
 
 
-def eligible(model, keep_dense):
-    """The layers of a model that are to be masked, each once, in the model's order.
+def eligible(model, keep_dense=(), include=(), sparsities=None) -> list[Weight]:
+    """Returns the weights of a model that are to be masked, in the model's order.
 
     Args:
-        model: built Sequential or functional `keras.Model`.
+        model: built `keras.Model`.
         keep_dense: as for `keras_sparse.sparsify`.
+        include: as for `keras_sparse.sparsify`.
+        sparsities: dict of name to float or None, as `sparsify` takes it; None if it got no dict.
 
     Raises:
-        ValueError: if there is none, or one that cannot be masked, or `keep_dense` names no layer.
+        ValueError: if there is none, or one that cannot be masked, or a name is unknown.
     """
-    layers = flatten(model)
-    kept = {id(x) for layer in _kept(layers, keep_dense) for x in (layer, *flatten(layer))}
-    already = [x.name for x in layers if isinstance(x, MaskedKernel)]
+    weights = weights_of(model)
+    already = sorted({w.layer.name for w in weights if isinstance(w.layer, MaskedLayer)})
     if already:
         raise ValueError(
             f"The model is masked already, in {already}. To draw new masks, give `sparsify` the model that "
             "`keras_sparse.densify` makes of it."
         )
-    found = [x for x in _layers_on_show(model, kept) if type(x) in MASKED and id(x) not in kept]
+    kept, included = _chosen_layers(model, weights, keep_dense), _chosen_weights(weights, include)
+    if sparsities is None:
+        found = [w for w in weights if w.masked_by_default or w in included]
+    else:
+        found = [w for w in weights if named_sparsity(w, sparsities) is not None]
+        unknown = [n for n in sparsities if not any(w.is_named(n) for w in weights)]
+        if unknown:
+            raise ValueError(f"`sparsity` names nothing in the model: {unknown}. Its weights: {_paths(weights)}.")
+    found = [w for w in found if w not in kept and w.unmaskable() is None]
     if not found:
         raise ValueError(
-            f"`sparsify` found no layer to mask in {model.name!r}. It masks layers of exactly these classes that "
-            f"`keep_dense` does not keep: {[c.__name__ for c in MASKED]}. The model's: "
-            f"{sorted({type(x).__name__ for x in layers})}."
+            f"`sparsify` found no layer to mask in {model.name!r}. It masks the weights of Keras's dense, convolution, "
+            "EinsumDense and recurrent layers that `keep_dense` does not keep, and those that `include` names. The "
+            f"model's layers: {sorted({type(x).__name__ for x in flatten(model)})}."
         )
-    changed = [x.name for x in found if getattr(x, "lora_enabled", False) or getattr(x, "quantization_mode", None)]
+    changed = [w.name for w in found if getattr(w.layer, "lora_enabled", False) or _is_quantized(w.layer)]
     if changed:
         raise ValueError(
             f"LoRA-enabled and quantized layers cannot be masked: {changed}. Give `sparsify` the model as it was "
@@ -66,47 +196,62 @@ def eligible(model, keep_dense):
     return found
 
 
-def _kept(layers, keep_dense):
-    """The layers that `keep_dense` names or returns True for."""
+def named_sparsity(weight, sparsities):
+    """Returns what a dict of name to sparsity says of a weight: the longest path that names it; None for dense."""
+    names = [n for n in sparsities if weight.is_named(n)]
+    return sparsities[max(names, key=lambda n: n.count("/"))] if names else None
+
+
+def _is_quantized(layer):
+    return getattr(layer, "quantization_mode", None) is not None
+
+
+def kept_dense(model, keep_dense) -> list[Weight]:
+    """Returns the weights of a model that `keep_dense` of `keras_sparse.sparsify` keeps."""
+    return _chosen_layers(model, weights_of(model), keep_dense)
+
+
+def _chosen_layers(model, weights, keep_dense):
     if callable(keep_dense):
-        return [x for x in layers if keep_dense(x)]
+        layers = [x for x in flatten(model) if keep_dense(x)]
+        inside = {id(y) for x in layers for y in (x, *flatten(x))}
+        return [w for w in weights if id(w.layer) in inside]
     names = [keep_dense] if isinstance(keep_dense, str) else keep_dense
     if not isinstance(names, Iterable) or not all(isinstance(x, str) for x in names):
         raise ValueError(
             "`keep_dense` must be a list of layer names, or a function `layer -> bool`. "
             f"Received: keep_dense={keep_dense!r}."
         )
-    unknown = set(names) - {x.name for x in layers}
+    unknown = {n for n in names if not any(w.is_named(n) for w in weights)} - {x.name for x in flatten(model)}
     if unknown:
         raise ValueError(
             f"`keep_dense` names layers that the model does not have: {sorted(unknown)}. Its layers: "
-            f"{[x.name for x in layers if type(x) in MASKED]}."
+            f"{[w.name for w in weights if w.masked_by_default]}."
         )
-    return [x for x in layers if x.name in set(names)]
+    return [w for w in weights if any(w.is_named(n) for n in names)]
 
 
-def _layers_on_show(model, kept):
-    """The layers that a model and those nested in it list, each once, in the model's order.
+def _chosen_weights(weights, include):
+    """The weights that `include` names or returns True for."""
+    if callable(include):
+        return [w for w in weights if include(w.variable)]
+    names = [include] if isinstance(include, str) else include
+    if not isinstance(names, Iterable) or not all(isinstance(x, str) for x in names):
+        raise ValueError(
+            "`include` must be a list of names of weights or layers, or a function `variable -> bool`. "
+            f"Received: include={include!r}."
+        )
+    for name in names:
+        named = [w for w in weights if w.is_named(name)]
+        if not named:
+            raise ValueError(f"`include` names nothing in the model: {name!r}. Its weights: {_paths(weights)}.")
+        if all(w.unmaskable() for w in named):
+            raise ValueError(
+                f"`include` names {name!r}, which cannot be masked: {named[0].path} {named[0].unmaskable()}. A weight "
+                "that can be masked is of a float type, has at least two axes, and is an attribute of one layer."
+            )
+    return [w for w in weights if any(w.is_named(n) for n in names)]
 
-    Layers inside a composite layer (the EinsumDense of a MultiHeadAttention, say) are its own affair.
-    """
-    found = {}
-    for layer in model.layers:
-        if not isinstance(layer, keras.Model):
-            found[id(layer)] = layer
-        elif _shows_its_layers(layer):
-            found.update((id(x), x) for x in _layers_on_show(layer, kept))
-        else:
-            maskable = [x.name for x in flatten(layer) if type(x) in MASKED and id(x) not in kept]
-            if maskable:
-                raise ValueError(
-                    f"The subclassed model {layer.name!r} inside of {model.name!r} does not show which layers it "
-                    f"calls, so that its layers {maskable} cannot be masked. Build it from the layers of "
-                    "`keras_sparse.layers`, make it a functional model, or keep it dense by `keep_dense`."
-                )
-    return list(found.values())
 
-
-def _shows_its_layers(model):
-    """Whether a model is Sequential or functional."""
-    return isinstance(model, keras.Sequential) or hasattr(model, "operations")
+def _paths(weights):
+    return [w.path for w in weights if len(w.shape) > 1]

@@ -1,4 +1,4 @@
-"""The sparsity of each layer of a model, by a distribution, in whole mask elements."""
+"""The sparsity of each weight that is to be masked, by a distribution or a dict, in whole mask elements."""
 
 import math
 import numbers
@@ -7,44 +7,70 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from keras_sparse.conversion.eligible import named_sparsity
 from keras_sparse.criteria import apportion
 from keras_sparse.distributions import KernelShape
-from keras_sparse.layers.masks import live_count, mask_shape
-from keras_sparse.layers.units import units_of
+from keras_sparse.layers.granularity import is_pattern, live_count, mask_shape
 
 
-def layer_sparsities(layers, sparsity, distribution, granularity):
-    """The sparsity of each layer, whole mask elements, exact for the network to less than one element.
+def layer_sparsities(weights, sparsity, distribution, granularity) -> list[float]:
+    """Returns the sparsity of each weight: whole mask elements, exact for the network to less than one element.
 
     The distribution speaks of weights. Where mask elements hold several weights each, the layers whose elements are
     of one size share what it gave them in whole elements.
+
+    Args:
+        weights: list of `keras_sparse.conversion.eligible.Weight`.
+        sparsity: float, or dict of name to float.
+        distribution: function `(shapes, sparsity) -> list of sparsities`; a dict leaves it nothing to say.
+        granularity: as for `keras_sparse.sparsify`.
     """
-    shapes = [tuple(x.kernel.shape) for x in layers]
-    sizes = [math.prod(s) for s in shapes]
-    elements = [
-        math.prod(mask_shape(granularity, s, getattr(x, "rank", 0))) for x, s in zip(layers, shapes, strict=True)
-    ]
-    given = distribution([_as_convolution(x, s) for x, s in zip(layers, shapes, strict=True)], sparsity)
-    if not _are_sparsities(given, len(layers)):
-        raise ValueError(
-            f"`distribution` must return a list with a sparsity in [0, 1] for each of the {len(layers)} kernels "
-            f"{shapes}. Received: {given!r}."
-        )
-    weights = [live_count(n, s) for n, s in zip(sizes, given, strict=True)]
-    groups = defaultdict(list)
-    for i, (n, e) in enumerate(zip(sizes, elements, strict=True)):
-        groups[n // e].append(i)
-    live = [0] * len(layers)
-    for unit, members in groups.items():
-        total = round(sum(weights[i] for i in members) / unit)
-        for i, k in zip(
-            members,
-            apportion(total, [weights[i] for i in members], [elements[i] for i in members]),
-            strict=True,
-        ):
-            live[i] = k
-        _feed_the_empty(live, members, layers)
+    if isinstance(sparsity, dict):
+        given = [named_sparsity(w, sparsity) for w in weights]
+    elif is_pattern(granularity):
+        given = [sparsity] * len(weights)
+    else:
+        given = distribution([KernelShape(w.units.as_convolution, w.units.groups) for w in weights], sparsity)
+        if not _are_sparsities(given, len(weights)):
+            raise ValueError(
+                f"`distribution` must return a list with a sparsity in [0, 1] for each of the {len(weights)} kernels "
+                f"{[w.shape for w in weights]}. Received: {given!r}."
+            )
+    if is_pattern(granularity):
+        return [_pattern_sparsity(granularity, s) for s in given]
+    elements = [math.prod(mask_shape(granularity, w.shape, w.spatial_rank)) for w in weights]
+    live = [live_count(w.size, s) for w, s in zip(weights, given, strict=True)]
+    if isinstance(sparsity, dict):
+        live = [max(1, live_count(e, s)) for e, s in zip(elements, given, strict=True)]
+    else:
+        live = _in_whole_elements(weights, elements, live)
     return [1 - k / e for k, e in zip(live, elements, strict=True)]
+
+
+def _pattern_sparsity(granularity, sparsity):
+    """The sparsity of an N:M pattern, which is that, or 0 of a network that is to be pruned."""
+    live, size = map(int, granularity.split(":"))
+    if sparsity not in (0, None) and not math.isclose(sparsity, 1 - live / size, abs_tol=1e-6):
+        raise ValueError(
+            f"`granularity`={granularity!r} keeps {live} of each {size} weights, so `sparsity` must be "
+            f"{1 - live / size:g}, or 0 for a network that `GradualPruning` makes sparse. Received: {sparsity}."
+        )
+    return 1 - live / size if sparsity else 0.0
+
+
+def _in_whole_elements(weights, elements, live):
+    """How many elements live in each layer, from how many weights do."""
+    groups = defaultdict(list)
+    for i, (w, e) in enumerate(zip(weights, elements, strict=True)):
+        groups[w.size // e].append(i)
+    counts = [0] * len(weights)
+    for unit, members in groups.items():
+        total = round(sum(live[i] for i in members) / unit)
+        shares = apportion(total, [live[i] for i in members], [elements[i] for i in members])
+        for i, k in zip(members, shares, strict=True):
+            counts[i] = k
+        _feed_the_empty(counts, members, weights)
+    return counts
 
 
 def _are_sparsities(given, count):
@@ -55,7 +81,7 @@ def _are_sparsities(given, count):
     )
 
 
-def _feed_the_empty(live, members, layers):
+def _feed_the_empty(live, members, weights):
     """Gives each layer without a live element one of the layer that has most, in place."""
     for i in members:
         if live[i]:
@@ -64,13 +90,7 @@ def _feed_the_empty(live, members, layers):
         if live[richest] < 2:
             raise ValueError(
                 f"`sparsity` leaves {sum(live[j] for j in members)} live mask elements for {len(members)} layers, and "
-                f"each needs one: {[layers[j].name for j in members]}. Lower it, or keep small layers dense by "
+                f"each needs one: {[weights[j].name for j in members]}. Lower it, or keep small layers dense by "
                 "`keep_dense`."
             )
         live[richest], live[i] = live[richest] - 1, 1
-
-
-def _as_convolution(layer, shape):
-    """The shape of a layer's kernel as distributions take it."""
-    units = units_of(layer, shape)
-    return KernelShape(units.as_convolution, units.groups)

@@ -1,4 +1,4 @@
-"""Keras layers with a mask over their kernel."""
+"""Keras layers with masked weights."""
 
 from keras_sparse.layers.masked import (
     MASKED,
@@ -10,7 +10,7 @@ from keras_sparse.layers.masked import (
     MaskedDepthwiseConv2D,
     MaskedEinsumDense,
 )
-from keras_sparse.layers.traversal import masked_layers
+from keras_sparse.layers.traversal import masked_layers, masked_weights
 
 __all__ = [
     "MASKED",
@@ -22,4 +22,5 @@ __all__ = [
     "MaskedDepthwiseConv2D",
     "MaskedEinsumDense",
     "masked_layers",
+    "masked_weights",
 ]

@@ -1,16 +1,11 @@
-"""The mask: which weights of a kernel are live."""
-
-import math
+"""The mask: which elements of a weight are live."""
 
 import keras
 import numpy as np
 
 from keras_sparse import _keras, backend
-from keras_sparse.criteria import grow_random
 from keras_sparse.layers import method_state
 from keras_sparse.layers.layouts import laid_out_beside
-
-GRANULARITIES = ("weight", "kernel_slice")
 
 
 @keras.saving.register_keras_serializable(package="keras_sparse")
@@ -109,105 +104,3 @@ class Mask(keras.layers.Layer):
         if not self.built:
             raise AttributeError(f"Build the layer of {self.name!r} before reading its mask: call it on an input.")
         return backend.read(self.value).astype(bool)
-
-
-def mask_shape(granularity, kernel_shape, spatial_rank):
-    """Shape of the mask over a kernel.
-
-    Args:
-        granularity: "weight" for a mask element per weight; "kernel_slice" for one per k x k slice of a
-            convolution (a kernel without spatial axes has slices of one weight); or the shape itself: a tuple that
-            broadcasts to the kernel's, such as `(1, 1, 1, channels_out)`.
-        kernel_shape: tuple of ints.
-        spatial_rank: int, how many leading axes of the kernel are spatial.
-
-    Returns:
-        Tuple of ints.
-
-    Raises:
-        ValueError: if `granularity` is none of these.
-    """
-    kernel_shape = tuple(kernel_shape)
-    if granularity == "weight":
-        return kernel_shape
-    if granularity == "kernel_slice":
-        return (1,) * spatial_rank + kernel_shape[spatial_rank:]
-    if (
-        isinstance(granularity, tuple)
-        and len(granularity) == len(kernel_shape)
-        and all(n in (1, k) for n, k in zip(granularity, kernel_shape, strict=True))
-    ):
-        return granularity
-    raise ValueError(
-        f"`granularity` must be one of {GRANULARITIES} or a tuple that broadcasts to the kernel's shape {kernel_shape} "
-        f"(each entry 1 or the kernel's). Received: granularity={granularity!r}."
-    )
-
-
-def random_mask(shape, live, rng):
-    """A mask with exactly `live` elements True, all such masks being equally likely.
-
-    Args:
-        shape: tuple of ints.
-        live: int in [0, product of `shape`].
-        rng: `numpy.random.Generator`.
-
-    Returns:
-        Boolean NumPy array.
-    """
-    mask = np.zeros(shape, bool)
-    mask.flat[grow_random(np.arange(0), mask.size, live, rng)] = True
-    return mask
-
-
-def mask_of(kernel, shape):
-    """The mask that keeps the zeros of a kernel: an element lives if one of its weights is not 0.
-
-    Args:
-        kernel: array.
-        shape: tuple of ints that broadcasts to the kernel's shape.
-
-    Returns:
-        Boolean NumPy array of that shape.
-    """
-    return to_elements(kernel, shape).any(axis=0).reshape(shape)
-
-
-def to_elements(weights, shape):
-    """Arranges a kernel by the elements of its mask.
-
-    Args:
-        weights: array, of the kernel's shape.
-        shape: the mask's shape, which broadcasts to it.
-
-    Returns:
-        Array of shape `(weights per element, elements)`, a view where possible.
-    """
-    order, broadcast = _element_axes(weights.shape, shape)
-    return weights.transpose(order).reshape(math.prod(weights.shape[i] for i in broadcast), -1)
-
-
-def from_elements(elements, kernel_shape, shape):
-    """The inverse of `to_elements`.
-
-    Args:
-        elements: array of shape `(weights per element, elements)`.
-        kernel_shape: shape of the kernel.
-        shape: the mask's shape.
-
-    Returns:
-        Array of shape `kernel_shape`.
-    """
-    order, _ = _element_axes(kernel_shape, shape)
-    return elements.reshape([kernel_shape[i] for i in order]).transpose(np.argsort(order))
-
-
-def _element_axes(kernel_shape, shape):
-    """The kernel's axes, those over which the mask broadcasts first; and the latter."""
-    broadcast = [i for i, n in enumerate(shape) if n != kernel_shape[i]]
-    return [*broadcast, *(i for i in range(len(shape)) if i not in broadcast)], broadcast
-
-
-def live_count(size, sparsity):
-    """How many of `size` mask elements are live at `sparsity`, rounded to the nearest."""
-    return round(size * (1 - sparsity))

@@ -73,24 +73,34 @@ class Units:
         others = [n for i, n in enumerate(kernel) if i not in inputs | outputs]
         return (*others, self._size(inputs - outputs), self._size(outputs))
 
+    @property
+    def input_axis(self):
+        """The axis of the kernel along which the inputs of one output unit lie: int of at least 0."""
+        return max(set(self.inputs) - set(self.outputs), default=self.inputs[-1])
+
     def _size(self, axes):
         kernel = self.split(self.kernel)
         return math.prod(kernel[i] for i in axes)
 
 
-def units_of(layer, kernel):
-    """The units of a layer.
+def units_of(layer, kernel, attribute="kernel"):
+    """Returns the units that a weight of a layer connects.
 
     Args:
-        layer: Dense, EinsumDense, convolution (grouped, transposed, depthwise too), masked or not; or any other with a
-            kernel `(..., inputs, outputs)`.
-        kernel: tuple of ints, the shape of its kernel.
+        layer: Dense, EinsumDense, convolution (grouped, transposed, depthwise, separable too), masked or not; or any
+            other with a weight `(..., inputs, outputs)`.
+        kernel: tuple of ints, the shape of the weight.
+        attribute: str, the name of the weight in the layer.
 
     Returns:
         `Units`.
     """
     kernel = tuple(kernel)
     last, before = len(kernel) - 1, len(kernel) - 2
+    if attribute == "depthwise_kernel":
+        return Units(kernel, (before,), (before, last))
+    if attribute != "kernel":
+        return plain_units(kernel)
     if isinstance(layer, keras.layers.EinsumDense):
         operands, output = layer.equation.split("->")
         inputs, letters = operands.split(",")

@@ -12,7 +12,7 @@ from keras import ops
 
 from keras_sparse import backend
 from keras_sparse import counter_rng as draws
-from keras_sparse.layers.traversal import trainable_masked_layers
+from keras_sparse.layers.traversal import trainable_masked_weights
 from keras_sparse.schedules import ScheduleLike, by_epoch
 from keras_sparse.training import rewiring
 from keras_sparse.training.layer_state import placed
@@ -107,22 +107,22 @@ class DeepR(PerStepMethod):
         if self.reading == "bellec":
             for first, layer in placed(model):
                 live = _live(layer)
-                weights = backend.read(layer.kernel_variable).ravel()[live]
+                weights = backend.read(layer.variable).ravel()[live]
                 against = weights * self._signs(live + first) < 0
-                backend.write_elements(live[against], (layer.kernel_variable, -weights[against]))
+                backend.write_elements(live[against], (layer.variable, -weights[against]))
 
-    def begin(self, sites, layers):
+    def begin(self, specs, layers):
         """Returns what `act` carries from step to step.
 
         These are the positions of the live weights; their signs, which with `reading="table_4"` are 0 for a new weight
         before its first move; and the number of weights dropped so far, 0.
         """
         lives = [_live(layer) for layer in layers]
-        live = np.concatenate([x + np.int32(site.first) for x, site in zip(lives, sites, strict=True)])
+        live = np.concatenate([x + np.int32(spec.first) for x, spec in zip(lives, specs, strict=True)])
         if self.reading == "bellec":
             signs = self._signs(live)
         else:
-            weights = [backend.read(layer.kernel_variable).ravel()[x] for x, layer in zip(lives, layers, strict=True)]
+            weights = [backend.read(layer.variable).ravel()[x] for x, layer in zip(lives, layers, strict=True)]
             signs = np.sign(np.concatenate(weights)).astype("float32")
         return [live, signs, np.zeros((), "int32")]
 
@@ -130,7 +130,7 @@ class DeepR(PerStepMethod):
         """Returns alpha and temperature of this epoch, a float32 array of two entries."""
         return np.array([self.alpha(self._epoch), self.temperature(self._epoch)], "float32")
 
-    def act(self, sites, step, rate, settings, weights, masks, slots, own):
+    def act(self, specs, step, rate, settings, weights, masks, slots, own):
         """Moves the live weights, drops those that crossed zero, and activates as many dead ones.
 
         The live weights of all layers are concatenated into one array, since a few operations on a long array are
@@ -140,8 +140,8 @@ class DeepR(PerStepMethod):
         # Read the live weights w, concatenated over the layers.
         live, signs, died = own
         key, (alpha, temperature) = self._key(), (settings[0], settings[1])
-        parts = parts_of(sites)
-        local = [live[part] - site.first for part, site in zip(parts, sites, strict=True)]
+        parts = parts_of(specs)
+        local = [live[part] - spec.first for part, spec in zip(parts, specs, strict=True)]
         before = ops.concatenate([ops.cast(elements_at(w, x), "float32") for w, x in zip(weights, local, strict=True)])
         eta = rate if self.eta is None else self.eta
         # noise ~ sqrt(2 * eta * T) * N(0, 1)
@@ -153,12 +153,12 @@ class DeepR(PerStepMethod):
         # The step of SGD is linear in the gradient. So the contribution of the bracket to the weights and to the
         # momentum m can be added after the optimizer's step: w <- w + move, m <- m + move. With Nesterov momentum, w
         # also moves by what enters m, times the momentum factor: w <- w + (1 + factor) * move.
-        linear = not bellec and sites[0].momentum is not None
-        moved = before + (move * (1 + sites[0].factor) if linear and sites[0].nesterov else move)
+        linear = not bellec and specs[0].momentum is not None
+        moved = before + (move * (1 + specs[0].factor) if linear and specs[0].nesterov else move)
 
         # Drop what crossed zero. Each new weight takes the entry of a dropped one in the arrays of live weights.
         crossed = moved * signs < 0
-        masks, now_live, gone = wake(key, step, sites, masks, live, crossed)
+        masks, now_live, gone = wake(key, step, specs, masks, live, crossed)
         if bellec:  # New weights start at 0, and so do crossed weights for which `wake` found no replacement.
             moved = ops.where(crossed, ops.zeros_like(moved), moved)
             signs = ops.where(gone, draws.signs(key, now_live), signs)
@@ -169,12 +169,12 @@ class DeepR(PerStepMethod):
         # Write the weights and the optimizer state. Both are still written at the positions of before: a dropped weight
         # gets 0 and fresh slots there, and a new weight has both already, as every dead weight does.
         weights, slots = list(weights), list(slots)
-        for i, (site, part, positions) in enumerate(zip(sites, parts, local, strict=True)):
+        for i, (spec, part, positions) in enumerate(zip(specs, parts, local, strict=True)):
             weights[i] = with_elements(weights[i], positions, ops.cast(moved[part], weights[i].dtype))
             held = [elements_at(slot, positions) for slot in slots[i]]
             if linear:
-                held[site.momentum] += ops.cast(move[part], held[site.momentum].dtype)
-            held = [ops.where(gone[part], ops.full_like(x, f), x) for x, f in zip(held, site.fresh, strict=True)]
+                held[spec.momentum] += ops.cast(move[part], held[spec.momentum].dtype)
+            held = [ops.where(gone[part], ops.full_like(x, f), x) for x, f in zip(held, spec.fresh, strict=True)]
             slots[i] = [with_elements(slot, positions, x) for slot, x in zip(slots[i], held, strict=True)]
         died = died + ops.sum(ops.cast(gone, "int32"))
         return weights, masks, slots, [now_live, signs, died]
@@ -188,17 +188,17 @@ class DeepR(PerStepMethod):
 
 
 def _live(layer):
-    return np.flatnonzero(backend.read(layer.kernel_mask.value)).astype("int32")
+    return np.flatnonzero(backend.read(layer.mask.value)).astype("int32")
 
 
 def _check_layers(model):
-    layers = trainable_masked_layers(model)
-    if any(x.kernel_mask.value.shape != x.kernel_variable.shape for x in layers):
+    layers = trainable_masked_weights(model)
+    if any(x.mask.value.shape != x.variable.shape for x in layers):
         raise ValueError(
             "DeepR rewires single weights, and the model has masks over whole slices. Make the masks with "
             'granularity="weight".'
         )
-    count = max(first + math.prod(layer.kernel_variable.shape) for first, layer in placed(model))
+    count = max(first + math.prod(layer.variable.shape) for first, layer in placed(model))
     if count > rewiring.MOST_POSITIONS:
         raise ValueError(
             "DeepR numbers the weights of all masked layers by 32-bit integers, so there can be at most "

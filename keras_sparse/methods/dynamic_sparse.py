@@ -103,7 +103,7 @@ class DynamicSparse(SparseMethod):
 
         With such a K, H would double at every update until all weights but the largest of each layer are dropped.
         """
-        live = sum(np.count_nonzero(x.kernel_mask.numpy()) for x in layers)
+        live = sum(np.count_nonzero(x.mask.numpy()) for x in layers)
         name, given = ("prune_count", None) if self.fraction is None else ("fraction", self.fraction)
         check_reachable(
             layers,

@@ -11,9 +11,10 @@ import keras
 import numpy as np
 
 from keras_sparse import criteria
-from keras_sparse.layers.traversal import trainable_masked_layers
+from keras_sparse.layers.traversal import trainable_masked_weights
 from keras_sparse.schedules import multiples
 from keras_sparse.training.layer_state import LayerState, by_unit, sparsity
+from keras_sparse.training.pattern_update import needed
 from keras_sparse.training.sparse_method import SparseMethod
 from keras_sparse.training.update_schedule import UpdateSchedule
 from keras_sparse.validation import check_choice, check_sparsity
@@ -137,7 +138,7 @@ class GradualPruning(SparseMethod):
         """Drops the weakest elements of each layer, or of all layers together."""
         dropped = [None] * len(layers)
         for group, keep in self._keep(layers):
-            scores = [_shielded(layers[i].scores) for i in group]
+            scores = [_shielded(layers[i]) for i in group]
             together = np.concatenate(scores)
             gone = criteria.weakest(together, len(together) - keep)
             for i, d in zip(group, np.split(gone, np.cumsum([len(s) for s in scores])[:-1]), strict=True):
@@ -150,7 +151,7 @@ class GradualPruning(SparseMethod):
 
     def may_be_idle(self) -> bool:
         """Whether the sparsity is within 0.01 of the scheduled one, so that nothing had to be dropped."""
-        return abs(sparsity(trainable_masked_layers(self.model)) - self._sparsity()) < 0.01
+        return abs(sparsity(trainable_masked_weights(self.model)) - self._sparsity()) < 0.01
 
     def logs(self) -> dict:
         """Returns the scheduled sparsity, for the logs of the epoch."""
@@ -193,13 +194,19 @@ class GradualPruning(SparseMethod):
         groups = [[i] for i in range(len(layers))] if self.scope == "layer" else by_unit(layers)
         for group in groups:
             size, live = (sum(f(layers[i]) for i in group) for f in (lambda t: t.size, lambda t: len(t.live)))
-            # Pruned elements stay dead: never more than are live now. One element of each layer is kept.
-            yield group, min(live, max(round(size * density), len(group)))
+            least = sum(np.count_nonzero(_protected(layers[i])) for i in group)
+            yield group, min(live, max(round(size * density), least))
 
 
-def _shielded(scores):
-    """Raises the largest score of a layer to infinity, so that the layer is never emptied."""
-    scores = scores.astype("float32")
-    if len(scores):
-        scores[scores.argmax()] = np.inf
-    return scores
+def _shielded(layer):
+    """Scores of which those of protected weights are the largest."""
+    return np.where(_protected(layer), np.inf, layer.scores.astype("float32"))
+
+
+def _protected(layer):
+    """Which live elements are never dropped: the strongest, so that no layer is emptied, or those of its pattern."""
+    if layer.pattern is not None:
+        return needed(layer)
+    protected = np.zeros(len(layer.scores), bool)
+    protected[layer.scores.argmax(keepdims=True)] = True
+    return protected

@@ -28,7 +28,7 @@ def check_optimizer_trains(name, model, layers):
             f"{name} keeps the state of the optimizer clean, and {model.name!r} is not compiled with one. Call "
             "model.compile(optimizer, loss) before; in your own loop call `update(model, step, optimizer=...)`."
         )
-    strangers = [x.name for x in layers if not trains(model.optimizer, x.kernel_variable)]
+    strangers = [x.name for x in layers if not trains(model.optimizer, x.variable)]
     if strangers:
         raise ValueError(
             f"The optimizer of {model.name!r} does not train {strangers}: these layers were frozen when it was "
@@ -49,7 +49,7 @@ def check_reachable(layers, epochs, count, name, part=1.0, given=None):
     """
     if not epochs:
         return
-    live = [np.count_nonzero(x.kernel_mask.numpy()) for x in layers]
+    live = [np.count_nonzero(x.mask.numpy()) for x in layers]
     can = sum(live) - len(live)  # Each layer keeps one.
     epoch = max(range(epochs), key=count)
     if count(epoch) * part > can:
@@ -80,7 +80,7 @@ def warn_of_idle_updates(name, updates):
 
 def warn_if_dense(name, model, layers):
     """Warns if all layers are dense, and a method has nothing to move."""
-    if all(x.kernel_mask.numpy().all() for x in layers):
+    if all(x.mask.numpy().all() for x in layers):
         warnings.warn(
             f"{name} can move nothing: all masked layers of {model.name!r} are dense. Give keras_sparse.sparsify a "
             "sparsity above 0.",

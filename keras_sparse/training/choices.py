@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 
-from keras_sparse.layers.traversal import trainable_masked_layers
+from keras_sparse.layers.traversal import trainable_masked_weights
 from keras_sparse.training.dead_weights import leaves_zeros
-from keras_sparse.training.layer_state import live_weights, sites_of
+from keras_sparse.training.layer_state import layer_specs, live_weights
 
 
 class Choices:
@@ -68,20 +68,20 @@ class Choices:
             epoch: int from 0, that begins.
 
         Returns:
-            None, or `(sites, carried, settings)` for `act_on_layers`; the last two are arrays.
+            None, or `(specs, carried, settings)` for `act_on_layers`; the last two are arrays.
         """
         model = self.model
-        if leaves_zeros(trainable_masked_layers(model), model.optimizer):
+        if leaves_zeros(trainable_masked_weights(model), model.optimizer):
             return None
         # How many live in a layer changes, and does not matter.
-        sites = tuple(dataclasses.replace(site, live=None) for site in sites_of(model))
-        return sites, [], np.zeros(1, "float32")
+        specs = tuple(dataclasses.replace(spec, live=None) for spec in layer_specs(model))
+        return specs, [], np.zeros(1, "float32")
 
-    def act_on_layers(self, sites, step, rate, settings, values, carried):
+    def act_on_layers(self, specs, step, rate, settings, values, carried):
         """What is done there, in `keras.ops`: a pure function of arrays, compiled with the training step.
 
         Args:
-            sites: tuple of `keras_sparse.training.layer_state.Site`, one for each trainable masked layer.
+            specs: tuple of `keras_sparse.training.layer_state.LayerSpec`, one for each trainable masked layer.
             step: int32 scalar, the optimizer's step.
             rate: float32 scalar, its learning rate.
             settings: array.
@@ -91,7 +91,7 @@ class Choices:
         Returns:
             `(values, carried)`, as they become.
         """
-        return [site.cleared(*x) for site, x in zip(sites, values, strict=True)], carried
+        return [spec.cleared(*x) for spec, x in zip(specs, values, strict=True)], carried
 
-    def end_steps(self, model, sites, carried):
+    def end_steps(self, model, specs, carried):
         """Called at the end of an epoch with what `carried` has become, if there was a `step_action`."""

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_sparse import _keras, backend, criteria
-from keras_sparse.layers.masks import to_elements
+from keras_sparse.layers.granularity import to_elements
 from keras_sparse.training.layer_state import layer_states
 from keras_sparse.validation import check_choice, check_not_negative
 
@@ -38,6 +38,10 @@ class Growth:
     def room(self, layer):
         """How many elements could grow in a layer."""
         return layer.free
+
+    def preferences(self, layer, positions, rng):
+        """How much some dead positions are to grow: a float for each, where as many of each group have to."""
+        return rng.random(len(positions))
 
     def initial_values(self, shape, rng):
         """The values that new weights start with: zeros of `shape`."""
@@ -178,10 +182,10 @@ class LargestGradient(Growth):
     def _take(self, model, layers, batch):
         if self.gradients is not None:
             return self.gradients(model, *batch)
-        kernels = [x.kernel_variable for x in layers]
+        kernels = [x.variable for x in layers]
         if self._compiled is None or self._of != [id(v) for v in kernels]:
-            masks = [x.kernel_mask.value for x in layers]
-            self._compiled = backend.dense_gradients(model, kernels, masks, lambda: [x.kernel for x in layers])
+            masks = [x.mask.value for x in layers]
+            self._compiled = backend.dense_gradients(model, kernels, masks, lambda: [x.value() for x in layers])
             self._of = [id(v) for v in kernels]
         return self._compiled(*batch)
 
@@ -189,6 +193,10 @@ class LargestGradient(Growth):
         """The `count` positions where the dense gradient is largest."""
         scores = layer.magnitude(to_elements(layer.gradient, layer.mask_shape))
         return criteria.grow_strongest(layer.live, scores, count)
+
+    def preferences(self, layer, positions, rng):
+        """The magnitude of the dense gradient at some dead positions."""
+        return np.abs(layer.gradient).ravel()[positions]
 
     def __getstate__(self):
         """The settings: a copy, or what is pickled, has seen no batch."""

@@ -1,4 +1,8 @@
-"""A masked layer as a method sees it: `LayerState` on the host, `Site` inside of the compiled step."""
+"""A masked weight as a method sees it: `LayerState` on the host, `LayerSpec` inside of the compiled step.
+
+The papers speak of a layer where they mean its weight, and so do the methods: a layer with several masked weights, such
+as the cell of an LSTM, is several layers to them.
+"""
 
 import dataclasses
 import functools
@@ -7,26 +11,26 @@ import math
 from collections import defaultdict
 
 import numpy as np
-from keras import ops
 
 from keras_sparse.backend import read, scope
-from keras_sparse.layers.masks import to_elements
-from keras_sparse.layers.traversal import masked_layers, trainable_masked_layers
-from keras_sparse.layers.units import Units, plain_units, units_of
+from keras_sparse.layers.granularity import Pattern, to_elements, where_live
+from keras_sparse.layers.traversal import masked_weights, trainable_masked_weights
+from keras_sparse.layers.units import Units, plain_units
 from keras_sparse.training.dead_weights import leaves_zeros
 from keras_sparse.training.optimizer_state import momentum, slots
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerState:
-    """The kernel and mask of one layer between two training steps.
+    """A masked weight and its mask between two training steps.
 
     Attributes:
-        kernel: the kernel, an array for reading.
-        mask_shape: shape of the mask, which broadcasts to the kernel's.
+        kernel: the weight, an array for reading.
+        mask_shape: shape of the mask, which divides the weight's.
         live: sorted int array, positions of the live elements of the mask.
         units: `keras_sparse.layers.units.Units`, which units its weights connect.
-        gradient: array of the kernel's shape, the dense gradient; None for methods that do not look at it.
+        gradient: array of the weight's shape, the dense gradient; None for methods that do not look at it.
+        pattern: `keras_sparse.layers.granularity.Pattern` that the mask keeps, or None.
     """
 
     kernel: np.ndarray
@@ -34,11 +38,13 @@ class LayerState:
     live: np.ndarray
     units: Units
     gradient: np.ndarray | None = None
+    pattern: Pattern | None = None
 
     @classmethod
-    def of(cls, kernel, mask, units=None):
-        """From a kernel, the boolean mask that broadcasts to it, and its units; None for `(..., inputs, outputs)`."""
-        return cls(kernel, mask.shape, np.flatnonzero(mask), units or plain_units(kernel.shape))
+    def of(cls, kernel, mask, units=None, pattern=None):
+        """From a weight, the boolean mask that divides it, and its units; None for `(..., inputs, outputs)`."""
+        units = units or plain_units(kernel.shape)
+        return cls(kernel, mask.shape, np.flatnonzero(mask), units, pattern=pattern)
 
     @property
     def weights(self):
@@ -88,18 +94,15 @@ class LayerState:
         return to_elements(np.arange(self.kernel.size).reshape(self.kernel.shape), self.mask_shape)[:, elements]
 
 
-def numbered_layers(model):
-    """`(place, layer)` of each of the `trainable_masked_layers`: frozen ones count, so that a place stays a layer's."""
-    trained = {id(x) for x in trainable_masked_layers(model)}
-    return [(i, x) for i, x in enumerate(masked_layers(model)) if id(x) in trained]
+def numbered_weights(model):
+    """`(place, weight)` of each of the `trainable_masked_weights`. Frozen ones count, so a place stays a weight's."""
+    trained = set(trainable_masked_weights(model))
+    return [(i, x) for i, x in enumerate(masked_weights(model)) if x in trained]
 
 
 def layer_states(layers):
     """The `LayerState` of each of some masked layers."""
-    return [
-        LayerState.of(read(x.kernel_variable), read(x.kernel_mask.value), units_of(x, x.kernel_variable.shape))
-        for x in layers
-    ]
+    return [LayerState.of(read(x.variable), read(x.mask.value), x.units, x.pattern) for x in layers]
 
 
 def live_weights(states):
@@ -109,25 +112,26 @@ def live_weights(states):
 
 def sparsity(layers):
     """Removed fraction of the kernels of masked layers."""
-    sizes = [math.prod(x.kernel_variable.shape) for x in layers]
-    live = [n * x.kernel_mask.numpy().mean() for n, x in zip(sizes, layers, strict=True)]
+    sizes = [math.prod(x.variable.shape) for x in layers]
+    live = [n * x.mask.numpy().mean() for n, x in zip(sizes, layers, strict=True)]
     return float(1 - sum(live) / sum(sizes))
 
 
 def by_unit(states):
     """The indices of layers whose mask elements hold the same number of weights, in groups.
 
-    Elements may move between layers of one group only: so the number of live weights stays what it is, exactly.
+    Elements may move between layers of one group only: so the number of live weights stays what it is, exactly. A layer
+    with an N:M pattern is a group of its own, since what it drops grows in the same groups of M.
     """
     groups = defaultdict(list)
     for i, state in enumerate(states):
-        groups[state.unit].append(i)
+        groups[state.unit if state.pattern is None else ("pattern", i)].append(i)
     return list(groups.values())
 
 
 @dataclasses.dataclass(frozen=True)
-class Site:
-    """A masked layer, as is told to what acts inside of a training step.
+class LayerSpec:
+    """What code inside of a compiled training step has to know of a masked weight, besides its values.
 
     Attributes:
         first: int, the position of its first weight, where the kernels of all the model's masked layers, frozen ones
@@ -158,14 +162,14 @@ class Site:
     @classmethod
     def of(cls, first, layer, optimizer):
         """Of a masked layer."""
-        kernel = layer.kernel_variable
+        kernel = layer.variable
         found = slots(optimizer, kernel)
         sgd, slot = momentum(optimizer, kernel)
         index = next((i for i, (v, _) in enumerate(found) if v is slot), None)
         return cls(
             first=first,
             size=math.prod(kernel.shape),
-            live=int(np.count_nonzero(read(layer.kernel_mask.value))),
+            live=int(np.count_nonzero(read(layer.mask.value))),
             fresh=tuple(fresh for _, fresh in found),
             momentum=index,
             factor=sgd.momentum if slot is not None else 0.0,
@@ -177,19 +181,18 @@ class Site:
         """The kernel, mask and slots, as arrays: where training does not do so, dead weights made 0, slots fresh."""
         if self.zeros:
             return [weights, mask, *slots]
-        live = ops.cast(mask, "bool")
-        held = [ops.where(live, x, ops.full_like(x, f)) for x, f in zip(slots, self.fresh, strict=True)]
-        return [ops.where(live, weights, ops.zeros_like(weights)), mask, *held]
+        held = [where_live(mask, x, fresh) for x, fresh in zip(slots, self.fresh, strict=True)]
+        return [where_live(mask, weights, 0), mask, *held]
 
 
 def placed(model):
-    """`(first, layer)` of each of the `trainable_masked_layers`; `first` is as of `Site`."""
-    firsts = [0, *itertools.accumulate(math.prod(x.kernel_variable.shape) for x in masked_layers(model))]
-    return [(firsts[place], layer) for place, layer in numbered_layers(model)]
+    """`(first, layer)` of each of the `trainable_masked_weights`; `first` is as of `LayerSpec`."""
+    firsts = [0, *itertools.accumulate(math.prod(x.variable.shape) for x in masked_weights(model))]
+    return [(firsts[place], layer) for place, layer in numbered_weights(model)]
 
 
-def sites_of(model, optimizer=None):
-    """A tuple of `Site`, one for each of the `trainable_masked_layers`.
+def layer_specs(model, optimizer=None):
+    """A tuple of `LayerSpec`, one for each of the `trainable_masked_weights`.
 
     Args:
         model: built `keras.Model`.
@@ -200,10 +203,10 @@ def sites_of(model, optimizer=None):
         if not optimizer.built:  # TensorFlow builds it within the first step, when its slots come too late.
             with scope(model):
                 optimizer.build(model.trainable_variables)
-    return tuple(Site.of(first, layer, optimizer) for first, layer in placed(model))
+    return tuple(LayerSpec.of(first, layer, optimizer) for first, layer in placed(model))
 
 
 def variables_of(layers, optimizer):
     """For each layer the list of what is changed: the kernel, the mask, the optimizer's slots."""
-    kernels = [(x.kernel_variable, x.kernel_mask.value) for x in layers]
+    kernels = [(x.variable, x.mask.value) for x in layers]
     return [[kernel, mask, *(slot for slot, _ in slots(optimizer, kernel))] for kernel, mask in kernels]

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 
 from keras_sparse.backend import write_elements
-from keras_sparse.training.layer_state import numbered_layers
+from keras_sparse.training import pattern_update
+from keras_sparse.training.layer_state import numbered_weights
 from keras_sparse.training.optimizer_state import slots
 
 
@@ -38,6 +39,8 @@ def check_update(name, layers, dropped, grown, budget):
             f"{name} broke an invariant, and the update was not made: {budget} weights must be live after it (received "
             f"{after}), and only elements dead before the update may grow, each once (received others: {again})."
         )
+    for layer, gone, new in zip(layers, dropped, grown, strict=True):
+        pattern_update.check_pattern(name, layer, gone, new)
 
 
 def check_dropped(name, layers, dropped):
@@ -98,8 +101,8 @@ class MaskUpdate:
 
     def write(self, layer, optimizer):
         """Writes it into a masked layer's variables and the optimizer's."""
-        mask, kernel = (layer.kernel_mask.value, self.alive), (layer.kernel_variable, self.values)
-        others = slots(optimizer, layer.kernel_variable)
+        mask, kernel = (layer.mask.value, self.alive), (layer.variable, self.values)
+        others = slots(optimizer, layer.variable)
         if self.weights is self.elements:  # One index serves all.
             write_elements(self.elements, mask, kernel, *others)
         else:
@@ -123,17 +126,22 @@ def update_masks(method, model, optimizer, step):
         ValueError: if the method's answers are malformed.
         RuntimeError: if the method broke an invariant. Nothing is written then.
     """
-    numbered, name = numbered_layers(model), type(method).__name__
+    numbered, name = numbered_weights(model), type(method).__name__
     layers = [layer for _, layer in numbered]
     states = method.regrowth.observe(model, layers)
     if not all(s.finite for s in states):
         return None
     dropped = method.drop(states)
     check_dropped(name, states, dropped)
+    if any(s.pattern for s in states):
+        dropped = [pattern_update.limit_dropped(s, gone) for s, gone in zip(states, dropped, strict=True)]
     counts = method.redistribute(states, dropped)
     check_counts(name, states, counts)
     rngs = [np.random.default_rng([method.seed, place, step]) for place, _ in numbered]
-    grown = [method.grow(s, n, rng) for s, n, rng in zip(states, counts, rngs, strict=True)]
+    grown = [
+        method.grow(s, n, rng) if s.pattern is None else pattern_update.grow(method, s, gone, n, rng)
+        for s, gone, n, rng in zip(states, dropped, counts, rngs, strict=True)
+    ]
     check_update(name, states, dropped, grown, method.budget(states))
     updates = [
         MaskUpdate.of(s, lost, new, method.initial_values((s.unit, len(new)), rng))

@@ -8,9 +8,9 @@ import numpy as np
 from keras import ops
 
 from keras_sparse import backend
-from keras_sparse.layers.traversal import trainable_masked_layers
+from keras_sparse.layers.traversal import trainable_masked_weights
 from keras_sparse.training.dead_weights import finite
-from keras_sparse.training.layer_state import sites_of, variables_of
+from keras_sparse.training.layer_state import layer_specs, variables_of
 from keras_sparse.training.optimizer_state import check_optimizer
 from keras_sparse.training.sparse_method import SparseMethod
 
@@ -28,11 +28,11 @@ class PerStepMethod(SparseMethod):
         **kwargs: of `SparseMethod`, but for `period`.
     """
 
-    def begin(self, sites, layers):
+    def begin(self, specs, layers):
         """What `act` remembers.
 
         Args:
-            sites: tuple of `Site`, one for each trainable masked layer.
+            specs: tuple of `LayerSpec`, one for each trainable masked layer.
             layers: list of these layers.
 
         Returns:
@@ -45,11 +45,11 @@ class PerStepMethod(SparseMethod):
         """What `act` needs of the epoch's schedules: float32 array of one dimension."""
         raise NotImplementedError
 
-    def act(self, sites, step, rate, settings, weights, masks, slots, own):
+    def act(self, specs, step, rate, settings, weights, masks, slots, own):
         """What a step makes of the layers, in `keras.ops`: a pure function of arrays.
 
         Args:
-            sites: tuple of `Site`, one for each trainable masked layer, as are the lists that follow.
+            specs: tuple of `LayerSpec`, one for each trainable masked layer, as are the lists that follow.
             step: int32 scalar, the optimizer's step.
             rate: float32 scalar, its learning rate.
             settings: as `settings` makes it.
@@ -69,15 +69,15 @@ class PerStepMethod(SparseMethod):
         """What `act` needs, until it ends."""
         if epoch >= self.update_schedule.ends():
             return super().step_action(epoch)
-        sites = sites_of(self.model)
-        return sites, self.begin(sites, trainable_masked_layers(self.model)), self.settings()
+        specs = layer_specs(self.model)
+        return specs, self.begin(specs, trainable_masked_weights(self.model)), self.settings()
 
-    def end_steps(self, model, sites, carried):
+    def end_steps(self, model, specs, carried):
         """Checks what the steps of an epoch have left, and counts."""
         if not carried:
             return
-        layers = trainable_masked_layers(model)
-        self._close(model, sites, carried)
+        layers = trainable_masked_weights(model)
+        self._close(model, specs, carried)
         if not finite(layers):
             self._skip(model, layers, model.optimizer)
 
@@ -93,24 +93,24 @@ class PerStepMethod(SparseMethod):
             )
         is_new = not self._written.is_of(model)
         optimizer = self._begin_update(model, step, epoch, optimizer)
-        layers = trainable_masked_layers(model)
+        layers = trainable_masked_weights(model)
         if is_new:
             self._kept, self._compiled = None, {}
             self.start(model)
         if not finite(layers):
             self._skip(model, layers, optimizer)
             return
-        sites = sites_of(model, optimizer)
-        carried = self.begin(sites, layers)
+        specs = layer_specs(model, optimizer)
+        carried = self.begin(specs, layers)
         if self._kept and np.array_equal(np.sort(self._kept[0]), carried[0]):
             carried = [*self._kept[:-1], carried[-1]]
         rate = np.float32(ops.convert_to_numpy(optimizer.learning_rate))
         variables = variables_of(layers, optimizer)
-        act = self._compiled.setdefault(sites, backend.compiled(functools.partial(self.act_on_layers, sites)))
+        act = self._compiled.setdefault(specs, backend.compiled(functools.partial(self.act_on_layers, specs)))
         values, carried = act(np.int32(step), rate, self.settings(), backend.tensors(variables), carried)
         backend.assign_all(variables, values)
         self._kept = [np.array(ops.convert_to_numpy(x)) for x in carried]
-        self._close(model, sites, self._kept)
+        self._close(model, specs, self._kept)
         self._updates += 1
 
     _kept = None  # what `act` carries from one call of `update` to the next
@@ -122,21 +122,21 @@ class PerStepMethod(SparseMethod):
 
     # In both.
 
-    def act_on_layers(self, sites, step, rate, settings, values, carried):
+    def act_on_layers(self, specs, step, rate, settings, values, carried):
         """Clears what the optimizer does not leave clean, and acts."""
-        values, carried = super().act_on_layers(sites, step, rate, settings, values, carried)
+        values, carried = super().act_on_layers(specs, step, rate, settings, values, carried)
         if carried:
             weights, masks, slots = [x[0] for x in values], [x[1] for x in values], [x[2:] for x in values]
-            weights, masks, slots, carried = self.act(sites, step, rate, settings, weights, masks, slots, carried)
+            weights, masks, slots, carried = self.act(specs, step, rate, settings, weights, masks, slots, carried)
             values = [[w, mask, *held] for w, mask, held in zip(weights, masks, slots, strict=True)]
         return values, carried
 
-    def _close(self, model, sites, carried):
+    def _close(self, model, specs, carried):
         """Checks what steps have left, and counts."""
-        ends = itertools.accumulate(site.live for site in sites)
-        for site, layer, end in zip(sites, trainable_masked_layers(model), ends, strict=True):
-            live = np.sort(carried[0][end - site.live : end]) - site.first
-            found = np.flatnonzero(backend.read(layer.kernel_mask.value))
+        ends = itertools.accumulate(spec.live for spec in specs)
+        for spec, layer, end in zip(specs, trainable_masked_weights(model), ends, strict=True):
+            live = np.sort(carried[0][end - spec.live : end]) - spec.first
+            found = np.flatnonzero(backend.read(layer.mask.value))
             if not np.array_equal(live, found):
                 raise RuntimeError(
                     f"{type(self).__name__} broke an invariant: {len(live)} weights of {layer.name!r} must be live "

@@ -15,7 +15,7 @@ MOST_POSITIONS = 2**31 - 1  # of int32, by which draws are made
 SMALL = 2**20  # Up to this size the masks of layers are joined and taken apart at each step: a byte for each weight.
 
 
-def wake(key, step, sites, masks, live, crossed):
+def wake(key, step, specs, masks, live, crossed):
     """Drops the weights that crossed zero, and wakes as many of the same layer that were dead.
 
     Positions are drawn until as many dead ones have come as crossed zero, so all sets of dead positions are equally
@@ -24,21 +24,22 @@ def wake(key, step, sites, masks, live, crossed):
     Args:
         key: of `draws.key_of`.
         step: int32 scalar.
-        sites: for each layer an object with `first`, `size` and `live`, ints.
+        specs: for each layer an object with `first`, `size` and `live`, ints.
         masks: list of arrays of booleans or bytes, the masks of the layers before, in the shapes of their kernels.
-        live: int32 array, the live positions, counted as in `Site.first`; layer by layer, those of one in any order.
+        live: int32 array, the live positions, counted as in `LayerSpec.first`, layer by layer. Those of a layer may
+            have any order.
         crossed: boolean array like it, which of them crossed zero.
 
     Returns:
         `(masks, live, gone)`: the masks and the live positions after, each woken one in the place of one that died,
         and a boolean array like `live`, True for what died.
     """
-    parts, groups, count = parts_of(sites), _groups(sites), live.shape[0]
+    parts, groups, count = parts_of(specs), _groups(specs), live.shape[0]
     one, most = ops.cast(1, "int32"), np.int32(MOST_POSITIONS)
-    firsts = ops.convert_to_tensor(np.array([site.first for site in sites], "int32"))
+    firsts = ops.convert_to_tensor(np.array([spec.first for spec in specs], "int32"))
     # The woken of all layers go into one array: those of a layer from `begins` on, `needed` of them.
     rank = before(ops.pad(crossed, (0, 1)))
-    bounds = ops.take(rank, np.cumsum([0, *(site.live for site in sites)]))
+    bounds = ops.take(rank, np.cumsum([0, *(spec.live for spec in specs)]))
     begins, needed = bounds[:-1], bounds[1:] - bounds[:-1]
 
     # Each turn of the search draws a row of positions for each layer. What wakes is marked in the masks at once, so
@@ -47,7 +48,7 @@ def wake(key, step, sites, masks, live, crossed):
         return ops.logical_and(draw < draws.ROUNDS, ops.any(found < needed))
 
     def search(draw, found, woken, *marks):
-        drawn, counts = draws.distinct(key, step, draw, [site.size for site in sites])
+        drawn, counts = draws.distinct(key, step, draw, [spec.size for spec in specs])
         marked = [elements_at(mark, group.rows(drawn)) for mark, group in zip(marks, groups, strict=True)]
         dead = ops.logical_and(counts, ops.logical_not(ops.cast(_in_order(marked, groups), "bool")))
         # The number of dead ones of the same layer found before each: it wakes if that is less than are needed.
@@ -85,14 +86,14 @@ class _Group:
     """Layers whose masks are one array in the search: the flat ones one after another, or that of a single layer.
 
     Args:
-        sites: of all layers.
+        specs: of all layers.
         layers: list of ints, which of them.
     """
 
-    def __init__(self, sites, layers):
-        self.sites, self.layers = sites, layers
-        self._parts = parts_of(sites)
-        self._ends = list(itertools.accumulate(sites[i].size for i in layers))
+    def __init__(self, specs, layers):
+        self.specs, self.layers = specs, layers
+        self._parts = parts_of(specs)
+        self._ends = list(itertools.accumulate(specs[i].size for i in layers))
         self._offsets = [0, *self._ends[:-1]]
 
     def join(self, masks):
@@ -113,29 +114,29 @@ class _Group:
 
     def positions(self, live):
         """Positions in the array of the layers' live weights."""
-        shifts = [offset - self.sites[i].first for offset, i in zip(self._offsets, self.layers, strict=True)]
+        shifts = [offset - self.specs[i].first for offset, i in zip(self._offsets, self.layers, strict=True)]
         return ops.concatenate([live[self._parts[i]] + by for i, by in zip(self.layers, shifts, strict=True)])
 
     def marked(self, mark, drawn, wakes, live):
         """The array, True where a drawn position wakes."""
-        living = [(i, offset) for i, offset in zip(self.layers, self._offsets, strict=True) if self.sites[i].live]
+        living = [(i, offset) for i, offset in zip(self.layers, self._offsets, strict=True) if self.specs[i].live]
         if not living:  # Nothing dies here, so nothing wakes.
             return mark
         # What does not wake writes True, too, to a position where that is already: a live one.
         layer, offset = living[0]
-        harmless = live[self._parts[layer].start] - self.sites[layer].first + offset
+        harmless = live[self._parts[layer].start] - self.specs[layer].first + offset
         positions = ops.reshape(ops.where(self._chosen(wakes), self.rows(drawn), harmless), (-1,))
         return with_elements(mark, positions, ops.ones(positions.shape, "bool"))
 
     def _chosen(self, rows):
-        return rows if len(self.layers) == len(self.sites) else ops.take(rows, np.array(self.layers, "int32"), axis=0)
+        return rows if len(self.layers) == len(self.specs) else ops.take(rows, np.array(self.layers, "int32"), axis=0)
 
 
-def _groups(sites):
+def _groups(specs):
     """The small layers are one group, since XLA takes long to compile many scatters; each large one is its own."""
-    small = [i for i, site in enumerate(sites) if site.size <= SMALL]
-    large = [[i] for i, site in enumerate(sites) if site.size > SMALL]
-    return [_Group(sites, layers) for layers in ([small] if small else []) + large]
+    small = [i for i, spec in enumerate(specs) if spec.size <= SMALL]
+    large = [[i] for i, spec in enumerate(specs) if spec.size > SMALL]
+    return [_Group(specs, layers) for layers in ([small] if small else []) + large]
 
 
 def _in_order(rows, groups):
@@ -159,9 +160,9 @@ def before(flags, levels=2):
     return ops.reshape(within + before(ops.sum(table, axis=1), levels - 1)[:, None], (-1,))[: flags.shape[0]]
 
 
-def parts_of(sites):
+def parts_of(specs):
     """For each layer the slice of its weights in an array of the live weights of all layers."""
-    return [slice(*x) for x in itertools.pairwise([0, *itertools.accumulate(site.live for site in sites)])]
+    return [slice(*x) for x in itertools.pairwise([0, *itertools.accumulate(spec.live for spec in specs)])]
 
 
 def elements_at(array, positions):

@@ -4,7 +4,7 @@ import weakref
 
 from keras_sparse import backend
 from keras_sparse.layers.method_state import MethodState
-from keras_sparse.layers.traversal import masked_layers
+from keras_sparse.layers.traversal import masked_weights
 
 
 def read_state(model):
@@ -17,7 +17,7 @@ def write_state(model, state):
     """Leaves a `MethodState` in a model."""
     mask = _holder(model)
     if mask is None:
-        mask = masked_layers(model)[0].kernel_mask
+        mask = masked_weights(model)[0].mask
         with backend.scope(model):
             mask.add_method_state()
     backend.assign(mask.method_state, state.to_bytes())
@@ -34,7 +34,7 @@ def take_loaded(model):
 
 def _holder(model):
     """The `Mask` that holds the state, of a frozen layer, too; None if there is none."""
-    masks = (x.kernel_mask for x in masked_layers(model))
+    masks = (x.mask for x in masked_weights(model))
     return next((m for m in masks if m.method_state is not None), None)
 
 

@@ -4,7 +4,7 @@ import keras
 
 from keras_sparse import backend
 from keras_sparse.layers.method_state import MethodState
-from keras_sparse.layers.traversal import trainable_masked_layers
+from keras_sparse.layers.traversal import trainable_masked_weights
 from keras_sparse.replicas import check_replicas
 from keras_sparse.training import checks, saved_state
 from keras_sparse.training.choices import Choices
@@ -88,7 +88,7 @@ class SparseMethod(Choices, keras.callbacks.Callback):
             RuntimeError: if the method broke one of the invariants above. Nothing is written then.
         """
         optimizer = self._begin_update(model, step, epoch, optimizer)
-        layers = trainable_masked_layers(model)
+        layers = trainable_masked_weights(model)
         moved = update_masks(self, model, optimizer, step)
         if moved is None:
             self._skip(model, layers, optimizer)
@@ -131,7 +131,7 @@ class SparseMethod(Choices, keras.callbacks.Callback):
         check_step(step, "step")
         check_step(epoch, "epoch")
         check_optimizer(optimizer)
-        trainable_masked_layers(model)
+        trainable_masked_weights(model)
         optimizer = optimizer or getattr(model, "optimizer", None)
         if optimizer is None:
             checks.warn_of_no_optimizer(type(self).__name__, model)
@@ -170,7 +170,7 @@ class SparseMethod(Choices, keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         """Checks that there is something to train, and nobody else at it."""
         model, params = self.model, self.params or {}
-        layers = trainable_masked_layers(model)
+        layers = trainable_masked_weights(model)
         name = type(self).__name__
         checks.check_optimizer_trains(name, model, layers)
         checks.check_alone(model, self)
@@ -185,7 +185,7 @@ class SparseMethod(Choices, keras.callbacks.Callback):
         """Goes on with the model as it is now, makes the update that is still owed, and prepares the steps."""
         model = self.model
         # Weights and masks may have been set since: weights of before, with momentum of now.
-        clear(trainable_masked_layers(model), model.optimizer)
+        clear(trainable_masked_weights(model), model.optimizer)
         self._dropped = self._grown = 0
         self._updated = False
         if self.update_schedule.started is not None:
@@ -252,7 +252,7 @@ class SparseMethod(Choices, keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Checks that updates and steps have arrived, clears dead weights (of NaN, for one), adds to the logs."""
         model = self.model
-        layers = trainable_masked_layers(model)
+        layers = trainable_masked_weights(model)
         self._check_unchanged(model)
         self.update_schedule.follow(model.optimizer)
         if (left := self._steps.end(model)) is not None:

@@ -6,7 +6,7 @@ import numpy as np
 from keras import Variable
 
 from keras_sparse import backend
-from keras_sparse.layers.traversal import masked_layers, trainable_masked_layers
+from keras_sparse.layers.traversal import masked_weights, trainable_masked_weights
 from keras_sparse.training.layer_state import variables_of
 from keras_sparse.training.optimizer_state import batches_and_steps
 
@@ -29,7 +29,7 @@ class TrainStepHook:
 
     def __init__(self, model, action, variables, carried, settings):
         self._model = model
-        self._holder = masked_layers(model)[0].kernel_mask
+        self._holder = masked_weights(model)[0].mask
         with backend.scope(model):
             self._carried = [_variable(x) for x in carried]
             self._steps = _variable(np.zeros((), "int32"))
@@ -125,8 +125,8 @@ class HookedSteps:
 
         Args:
             model: compiled `keras.Model`, in `fit`.
-            work: None if there is nothing to do, or `(sites, carried, settings)`.
-            action: function `(sites, step, rate, settings, values, carried) -> (values, carried)`.
+            work: None if there is nothing to do, or `(specs, carried, settings)`.
+            action: function `(specs, step, rate, settings, values, carried) -> (values, carried)`.
         """
         shape = work and (work[0], len(work[1]))
         if self._hook and shape != self._shape:
@@ -135,16 +135,16 @@ class HookedSteps:
         self._shape = shape
         if work is None:
             return
-        sites, carried, settings = work
+        specs, carried, settings = work
         if self._hook:
             self._hook.renew(carried, settings)
         else:
-            variables = variables_of(trainable_masked_layers(model), model.optimizer)
-            self._hook = TrainStepHook(model, functools.partial(action, sites), variables, carried, settings)
+            variables = variables_of(trainable_masked_weights(model), model.optimizer)
+            self._hook = TrainStepHook(model, functools.partial(action, specs), variables, carried, settings)
         self._since = batches_and_steps(model.optimizer)[0]
 
     def end(self, model):
-        """What the steps of an epoch have left: `(sites, carried)`, the latter a list of arrays; None if nothing.
+        """What the steps of an epoch have left: `(specs, carried)`, the latter a list of arrays; None if nothing.
 
         Raises:
             RuntimeError: if a training step was made without the action that belongs to it.

@@ -1,0 +1,125 @@
+"""How the masks of two models differ."""
+
+import dataclasses
+
+import numpy as np
+
+from keras_sparse.layers.traversal import masked_weights
+from keras_sparse.report import rendering
+
+HEAD = ("layer", "weight", "live in first", "live in second", "moved", "both", "Jaccard")
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerComparison:
+    """The masks of one weight in two models.
+
+    Attributes:
+        name: path of the layer in the first model.
+        shape: shape of the weight.
+        live: pair of ints, the live weights of each.
+        both: int, the weights that live in both.
+    """
+
+    name: str
+    shape: tuple
+    live: tuple
+    both: int
+
+    @property
+    def jaccard(self) -> float:
+        """Live in both over live in at least one, in [0, 1]; 1 where nothing lives."""
+        either = sum(self.live) - self.both
+        return self.both / either if either else 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """The masks of two models, layer by layer; printing it gives a table.
+
+    Attributes:
+        names: pair of str, of the models.
+        layers: tuple of `LayerComparison`.
+    """
+
+    names: tuple
+    layers: tuple
+
+    @property
+    def jaccard(self) -> float:
+        """The Jaccard index of all masks as one, in [0, 1]."""
+        whole = LayerComparison("", (), tuple(map(sum, zip(*(x.live for x in self.layers), strict=True))), self._both)
+        return whole.jaccard
+
+    @property
+    def _both(self):
+        return sum(x.both for x in self.layers)
+
+    @property
+    def moved(self) -> int:
+        """How many live weights the layers of the second model have gained in all over those of the first."""
+        return sum(max(0, x.live[1] - x.live[0]) for x in self.layers)
+
+    def to_dict(self) -> dict:
+        """Returns the comparison as plain data."""
+        layers = [{**vars(x), "jaccard": x.jaccard} for x in self.layers]
+        return {"names": self.names, "layers": layers, "jaccard": self.jaccard, "moved": self.moved}
+
+    def _tables(self):
+        rows = [
+            (
+                x.name,
+                "x".join(map(str, x.shape)),
+                *(f"{n:,}" for n in x.live),
+                f"{x.live[1] - x.live[0]:+,}",
+                f"{x.both:,}",
+                f"{x.jaccard:.4f}",
+            )
+            for x in self.layers
+        ]
+        caption = (
+            f"{self.names[0]} and {self.names[1]}: Jaccard index {self.jaccard:.4f} of all masks, {self._both:,} "
+            f"weights live in both; {self.moved:,} moved between layers"
+        )
+        return [rendering.Table(HEAD, rows, caption)]
+
+    def to_markdown(self) -> str:
+        """Returns the comparison as a Markdown table."""
+        return rendering.markdown(self._tables())
+
+    def _repr_html_(self):
+        return rendering.html(self._tables())
+
+    def __str__(self):
+        return rendering.text(self._tables())
+
+    def __rich__(self):
+        return rendering.rich_tables(self._tables())
+
+
+def compare(model_a, model_b) -> Comparison:
+    """Returns how the masks of two models overlap, and which layers have more live weights in the second.
+
+    Two random masks of density d overlap with a Jaccard index of about d / (2 - d).
+
+    Args:
+        model_a: a built `keras.Model` with masked layers.
+        model_b: another of the same architecture: their masked weights are compared in order.
+
+    Raises:
+        ValueError: if the masked weights of the two are not of the same shapes.
+    """
+    first, second = masked_weights(model_a), masked_weights(model_b)
+    shapes = [[(w.shape, tuple(w.mask.value.shape)) for w in x] for x in (first, second)]
+    if not first or shapes[0] != shapes[1]:
+        raise ValueError(
+            "`compare` needs two models with masked weights of the same shapes. Received: "
+            f"{[s for s, _ in shapes[0]]} in {model_a.name!r} and {[s for s, _ in shapes[1]]} in {model_b.name!r}."
+        )
+    layers = []
+    for a, b in zip(first, second, strict=True):
+        masks = [w.mask.numpy() for w in (a, b)]
+        unit = int(np.prod(a.shape)) // masks[0].size
+        live = tuple(int(m.sum()) * unit for m in masks)
+        layers.append(LayerComparison(a.path, a.shape, live, int((masks[0] & masks[1]).sum()) * unit))
+    return Comparison((model_a.name, model_b.name), tuple(layers))

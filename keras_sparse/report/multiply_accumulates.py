@@ -1,0 +1,95 @@
+"""How often a layer uses each of its weights for one input: once for each position of its output, as a rule."""
+
+import math
+
+import keras
+
+from keras_sparse import _keras
+from keras_sparse.layers.traversal import flatten
+
+_TRANSPOSED = (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose)
+_CONVOLUTIONS = (
+    *(keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D),
+    *(keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D),
+    *(keras.layers.SeparableConv1D, keras.layers.SeparableConv2D),
+)
+_CELLS = (keras.layers.SimpleRNNCell, keras.layers.LSTMCell, keras.layers.GRUCell)
+
+
+def steps_in_time(model) -> dict:
+    """Returns how often the layers inside of recurrent and time-distributed layers are called for one input.
+
+    Returns:
+        Dict from the id of a layer to an int of at least 1, or None where a number of steps is not fixed.
+    """
+    steps = {}
+    for outer in (model, *flatten(model)):
+        if isinstance(outer, (keras.layers.RNN, keras.layers.TimeDistributed)):
+            shape = _input_shape(outer)
+            length = shape[1] if shape else None
+            for layer in flatten(outer):
+                before = steps.get(id(layer), 1)
+                steps[id(layer)] = None if None in (length, before) else before * length
+    return steps
+
+
+def uses(layer, steps=1):
+    """Returns how often a call of a layer uses each of its weights for one input.
+
+    Each use of a weight is one multiplication and one addition.
+
+    Args:
+        layer: built layer.
+        steps: of `steps_in_time`; how often the layer is called.
+
+    Returns:
+        Int of at least 0; None if an axis has no fixed size or the layer is of a kind that is not known.
+    """
+    positions = _positions(layer)
+    return None if None in (positions, steps) else positions * steps
+
+
+def _positions(layer):
+    if isinstance(layer, keras.layers.Embedding):
+        return 0  # Its weights are looked up.
+    if isinstance(layer, _CELLS):
+        return 1
+    shape = _input_shape(layer)
+    if shape is None:
+        return None
+    if isinstance(layer, keras.layers.EinsumDense):
+        axes = _einsum_axes(layer.equation, shape)
+    elif isinstance(layer, keras.layers.Dense):
+        axes = shape[1:-1]
+    elif isinstance(layer, _keras.conv_lstm_cell()):
+        padded = layer.padding == "same"
+        spatial = shape[2:] if layer.data_format == "channels_first" else shape[1:-1]
+        sizes = zip(spatial, layer.kernel_size, layer.strides, layer.dilation_rate, strict=True)
+        axes = [None if n is None else _convolved(n, k, s, d, padded) for n, k, s, d in sizes]
+    elif isinstance(layer, (*_CONVOLUTIONS, *_TRANSPOSED)):
+        if not isinstance(layer, _TRANSPOSED):
+            shape = layer.compute_output_shape(shape)
+        axes = shape[2:] if layer.data_format == "channels_first" else shape[1:-1]
+    else:
+        return None
+    return None if None in axes else math.prod(axes)
+
+
+def _einsum_axes(equation, shape):
+    """The sizes of the axes of an EinsumDense's input that its kernel does not have, but for the batch."""
+    letters, kernel = equation.split("->")[0].split(",")
+    ellipsis = "." * (len(shape) - len(letters.replace("...", "")))  # a dot an axis
+    letters = letters.replace("...", ellipsis)
+    return [n for n, letter in zip(shape, letters, strict=True) if letter not in kernel][1:]
+
+
+def _convolved(size, kernel, stride, dilation, padded):
+    return -(-(size if padded else size - dilation * (kernel - 1)) // stride)
+
+
+def _input_shape(layer):
+    config = layer.get_build_config() or {}
+    shape = config.get("input_shape")
+    while shape and isinstance(shape[0], (list, tuple)):  # of several inputs, the first
+        shape = shape[0]
+    return shape

@@ -1,0 +1,138 @@
+"""Tables of a report as text, Markdown, HTML and for rich."""
+
+import dataclasses
+import html as html_
+import sys
+
+HEAD = ("layer", "weight", "weights", "live", "density", "MACs", "of dense", "bytes", "dead in", "dead out")
+DENSE_HEAD = ("not masked", "weight", "weights", "MACs", "why")
+LEFT = ("layer", "weight", "not masked", "why")  # columns of words; those of numbers are aligned to the right
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table as strings.
+
+    Attributes:
+        head: tuple of str.
+        rows: list of tuples of str.
+        caption: str, a sentence below it.
+    """
+
+    head: tuple
+    rows: list
+    caption: str = ""
+
+
+def tables(report) -> list[Table]:
+    """Returns the tables of a `keras_sparse.report.Report`: masked weights, and dense ones if there are any."""
+    rows = [
+        (
+            x.name,
+            _shape(x.shape),
+            f"{x.weights:,}",
+            f"{x.live:,}",
+            f"{x.density:.4f}",
+            _number(x.macs),
+            _number(x.dense_macs),
+            f"{x.bytes:,}",
+            f"{x.dead_inputs:,}",
+            f"{x.dead_units:,}",
+        )
+        for x in report.layers
+    ]
+    made = [Table(HEAD, rows, summary(report))]
+    matrices = [x for x in report.dense if len(x.shape) > 1]
+    vectors = [x for x in report.dense if len(x.shape) < 2]
+    others = [(x.name, _shape(x.shape), f"{x.weights:,}", _number(x.macs), x.reason) for x in matrices]
+    if vectors:
+        total = sum(x.weights for x in vectors)
+        others.append((f"{len(vectors)} biases, scales and other vectors", "", f"{total:,}", "0", "has one axis"))
+    return [*made, Table(DENSE_HEAD, others)] if others else made
+
+
+def summary(report) -> str:
+    """Returns the sums of a report in a sentence."""
+    return (
+        f"{report.name}: {report.live_weights:,} of {report.sparse_weights:,} weights live, sparsity "
+        f"{report.sparsity:.4f}; {report.parameters:,} parameters with the dense ones, sparsity of the network "
+        f"{report.network_sparsity:.4f}; {_number(report.macs)} MACs, {_number(report.dense_macs)} dense; "
+        f"{report.bytes / 1024:,.1f} KiB stored sparse, {report.dense_bytes / 1024:,.1f} KiB dense"
+    )
+
+
+def text(made: list[Table]) -> str:
+    """Returns tables as plain text."""
+    parts = []
+    for table in made:
+        widths = [max(map(len, column)) for column in zip(table.head, *table.rows, strict=True)]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if title in LEFT else cell.rjust(width)
+                for title, cell, width in zip(table.head, row, widths, strict=True)
+            ).rstrip()
+            for row in (table.head, *table.rows)
+        ]
+        parts.append("\n".join([*lines, table.caption] if table.caption else lines))
+    return "\n\n".join(parts)
+
+
+def markdown(made: list[Table]) -> str:
+    """Returns tables as Markdown."""
+    parts = []
+    for table in made:
+        rule = ["---" if title in LEFT else "--:" for title in table.head]
+        lines = ["| " + " | ".join(row) + " |" for row in (table.head, rule, *table.rows)]
+        parts.append("\n".join([*lines, "", table.caption] if table.caption else lines))
+    return "\n\n".join(parts)
+
+
+def html(made: list[Table]) -> str:
+    """Returns tables as HTML."""
+    parts = []
+    for table in made:
+        sides = ["left" if title in LEFT else "right" for title in table.head]
+        caption = f"<caption style='caption-side:bottom;text-align:left'>{html_.escape(table.caption)}</caption>"
+        lines = ["<table>", caption if table.caption else "", "<thead>", _html_row("th", table.head, sides), "</thead>"]
+        lines += ["<tbody>", *(_html_row("td", row, sides) for row in table.rows), "</tbody>", "</table>"]
+        parts.append("\n".join(line for line in lines if line))
+    return "\n".join(parts)
+
+
+def _html_row(tag, row, sides):
+    cells = zip(row, sides, strict=True)
+    return "<tr>" + "".join(f"<{tag} style='text-align:{s}'>{html_.escape(c)}</{tag}>" for c, s in cells) + "</tr>"
+
+
+def rich_tables(made: list[Table]):
+    """Returns tables for `rich.print`."""
+    import rich.console
+    import rich.table
+
+    parts = []
+    for table in made:
+        one = rich.table.Table(caption=table.caption or None, caption_justify="left", header_style="bold")
+        for title in table.head:
+            one.add_column(title, justify="left" if title in LEFT else "right", overflow="fold")
+        for row in table.rows:
+            one.add_row(*row)
+        parts.append(one)
+    return rich.console.Group(*parts)
+
+
+def show(report):
+    """Prints an object that has both `__rich__` and `__str__`: by rich where the output is a terminal."""
+    if not sys.stdout.isatty():
+        print(report)
+        return
+    import rich  # which Keras needs, too
+
+    rich.print(report)
+
+
+def _shape(shape):
+    return "x".join(map(str, shape))
+
+
+def _number(number):
+    return "?" if number is None else f"{number:,}"

@@ -1,0 +1,228 @@
+"""What a sparse model is made of: density, parameters, multiply-accumulates, bytes and dead units of each layer."""
+
+import dataclasses
+import json
+import math
+
+from keras import ops
+
+from keras_sparse.conversion.eligible import weights_of
+from keras_sparse.layers.traversal import check_model, masked_weights
+from keras_sparse.report import rendering
+from keras_sparse.report.multiply_accumulates import steps_in_time, uses
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerReport:
+    """One masked weight: that of a layer, as a rule.
+
+    Attributes:
+        name: path of the layer; with the name of the weight if the layer has several.
+        shape: shape of the weight.
+        weights: how many numbers the weight holds.
+        live: how many of them are live.
+        macs: multiply-accumulates of the live weights for one input of one call; None where an axis has no fixed size.
+        dense_macs: the same for all weights.
+        dead_inputs: input units (channels) without a live weight into the layer.
+        dead_units: output units (channels) without a live weight.
+        bytes: of the live weights and a bit a mask element.
+    """
+
+    name: str
+    shape: tuple
+    weights: int
+    live: int
+    macs: int | None
+    dense_macs: int | None
+    dead_inputs: int
+    dead_units: int
+    bytes: int
+
+    @property
+    def density(self) -> float:
+        """Fraction of the weights that is live."""
+        return self.live / self.weights
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseWeightReport:
+    """One trainable weight that is not masked.
+
+    Attributes:
+        name: path of the layer and name of the weight.
+        shape: its shape.
+        weights: how many numbers it holds.
+        macs: multiply-accumulates for one input; None where that is not known.
+        reason: why it is not masked, a phrase.
+    """
+
+    name: str
+    shape: tuple
+    weights: int
+    macs: int | None
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """All weights of a model, masked or not, and their sums.
+
+    `print` gives a table, a notebook shows one, and so does `rich.print`; `show` takes rich where the output is a
+    terminal. `to_markdown`, `to_html`, `to_json` and `to_dict` give it in other forms.
+
+    Attributes:
+        name: of the model.
+        layers: tuple of `LayerReport`, the masked weights.
+        dense: tuple of `DenseWeightReport`, the trainable weights that are not masked.
+        dense_parameters: trainable parameters that are not masked, without those of frozen layers.
+        bytes: of all trainable parameters, masked weights stored as their live values and a bit a weight for the mask.
+        dense_bytes: of all trainable parameters, masked weights stored dense.
+    """
+
+    name: str
+    layers: tuple
+    dense: tuple
+    dense_parameters: int
+    bytes: int
+    dense_bytes: int
+
+    @property
+    def sparse_weights(self) -> int:
+        """Masked weights, live or dead."""
+        return sum(x.weights for x in self.layers)
+
+    @property
+    def live_weights(self) -> int:
+        """Live masked weights."""
+        return sum(x.live for x in self.layers)
+
+    @property
+    def parameters(self) -> int:
+        """Trainable parameters that count: the live weights and all that is not masked."""
+        return self.live_weights + self.dense_parameters
+
+    @property
+    def sparsity(self) -> float:
+        """Removed fraction of the masked weights; 0 without any."""
+        return 1 - self.live_weights / self.sparse_weights if self.layers else 0.0
+
+    @property
+    def network_sparsity(self) -> float:
+        """Removed fraction of all trainable parameters."""
+        total = self.sparse_weights + self.dense_parameters
+        return (self.sparse_weights - self.live_weights) / total if total else 0.0
+
+    @property
+    def macs(self) -> int | None:
+        """Multiply-accumulates of the live and the dense weights for one input; None where one is not known."""
+        return _sum(x.macs for x in (*self.layers, *self.dense))
+
+    @property
+    def dense_macs(self) -> int | None:
+        """The same, were no weight dead."""
+        return _sum([*(x.dense_macs for x in self.layers), *(x.macs for x in self.dense)])
+
+    def to_dict(self) -> dict:
+        """Returns the report as plain data."""
+        sums = ("sparse_weights", "live_weights", "parameters", "sparsity", "network_sparsity", "macs", "dense_macs")
+        layers = [{**vars(x), "density": x.density} for x in self.layers]
+        dense = [dict(vars(x)) for x in self.dense]
+        return {**vars(self), "layers": layers, "dense": dense, **{k: getattr(self, k) for k in sums}}
+
+    def to_json(self) -> str:
+        """Returns the report as JSON: `to_dict`."""
+        return json.dumps(self.to_dict(), indent=1)
+
+    def to_markdown(self) -> str:
+        """Returns the report as Markdown tables."""
+        return rendering.markdown(rendering.tables(self))
+
+    def to_html(self) -> str:
+        """Returns the report as HTML tables, without a style of their own."""
+        return rendering.html(rendering.tables(self))
+
+    _repr_html_ = to_html
+
+    def __str__(self):
+        return rendering.text(rendering.tables(self))
+
+    def __rich__(self):
+        return rendering.rich_tables(rendering.tables(self))
+
+    def show(self):
+        """Prints the report: in colours where the output is a terminal, else as plain text."""
+        rendering.show(self)
+
+
+def report(model) -> Report:
+    """Returns what the weights of a model are made of, and what they cost.
+
+    Args:
+        model: a built `keras.Model` of any kind. Without masked weights the report lists the dense ones.
+
+    Returns:
+        `Report`.
+
+    Raises:
+        ValueError: if it is no model, or not built.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((784,)), keras.layers.Dense(300), keras.layers.Dense(10)])
+    >>> report(sparsify(model, sparsity=0.9)).live_weights
+    23820
+    """
+    check_model(model, "A keras.Model is expected.")
+    masked, steps = masked_weights(model), steps_in_time(model)
+    known = {id(x.variable) for x in masked}
+    others = [w for w in weights_of(model) if id(w.variable) not in known]
+    rows = tuple(_masked_row(x, steps.get(id(x.layer), 1)) for x in masked)
+    dense = tuple(
+        DenseWeightReport(w.path, w.shape, w.size, _dense_macs(w, steps.get(id(w.layer), 1)), w.dense_reason())
+        for w in others
+    )
+    trained = [v for v in model.trainable_variables if id(v) not in known]
+    other_bytes = sum(math.prod(v.shape) * _itemsize(v) for v in trained)
+    return Report(
+        name=model.name,
+        layers=rows,
+        dense=dense,
+        dense_parameters=sum(math.prod(v.shape) for v in trained),
+        bytes=other_bytes + sum(row.bytes for row in rows),
+        dense_bytes=other_bytes + sum(r.weights * _itemsize(x.variable) for r, x in zip(rows, masked, strict=True)),
+    )
+
+
+def _masked_row(weight, steps):
+    mask, size = weight.mask.numpy(), math.prod(weight.shape)
+    live = int(mask.sum()) * (size // mask.size)
+    each = uses(weight.layer, steps)
+    dead_inputs, dead_units = weight.units.dead(mask)
+    return LayerReport(
+        name=weight.path,
+        shape=weight.shape,
+        weights=size,
+        live=live,
+        macs=None if each is None else live * each,
+        dense_macs=None if each is None else size * each,
+        dead_inputs=dead_inputs,
+        dead_units=dead_units,
+        bytes=live * _itemsize(weight.variable) + math.ceil(mask.size / 8),
+    )
+
+
+def _dense_macs(weight, steps):
+    """Multiply-accumulates of a weight that is not masked: none of biases, scales and embeddings."""
+    if len(weight.shape) < 2:
+        return 0
+    each = uses(weight.layer, steps)
+    return None if each is None else weight.size * each
+
+
+def _sum(numbers):
+    numbers = list(numbers)
+    return None if None in numbers else sum(numbers)
+
+
+def _itemsize(variable):
+    return ops.convert_to_numpy(ops.zeros((), variable.dtype)).dtype.itemsize
