@@ -8,6 +8,7 @@ import keras
 
 from keras_sparse import _keras
 from keras_sparse.layers.masked import MaskedLayer, spatial_rank
+from keras_sparse.layers.masking import plain_class
 from keras_sparse.layers.masks import Mask
 from keras_sparse.layers.traversal import check_model, flatten
 from keras_sparse.layers.units import units_of
@@ -102,9 +103,12 @@ class Weight:
             return reason
         if self.masked_by_default:
             return "kept dense"
-        if isinstance(self.layer, keras.layers.Embedding):
+        if self.attribute == "bias":
+            return "bias"
+        cls = plain_class(self.layer) or type(self.layer)
+        if "Embedding" in cls.__name__ and "embedding" in self.attribute:  # keras-hub's position embeddings, too
             return "embedding"
-        return f"no default for {type(self.layer).__name__}"
+        return f"not masked by default: {cls.__name__}.{self.attribute}"
 
 
 def weights_of(model) -> list[Weight]:

@@ -1,7 +1,10 @@
 """The mask: which elements of a weight are live."""
 
+import math
+
 import keras
 import numpy as np
+from keras import ops
 
 from keras_sparse import _keras, backend
 from keras_sparse.layers import method_state
@@ -99,8 +102,42 @@ class Mask(keras.layers.Layer):
             "`keras_sparse.densify(model)` instead."
         )
 
-    def numpy(self):
-        """The mask as a boolean NumPy array, True where live."""
+    def numpy(self) -> np.ndarray:
+        """Returns the mask as a boolean NumPy array, True where live."""
         if not self.built:
             raise AttributeError(f"Build the layer of {self.name!r} before reading its mask: call it on an input.")
         return backend.read(self.value).astype(bool)
+
+    # A mask can be given wherever an array of booleans can: to NumPy, to `keras.ops`, to an index.
+
+    def __array__(self, dtype=None, copy=None):
+        """Returns `numpy()`, for `numpy.asarray` and for `keras.ops` on all backends."""
+        return self.numpy() if dtype is None else self.numpy().astype(dtype)
+
+    def __getitem__(self, index):
+        """Returns a part of `numpy()`."""
+        return self.numpy()[index]
+
+    def __jax_array__(self):
+        """Returns the mask as a tensor of booleans, for `keras.ops` on JAX."""
+        return ops.cast(self.value, "bool")
+
+    @property
+    def dtype(self) -> str:
+        """Type of the mask as an array: "bool"."""
+        return "bool"
+
+    @property
+    def shape(self) -> tuple:
+        """Shape of the mask, a tuple of ints."""
+        return tuple(self.value.shape)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes of the mask."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements of the mask."""
+        return math.prod(self.shape)

@@ -1,0 +1,103 @@
+"""Layers and variables: what is in them, where they lie, and a change of their class."""
+
+import contextlib
+
+import keras
+
+
+def sublayers(layer):
+    """Returns the direct sublayers of a layer, in the order in which they were added.
+
+    `Layer._layers`, since 3.0. Public: `Model.layers`, for models only. `Layer._flatten_layers` has another order.
+    """
+    return list(layer._layers)
+
+
+def lists_layers_in_config(model):
+    """Returns whether the config of a model has that of each of its layers: a functional or Sequential model has.
+
+    A subclass of these is made anew by its own code. `keras.src.models.Functional`, since 3.0; not exported.
+    """
+    return type(model) in (keras.Sequential, keras.src.models.Functional)
+
+
+def conv_lstm_cell():
+    """Returns the class of the cells of `keras.layers.ConvLSTM2D`; since 3.0; not exported."""
+    return keras.src.layers.rnn.conv_lstm.ConvLSTMCell
+
+
+def own_weights(layer):
+    """Returns the weights of a layer without those of its sublayers, frozen ones too: `Layer._trainable_variables`.
+
+    Since 3.0. Public: `Layer.trainable_variables`, with those of sublayers and without frozen ones.
+    """
+    return list(layer._trainable_variables)
+
+
+def in_stateless_scope():
+    """Whether a `keras.StatelessScope` is active. The class is public, but not this function (since 3.0)."""
+    return keras.src.backend.in_stateless_scope()
+
+
+def held_value(variable):
+    """Returns the array of a variable, or None: on JAX, `fit` removes it during an epoch. `Variable._value`, since 3.0.
+
+    Public: `Variable.value` computes an initial value if there is no array.
+    """
+    return variable._value
+
+
+def layout_of(variable):
+    """Returns the layout of a variable over JAX devices: a `keras.distribution.TensorLayout`, a JAX sharding, or None.
+
+    `Variable._layout`, since 3.15 on all backends. Public: `Distribution.get_variable_layout` reads this attribute, but
+    needs the distribution that was active when the variable was made.
+    """
+    return variable._layout
+
+
+def set_layout(variable, layout):
+    """Sets the layout of a variable, which may have no value yet if it was made in a `keras.StatelessScope`.
+
+    `Variable._layout` and `Variable._value`, since 3.15. Public: `keras.Variable` has an argument `layout`, but
+    `Layer.add_weight` has none.
+    """
+    variable._layout = layout
+    if variable._value is not None:
+        variable.assign(variable.value)
+
+
+def scope_of(layer):
+    """Returns the name scope that gives the variables and sublayers of a layer their paths."""
+    return name_scopes((layer.path or layer.name).split("/"))
+
+
+def name_scopes(names):
+    """Returns a context manager that enters the nested name scopes of a path."""
+    stack = contextlib.ExitStack()
+    for name in names:
+        stack.enter_context(keras.name_scope(name))
+    return stack
+
+
+@contextlib.contextmanager
+def unlocked(layer):
+    """Context manager in which sublayers and variables can be added to and removed from a built layer.
+
+    `Layer._tracker.unlock`, since 3.0, also used by `Layer.enable_lora`. Public: none, a built layer stays locked.
+    """
+    locked = layer._tracker.locked
+    layer._tracker.unlock()
+    try:
+        yield
+    finally:
+        if locked:
+            layer._tracker.lock()
+
+
+def remove_sublayer(layer, name):
+    """Deletes a sublayer of a built layer. Public: `delattr` leaves it in `Layer._layers` (since 3.0)."""
+    sublayer = getattr(layer, name)
+    with unlocked(layer):
+        delattr(layer, name)
+        layer._tracker.untrack(sublayer)

@@ -1,0 +1,92 @@
+"""The state of a training: optimizers, compiled functions, and `fit` itself."""
+
+import keras
+
+
+def batch_counter(optimizer):
+    """Returns the variable in which an optimizer counts batches: `_iterations`, since 3.0.
+
+    Public: `Optimizer.iterations` counts steps, which are fewer if gradients are accumulated over batches.
+    """
+    return optimizer._iterations
+
+
+def wrapped_optimizers(optimizer):
+    """Returns the optimizers inside a `LossScaleOptimizer` or `MultiOptimizer`: `_inner_optimizers`, since 3.15.
+
+    Public: `inner_optimizer` exists for the former only.
+    """
+    inner = [getattr(optimizer, "inner_optimizer", None), *getattr(optimizer, "_inner_optimizers", ())]
+    return [x for x in inner if x is not None]
+
+
+def trained_variables(optimizer):
+    """Returns the variables that a built optimizer trains: `_trainable_variables`, since 3.0.
+
+    Public: `Optimizer.variables` has the optimizer's own variables only.
+    """
+    return optimizer._trainable_variables
+
+
+def lists_of_variables(optimizer):
+    """Returns the attributes of an optimizer that are lists, such as `_momentums` (since 3.0), as a dict.
+
+    Public: `Optimizer.variables` is one flat list, in which only names tell to which trained variable a slot belongs.
+    """
+    lists = {name: value for name, value in vars(optimizer).items() if isinstance(value, list)}
+    return {name: value for name, value in lists.items() if name not in ("_variables", "_trainable_variables")}
+
+
+def forget_compiled_functions(model):
+    """Makes `fit`, `evaluate` and `predict` trace a model anew, whose layers have changed; since 3.0.
+
+    Public: `compile`, which also makes the optimizer and metrics start anew.
+    """
+    for name in ("train_function", "test_function", "predict_function"):
+        if hasattr(model, name):
+            setattr(model, name, None)
+
+
+def _super_batches():
+    return getattr(keras.src.trainers.data_adapters.data_adapter_utils, "PartialBatchList", None)
+
+
+# Since Keras 3.16, the train function on JAX gets all batches of an execution at once, stacked or as a list.
+SUPER_BATCHES = _super_batches() is not None
+
+
+def last_of_super_batch(batches):
+    """Returns the last batch of one execution: `PartialBatchList`, since 3.16. Public: none."""
+    if isinstance(batches, _super_batches()):
+        return batches[-1]
+    return keras.tree.map_structure(lambda x: None if x is None else x[-1], batches)
+
+
+def refresh_held_state(model):
+    """Copies the values of the variables to the state that `fit` holds on JAX: `Model._jax_state`, since 3.0.
+
+    Public: `Model.jax_state_sync` (`state_sync` since 3.16) copies in the other direction only.
+    """
+    if getattr(model, "_jax_state", None) is None or not model._jax_state_synced:
+        return
+    model._jax_state = {
+        "trainable_variables": [v.value for v in model.trainable_variables],
+        "non_trainable_variables": [v.value for v in model.non_trainable_variables],
+        "optimizer_variables": [v.value for v in model.optimizer.variables],
+        "metrics_variables": [v.value for v in model.metrics_variables],
+    }
+
+
+def has_train_step_of_keras(model):
+    """Whether the `train_step` of a model is the one of Keras, which `training/train_step.py` may have hooked."""
+    step = model.train_step
+    module = getattr(getattr(step, "__func__", step), "__module__", "")
+    return module.startswith(("keras.src.backend.", "keras_sparse.backend."))
+
+
+def begin_after(model, epochs):
+    """Makes the current `fit` start after some epochs; None for its argument `initial_epoch`: `Model._initial_epoch`.
+
+    Since 3.0, where `keras.callbacks.BackupAndRestore` sets it, too. Public: none.
+    """
+    model._initial_epoch = epochs
