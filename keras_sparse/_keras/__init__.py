@@ -1,8 +1,8 @@
 """Every touch of what Keras does not document, in one place.
 
 Each function says which attributes it needs, since which version of Keras they are known to be there, and which public
-way was tried first. `ATTRIBUTES` lists them for `tests/test_keras_internals.py`, which fails with the name of this folder
-when a new version of Keras lacks one.
+way was tried first. `ATTRIBUTES` lists them for `tests/test_keras_internals.py`, which fails with the name of this
+folder when a new version of Keras lacks one.
 """
 
 from keras_sparse._keras.copying import (

@@ -228,6 +228,19 @@ def from_elements(elements, weight_shape, shape):
     return elements.reshape([view[i] for i in order]).transpose(np.argsort(order)).reshape(weight_shape)
 
 
+def spread(mask, weight_shape):
+    """Returns a NumPy mask that broadcasts to the weight: its elements are repeated over blocks.
+
+    Args:
+        mask: boolean array, whose shape divides the weight's.
+        weight_shape: tuple of ints.
+    """
+    for axis, (n, k) in enumerate(zip(mask.shape, weight_shape, strict=True)):
+        if n not in (1, k):
+            mask = mask.repeat(k // n, axis=axis)
+    return mask
+
+
 def where_live(mask, weights, fill):
     """Returns a tensor with `fill` in place of the dead weights.
 

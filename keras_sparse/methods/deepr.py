@@ -16,6 +16,7 @@ from keras_sparse.layers.traversal import trainable_masked_weights
 from keras_sparse.schedules import ScheduleLike, by_epoch
 from keras_sparse.training import rewiring
 from keras_sparse.training.layer_state import placed
+from keras_sparse.training.pattern_rewiring import wake_in_groups
 from keras_sparse.training.per_step_method import PerStepMethod
 from keras_sparse.training.rewiring import elements_at, parts_of, wake, with_elements
 from keras_sparse.validation import check_choice, check_not_negative, check_number
@@ -158,7 +159,8 @@ class DeepR(PerStepMethod):
 
         # Drop what crossed zero. Each new weight takes the entry of a dropped one in the arrays of live weights.
         crossed = moved * signs < 0
-        masks, now_live, gone = wake(key, step, specs, masks, live, crossed)
+        replace = wake if specs[0].pattern is None else wake_in_groups
+        masks, now_live, gone = replace(key, step, specs, masks, live, crossed)
         if bellec:  # New weights start at 0, and so do crossed weights for which `wake` found no replacement.
             moved = ops.where(crossed, ops.zeros_like(moved), moved)
             signs = ops.where(gone, draws.signs(key, now_live), signs)
@@ -197,6 +199,11 @@ def _check_layers(model):
         raise ValueError(
             "DeepR rewires single weights, and the model has masks over whole slices. Make the masks with "
             'granularity="weight".'
+        )
+    if len({x.pattern is None for x in layers}) > 1:
+        raise ValueError(
+            "DeepR rewires layers with an N:M pattern or layers without one, and the model has both: "
+            f"{[x.name for x in layers if x.pattern is not None]} have one. Give all layers the same `granularity`."
         )
     count = max(first + math.prod(layer.variable.shape) for first, layer in placed(model))
     if count > rewiring.MOST_POSITIONS:

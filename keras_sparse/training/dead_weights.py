@@ -3,7 +3,7 @@
 import numpy as np
 
 from keras_sparse import backend
-from keras_sparse.layers.granularity import from_elements, to_elements
+from keras_sparse.layers.granularity import from_elements, spread, to_elements
 from keras_sparse.training.optimizer_state import keeps_zeros, slots
 
 
@@ -31,11 +31,11 @@ def clear_variable(variable, mask, fresh):
 
     Args:
         variable: `keras.Variable` of a kernel's shape.
-        mask: boolean array whose shape broadcasts to it.
+        mask: boolean array whose shape divides it.
         fresh: float.
     """
     array = backend.read(variable)
-    if not np.logical_and(array != fresh, np.logical_not(mask)).any():
+    if not np.logical_and(array != fresh, np.logical_not(spread(mask, array.shape))).any():
         return  # As a rule: to look takes a twentieth of the time of writing, which is seconds for 10**8 weights.
     array = array.copy()
     by_element = to_elements(array, mask.shape)

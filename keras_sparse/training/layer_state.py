@@ -143,6 +143,7 @@ class LayerSpec:
         factor: float, the momentum's.
         nesterov: bool, whether it is Nesterov's.
         zeros: bool, whether training leaves dead weights 0 and their slots fresh.
+        pattern: `keras_sparse.layers.granularity.Pattern` that the mask keeps, or None.
     """
 
     first: int
@@ -153,6 +154,7 @@ class LayerSpec:
     factor: float
     nesterov: bool
     zeros: bool
+    pattern: Pattern | None = None
 
     @property
     def weights(self):
@@ -175,6 +177,7 @@ class LayerSpec:
             factor=sgd.momentum if slot is not None else 0.0,
             nesterov=slot is not None and sgd.nesterov,
             zeros=leaves_zeros([layer], optimizer),
+            pattern=layer.pattern,
         )
 
     def cleared(self, weights, mask, *slots):

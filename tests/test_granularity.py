@@ -1,0 +1,194 @@
+"""Blocks and N:M patterns: the masks, and the invariant of each after every update of every method."""
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import layers
+from nets import numpy
+
+import keras_sparse as ks
+from keras_sparse.layers.granularity import Pattern, from_elements, mask_shape, to_elements, where_live
+
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def network():
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 4)),
+            layers.Conv2D(8, 3, name="conv"),
+            layers.Flatten(),
+            layers.Dense(16, activation="relu", name="hidden"),
+            layers.Dense(4, name="out"),
+        ]
+    )
+
+
+def data(count=64):
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(count, 8, 8, 4)).astype("float32"), rng.integers(0, 4, count)
+
+
+METHODS = {
+    "dynamic_sparse": lambda: ks.DynamicSparse(fraction=0.2, period=2, threshold=0.05),
+    "dynamic_sparse_live_units": lambda: ks.DynamicSparse(fraction=0.2, period=2, threshold=0.05, growth="live_units"),
+    "set": lambda: ks.SET(0.3, period=2),
+    "rigl": lambda: ks.RigL(0.3, period=2),
+    "deepr": lambda: ks.DeepR(1e-2, 1e-4),
+    "deepr_table_4": lambda: ks.DeepR(1e-2, 1e-4, reading="table_4"),
+}
+
+
+class Watch(keras.callbacks.Callback):
+    """Calls a function with the masks after every step."""
+
+    def __init__(self, check):
+        super().__init__()
+        self.check, self.moved, self.before = check, 0, None
+
+    def on_train_batch_end(self, batch, logs=None):
+        masks = [w.mask.numpy() for w in ks.masked_weights(self.model)]
+        for weight, mask in zip(ks.masked_weights(self.model), masks, strict=True):
+            self.check(weight, mask)
+        if self.before is not None:
+            self.moved += sum(int((a != b).sum()) for a, b in zip(masks, self.before, strict=True))
+        self.before = masks
+
+
+def groups(weight, mask, size=4):
+    """The mask as (groups, size): the input axis of dense layers and convolutions is the last but one."""
+    return np.moveaxis(mask, -2, -1).reshape(-1, size)
+
+
+def train(model, method, check, epochs=3):
+    x, y = data()
+    watch = Watch(check)
+    model.compile("adam", LOSS, jit_compile=keras.backend.backend() == "jax")
+    callbacks = [method, watch] if method else [watch]
+    model.fit(x, y, batch_size=8, epochs=epochs, verbose=0, callbacks=callbacks)
+    for weight in ks.masked_weights(model):
+        live = np.asarray(where_all(weight))
+        assert not numpy(weight.variable)[~live].any()
+    return watch
+
+
+def where_all(weight):
+    """The mask in the shape of the weight, by repeating each element over its block."""
+    mask = weight.mask.numpy()
+    for axis, (n, k) in enumerate(zip(mask.shape, weight.shape, strict=True)):
+        mask = np.repeat(mask, k // n, axis=axis)
+    return mask
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_of_four_live_in_each_group_after_every_step(method):
+    model = ks.sparsify(network(), 0.5, granularity="2:4")
+
+    def check(weight, mask):
+        assert (groups(weight, mask).sum(axis=1) == 2).all()
+
+    assert train(model, METHODS[method](), check).moved > 0
+
+
+@pytest.mark.parametrize("method", ["dynamic_sparse", "set", "rigl", "deepr"])
+def test_three_of_four_live_in_each_group_after_every_step(method):
+    """Only one weight of a group can move at once: those that grow were dead before."""
+    model = ks.sparsify(network(), 0.25, granularity="3:4")
+
+    def check(weight, mask):
+        assert (groups(weight, mask).sum(axis=1) == 3).all()
+
+    assert train(model, METHODS[method](), check).moved > 0
+
+
+@pytest.mark.parametrize("method", ["dynamic_sparse", "set", "rigl"])
+@pytest.mark.parametrize("block", [(4, 4), "2x4"])
+def test_blocks_live_and_die_as_a_whole(method, block):
+    model = ks.sparsify(network(), 0.5, granularity=block)
+    rows, columns = (4, 4) if block == (4, 4) else (2, 4)
+    live = sum(int(where_all(w).sum()) for w in ks.masked_weights(model))
+
+    def check(weight, mask):
+        *outer, inputs, outputs = weight.shape
+        assert mask.shape == (*outer, inputs // rows, outputs // columns)
+        assert sum(int(where_all(w).sum()) for w in ks.masked_weights(model)) == live
+
+    assert train(model, METHODS[method](), check).moved > 0
+    kernel = numpy(ks.masked_weights(model)[1].value())
+    blocks = kernel.reshape(kernel.shape[0] // rows, rows, kernel.shape[1] // columns, columns).swapaxes(1, 2)
+    dead = (blocks == 0).all(axis=(2, 3))
+    np.testing.assert_array_equal(dead, ~ks.masked_weights(model)[1].mask.numpy())
+
+
+@pytest.mark.parametrize("scope", ["layer", "network"])
+def test_pruning_ends_with_the_pattern(scope):
+    model = ks.sparsify(network(), 0.0, granularity="2:4")
+    schedule = ks.schedules.polynomial_decay(0.0, 0.5, begin_step=0, end_step=20, frequency=4)
+
+    def check(weight, mask):
+        assert (groups(weight, mask).sum(axis=1) >= 2).all()
+
+    train(model, ks.GradualPruning(schedule, scope), check)
+    for weight in ks.masked_weights(model):
+        assert (groups(weight, weight.mask.numpy()).sum(axis=1) == 2).all()
+
+
+def test_a_pattern_by_hand():
+    pattern = Pattern(1, 2, (4, 2), 0)
+    scores = np.array([[3.0, 1.0], [2.0, 5.0], [0.0, 4.0], [7.0, 4.0]])
+    expected = np.array([[1, 0], [0, 1], [0, 1], [1, 0]], bool)  # of equal ones the first
+    np.testing.assert_array_equal(pattern.strongest(scores.ravel()).reshape(4, 2), expected)
+    np.testing.assert_array_equal(pattern.group(np.arange(8)), [0, 1, 0, 1, 2, 3, 2, 3])
+
+
+def test_magnitude_keeps_the_largest_of_each_group():
+    dense = network()
+    model = ks.sparsify(dense, 0.5, granularity="2:4", initial="magnitude")
+    for weight, name in zip(ks.masked_weights(model), ("conv", "hidden", "out"), strict=True):
+        by_group = groups(weight, np.abs(numpy(dense.get_layer(name).kernel)))
+        kept = np.where(groups(weight, weight.mask.numpy()), by_group, np.inf).min(axis=1)
+        gone = np.where(groups(weight, weight.mask.numpy()), -np.inf, by_group).max(axis=1)
+        assert (kept >= gone).all()
+
+
+@given(st.data())
+@settings(max_examples=50, deadline=None)
+def test_elements_and_back(data):
+    pairs = data.draw(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=4))
+    shape, weight = tuple(n for n, _ in pairs), tuple(n * b for n, b in pairs)
+    array = np.arange(np.prod(weight), dtype="float32").reshape(weight)
+    elements = to_elements(array, shape)
+    np.testing.assert_array_equal(from_elements(elements, weight, shape), array)
+    mask = np.random.default_rng(0).random(shape) < 0.5
+    expected = array * np.kron(mask, np.ones([b for _, b in pairs]))
+    np.testing.assert_array_equal(numpy(where_live(mask, keras.ops.convert_to_tensor(array), 0)), expected)
+    by_element = [
+        sorted(array[np.kron(np.arange(mask.size).reshape(shape), np.ones([b for _, b in pairs])) == i])
+        for i in range(mask.size)
+    ]
+    np.testing.assert_array_equal(np.sort(elements.T, axis=1), by_element)
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "granularity", "message"),
+    [
+        (0.9, "2:4", r"so `sparsity` must be 0.5, or 0"),
+        (0.5, "4:4", r"0 < N < M. Received: '4:4'"),
+        (1 / 3, "2:3", r"a multiple of 3. Received: 4 inputs.*keep_dense"),
+        (0.5, (3, 4), r"multiples of \(3, 4\). Received: the shape \(3, 3, 4, 8\)"),
+        (0.5, "3by4", r'`granularity` must be one of.*"2:4".*"4x4".*Received: granularity=\'3by4\''),
+    ],
+)
+def test_what_does_not_fit_is_an_error(sparsity, granularity, message):
+    with pytest.raises(ValueError, match=message):
+        ks.sparsify(network(), sparsity, granularity=granularity)
+
+
+def test_a_pattern_is_kept_by_files(tmp_path):
+    model = ks.sparsify(network(), 0.5, granularity="2:4")
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert [w.pattern for w in ks.masked_weights(loaded)] == [w.pattern for w in ks.masked_weights(model)]
+    assert mask_shape("2:4", (4, 4)) == (4, 4)
