@@ -22,6 +22,7 @@ class Training:
         l2: float, coefficient of w in the gradient (weight decay of PyTorch), twice the coefficient of Keras's `L2`.
         top_5: bool, whether the top-5 accuracy is measured, too.
         label_smoothing: float in [0, 1), as in `keras.losses.CategoricalCrossentropy`.
+        optimizer: "sgd", with Nesterov momentum as in the paper, or "adam".
     """
 
     epochs: int
@@ -33,6 +34,7 @@ class Training:
     l2: float
     top_5: bool = False
     label_smoothing: float = 0.0
+    optimizer: str = "sgd"
 
 
 @dataclasses.dataclass(frozen=True)

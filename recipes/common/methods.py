@@ -127,7 +127,7 @@ def prune_count(settings, experiment, options, model):
     in_slices = options.granularity != "weight"
     paper = experiment.kernel_slices if in_slices else experiment.sparse_weights
     count = (settings.slice_prune_count if in_slices else None) or settings.prune_count
-    here = sum(x.kernel_mask.numpy().size for x in ks.masked_layers(model))
+    here = sum(w.mask.size for w in ks.masked_weights(model))
     if here == paper:
         return count
     scaled = max(1, round(count * here / paper))
@@ -140,7 +140,7 @@ def _dynamic_sparse(experiment, options, model):
     settings = experiment.dynamic_sparse
     factor = options.epochs / experiment.training.epochs
     if settings.prune_fraction and not options.prune_count:
-        most = settings.prune_fraction * sum(int(x.kernel_mask.numpy().sum()) for x in ks.masked_layers(model))
+        most = settings.prune_fraction * sum(int(w.mask.numpy().sum()) for w in ks.masked_weights(model))
         count = ks.schedules.cosine_decay(most, settings.until * factor)
     else:
         count = prune_count(settings, experiment, options, model)

@@ -154,7 +154,7 @@ class Trainer:
         steps = len(train_set) // options.batch_size
         with self.machine.scope():
             model.compile(
-                optimizer=keras.optimizers.SGD(rates[0], momentum=self.training.momentum, nesterov=True),
+                optimizer=_optimizer(self.training, rates[0]),
                 loss=_loss(self.training.label_smoothing),
                 metrics=["accuracy", *([_top_5()] if self.training.top_5 else [])],
                 jit_compile=self._compiles if options.jit_compile is None else options.jit_compile,
@@ -197,6 +197,12 @@ class Trainer:
 
     def _steps_per_execution(self, steps, most):
         return steps_per_execution(steps, most) if self.machine.strategy is None else 1
+
+
+def _optimizer(training, rate):
+    if training.optimizer == "adam":
+        return keras.optimizers.Adam(rate)
+    return keras.optimizers.SGD(rate, momentum=training.momentum, nesterov=True)
 
 
 def _loss(label_smoothing):
