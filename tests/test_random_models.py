@@ -1,0 +1,190 @@
+"""Random models of 20 kinds of layers, wrappers, blocks of one's own, shared layers and models nested to depth 3.
+
+Hypothesis draws `--examples` models in total. Of each, sparsify(0.0) and densify must not change a bit of its outputs,
+weights must go through another model's, and the invariants must hold after each update of a random method. Every tenth
+model is trained by `fit` and checked after each step (every fiftieth on JAX, where steps that are not compiled take
+ten times longer).
+"""
+
+import keras
+import numpy as np
+import pytest
+from any_models import Block, OwnDense, Private, Tied
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from keras import layers
+from nets import numpy
+
+import keras_sparse as ks
+from keras_sparse.training.optimizer_state import slots
+
+pytestmark = pytest.mark.long
+
+STEPS, WIDTH = 4, 4
+PHASES = (Phase.generate, Phase.shrink)  # Without Phase.explain, which takes minutes.
+
+
+class Attend(layers.Layer):
+    """Attention of a sequence to itself."""
+
+    def __init__(self, attention):
+        super().__init__()
+        self.attention = attention
+
+    def build(self, shape):
+        self.attention.build(shape, shape)
+
+    def call(self, x):
+        return self.attention(x, x)
+
+
+KINDS = {
+    "dense": lambda: layers.Dense(WIDTH, activation="relu"),
+    "einsum": lambda: layers.EinsumDense("abc,cd->abd", (None, WIDTH), bias_axes="d"),
+    "conv": lambda: layers.Conv1D(WIDTH, 3, padding="same"),
+    "grouped conv": lambda: layers.Conv1D(WIDTH, 2, padding="same", groups=2),
+    "transposed conv": lambda: layers.Conv1DTranspose(WIDTH, 3, padding="same"),
+    "depthwise conv": lambda: layers.DepthwiseConv1D(3, padding="same"),
+    "separable conv": lambda: layers.SeparableConv1D(WIDTH, 3, padding="same"),
+    "lstm": lambda: layers.LSTM(WIDTH, return_sequences=True),
+    "gru": lambda: layers.GRU(WIDTH, return_sequences=True, reset_after=False),
+    "simple rnn": lambda: layers.SimpleRNN(WIDTH, return_sequences=True, unroll=True),
+    "bidirectional": lambda: layers.Bidirectional(layers.GRU(WIDTH // 2, return_sequences=True)),
+    "time distributed": lambda: layers.TimeDistributed(layers.Dense(WIDTH)),
+    "spectral": lambda: layers.SpectralNormalization(layers.Dense(WIDTH)),
+    "attention": lambda: Attend(layers.MultiHeadAttention(2, 2)),
+    "grouped attention": lambda: Attend(layers.GroupQueryAttention(2, 2, 1)),
+    "layer norm": lambda: layers.LayerNormalization(),
+    "batch norm": lambda: layers.BatchNormalization(),
+    "prelu": lambda: layers.PReLU(),
+    "block": lambda: Block(WIDTH),
+    "own dense": lambda: OwnDense(WIDTH),
+    "private": lambda: Private(WIDTH),
+    "tied": lambda: Tied(WIDTH),
+}
+LEAF = st.sampled_from(sorted(KINDS))
+# A tree: kinds of layers, and how its parts are joined.
+TREES = st.recursive(
+    LEAF,
+    lambda parts: st.tuples(
+        st.sampled_from(["chain", "residual", "concatenated", "twice", "nested", "nested sequential"]),
+        st.lists(parts, min_size=1, max_size=3),
+    ),
+    max_leaves=5,
+)
+
+
+def apply(tree, x, depth=0):
+    """Applies what a tree describes to a tensor of the shape (batch, STEPS, WIDTH)."""
+    if isinstance(tree, str):
+        return KINDS[tree]()(x)
+    how, parts = tree
+    if how == "residual":
+        return layers.add([x, *(apply(p, x, depth) for p in parts)])
+    if how == "concatenated":
+        return layers.Dense(WIDTH)(layers.concatenate([x, *(apply(p, x, depth) for p in parts)]))
+    if how == "twice" and isinstance(parts[0], str):
+        layer = KINDS[parts[0]]()
+        return layer(layer(x))
+    if how.startswith("nested") and depth < 3:
+        if how == "nested sequential" and all(isinstance(p, str) for p in parts):
+            return keras.Sequential([keras.Input((STEPS, WIDTH)), *(KINDS[p]() for p in parts)])(x)
+        inner = keras.Input((STEPS, WIDTH))
+        y = inner
+        for part in parts:
+            y = apply(part, y, depth + 1)
+        return keras.Model(inner, y)(x)
+    for part in parts:
+        x = apply(part, x, depth)
+    return x
+
+
+def model_of(tree):
+    inputs = keras.Input((STEPS, WIDTH))
+    x = layers.Flatten()(apply(tree, inputs))
+    return keras.Model(inputs, layers.Dense(2, name="out")(x))
+
+
+METHODS = {
+    "dynamic_sparse": lambda: ks.DynamicSparse(fraction=0.3, period=1, threshold=0.1),
+    "set": lambda: ks.SET(0.4, period=1),
+    "rigl": lambda: ks.RigL(0.5, period=1, until=5, probe=(X, Y)),
+    "live_units": lambda: ks.DynamicSparse(fraction=0.3, period=1, threshold=0.1, growth="live_units"),
+    "deepr": lambda: ks.DeepR(1e-2, 1e-3),
+}
+X = np.random.default_rng(0).normal(size=(4, STEPS, WIDTH)).astype("float32")
+Y = np.array([0, 1, 1, 0])
+
+
+def live(model):
+    return [int(w.mask.numpy().sum()) for w in ks.masked_weights(model)]
+
+
+def check(model, budget):
+    assert sum(live(model)) == budget
+    assert min(live(model)) > 0
+    for weight in ks.masked_weights(model):
+        dead = ~weight.mask.numpy()
+        assert not numpy(weight.variable)[dead].any(), weight.path
+        for slot, fresh in slots(model.optimizer, weight.variable):
+            assert (numpy(slot)[dead] == fresh).all(), weight.path
+
+
+class Check(keras.callbacks.Callback):
+    def __init__(self, budget):
+        super().__init__()
+        self.budget = budget
+
+    def on_train_batch_end(self, batch, logs=None):
+        check(self.model, self.budget)
+
+
+def test_random_models_stay_what_they_are(request):
+    count = request.config.getoption("--examples")
+    every = 50 if keras.backend.backend() == "jax" else 10
+    seen = set()
+
+    @given(TREES, st.floats(0.1, 0.9), st.sampled_from(sorted(METHODS)), st.integers(0, 9))
+    @settings(max_examples=count, phases=PHASES)
+    def run(tree, sparsity, method, seed):
+        seen.add(method)
+        keras.utils.set_random_seed(seed)
+        dense = model_of(tree)
+        names = [w for w in ("w", "_w") if any(w == v.name for v in dense.trainable_variables)]
+        whole = ks.sparsify(dense, 0.0, include=[n for n in names if n == "w"])
+        np.testing.assert_array_equal(numpy(whole(X)), numpy(dense(X)))
+        sparse = ks.sparsify(dense, sparsity, seed=seed, include=[n for n in names if n == "w"])
+        sparse.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss(), run_eagerly=True)
+        sparse.optimizer.build(sparse.trainable_variables)
+        budget = sum(live(sparse))
+        if len(run.models) % every == 0:
+            sparse.fit(X, Y, batch_size=2, verbose=0, callbacks=[METHODS[method](), Check(budget)])
+        else:
+            update = METHODS[method]()
+            rng = np.random.default_rng(seed)
+            for step in (1, 2):
+                for weight in ks.masked_weights(sparse):  # as if steps had been made
+                    moved = rng.normal(size=weight.shape) * weight.mask.numpy()
+                    weight.variable.assign(moved)
+                    for slot, _ in slots(sparse.optimizer, weight.variable):
+                        slot.assign(moved)
+                update.update(sparse, step)
+                check(sparse, budget)
+        run.models.append(tree)
+        other = ks.sparsify(dense, sparsity, seed=seed + 1, include=[n for n in names if n == "w"])
+        other.set_weights(sparse.get_weights())
+        np.testing.assert_array_equal(numpy(other(X)), numpy(sparse(X)))
+        plain = ks.densify(sparse)
+        np.testing.assert_array_equal(numpy(plain(X)), numpy(sparse(X)))
+        assert [type(a) for a in plain._flatten_layers()] == [type(a) for a in dense._flatten_layers()]
+
+    run.models = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("warnings.showwarning", lambda *a, **k: None)
+        run()
+    assert len(run.models) >= count // 2
+    assert seen == set(METHODS) or count < 50
+
+
+def loss():
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)

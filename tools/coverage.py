@@ -1,0 +1,92 @@
+"""How much of each network of keras.applications `sparsify` masks, and whether the network stays the same.
+
+    python tools/coverage.py > docs/coverage.md
+    python tools/coverage.py --families MobileNetV2,Xception
+
+Each network is made without pretrained weights, sparsified to 0, saved, loaded and made dense again; the largest
+difference of its outputs after each of these is in the table.
+"""
+
+import tempfile
+import warnings
+from pathlib import Path
+
+import keras
+import numpy as np
+from absl import app, flags
+from keras import applications
+
+import keras_sparse as ks
+
+# The smallest of each family: how to make it, and the smallest image that it takes.
+FAMILIES = {
+    "ConvNeXtTiny": ({}, 32),
+    "DenseNet121": ({}, 32),
+    "EfficientNetB0": ({}, 32),
+    "EfficientNetV2B0": ({}, 32),
+    "InceptionResNetV2": ({}, 75),
+    "InceptionV3": ({}, 75),
+    "MobileNet": ({"alpha": 0.25}, 32),
+    "MobileNetV2": ({"alpha": 0.35}, 32),
+    "MobileNetV3Small": ({"minimalistic": True}, 32),
+    "NASNetMobile": ({}, 32),
+    "ResNet50": ({}, 32),
+    "ResNet50V2": ({}, 32),
+    "VGG16": ({}, 32),
+    "Xception": ({}, 71),
+}
+
+flags.DEFINE_list("families", list(FAMILIES), "Classes of keras.applications, separated by commas.")
+
+
+def row(name: str) -> dict:
+    """Returns what the table says of a family: a dict of numbers and strings."""
+    arguments, size = FAMILIES[name]
+    keras.utils.set_random_seed(0)
+    shape = (size, size, 3)
+    dense = getattr(applications, name)(weights=None, input_shape=shape, classes=10, **arguments)
+    x = np.random.default_rng(0).random((1, *shape), "float32")
+    expected = _outputs(dense, x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        sparse = ks.sparsify(dense, 0.0)
+    report = ks.report(sparse)
+    with tempfile.TemporaryDirectory() as folder:
+        sparse.save(Path(folder) / "model.keras")
+        loaded = keras.models.load_model(Path(folder) / "model.keras")
+    models = (sparse, loaded, ks.densify(loaded))
+    total = report.sparse_weights + sum(w.weights for w in report.dense)
+    return {
+        "name": name,
+        "parameters": total,
+        "covered": report.sparse_weights / total,
+        "left": max(report.dense, key=lambda w: w.weights),
+        "differences": [float(np.abs(_outputs(m, x) - expected).max()) for m in models],
+    }
+
+
+def _outputs(model, x):
+    return keras.ops.convert_to_numpy(model(x, training=False))
+
+
+def main(arguments):
+    """Prints the table."""
+    del arguments
+    print(
+        f"# What is masked of keras.applications\n\nMade by `python tools/coverage.py` on {keras.backend.backend()}.\n"
+    )
+    print("| network | parameters | masked | largest that stays dense | sparsified | loaded | densified |")
+    print("| --- | --: | --: | --- | --: | --: | --: |")
+    for name in flags.FLAGS.families:
+        found = row(name)
+        differences = " | ".join(f"{d:.0e}" if d else "0" for d in found["differences"])
+        left = found["left"]
+        print(
+            f"| {name} | {found['parameters']:,} | {found['covered']:.1%} | {left.name} ({left.weights:,}, "
+            f"{left.reason}) | {differences} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    app.run(main)
