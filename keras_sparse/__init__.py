@@ -3,6 +3,7 @@
 from keras_sparse import distributions, layers, schedules
 from keras_sparse.callbacks import BackupAndRestore, EarlyStopping, ModelCheckpoint
 from keras_sparse.conversion import densify, sparsify
+from keras_sparse.export import save_model
 from keras_sparse.layers import masked_layers, masked_weights
 from keras_sparse.methods import SET, DeepR, DynamicSparse, GradualPruning, RigL, Static
 from keras_sparse.replicas import check_replicas
@@ -28,6 +29,7 @@ __all__ = [
     "masked_layers",
     "masked_weights",
     "report",
+    "save_model",
     "schedules",
     "sparsify",
 ]

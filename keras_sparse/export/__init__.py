@@ -1,0 +1,5 @@
+"""What a sparse model pays back: small files, smaller models, and files for devices."""
+
+from keras_sparse.export.compact import save_model
+
+__all__ = ["save_model"]

@@ -1,0 +1,115 @@
+"""A saved model is small, loads in plain Keras, and no failure costs what was there."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from nets import compiled, mlp
+
+import keras_sparse as ks
+from keras_sparse.export import compact
+
+
+def lenet(sparsity=0.98):
+    image = keras.Input((28, 28, 1))
+    x = layers.Flatten()(image)
+    for units in (300, 100, 10):
+        x = layers.BatchNormalization()(layers.Dense(units, use_bias=False)(x))
+        x = layers.ReLU()(x) if units > 10 else x
+    return ks.sparsify(keras.Model(image, x), sparsity)
+
+
+@pytest.mark.parametrize("keep_masks", [False, True])
+def test_it_loads_as_it_was(tmp_path, keep_masks, blobs):
+    model = compiled(mlp())
+    model.fit(*blobs, verbose=0)
+    ks.save_model(model, tmp_path / "m.keras", keep_masks=keep_masks)
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    assert not loaded.compiled
+    assert model.compiled
+    np.testing.assert_array_equal(loaded.predict(blobs[0], verbose=0), model.predict(blobs[0], verbose=0))
+    assert [w.name for w in ks.masked_weights(loaded)] == [w.name for w in ks.masked_weights(model) if keep_masks]
+    for mine, theirs in zip(ks.masked_weights(loaded), ks.masked_weights(model), strict=False):
+        np.testing.assert_array_equal(mine.mask.numpy(), theirs.mask.numpy())
+
+
+def test_keras_alone_loads_it(tmp_path):
+    ks.save_model(mlp(), tmp_path / "m.keras")
+    code = "import sys, keras; keras.models.load_model(sys.argv[1]); assert 'keras_sparse' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "m.keras")], check=True, cwd=tmp_path)
+
+
+def test_lenet_takes_38_kb(tmp_path):
+    size = ks.save_model(lenet(), tmp_path / "m.keras")
+    assert size == os.path.getsize(tmp_path / "m.keras") <= 38_000
+    # What the masks add is their entropy, and the configs of two masked layers.
+    assert ks.save_model(lenet(), tmp_path / "masks.keras", keep_masks=True) <= size + 8_000
+
+
+@pytest.mark.parametrize("compression", ["bzip2", "lzma", "deflate", "none"])
+def test_each_compression_holds_the_same(tmp_path, compression):
+    model = mlp()
+    ks.save_model(model, tmp_path / "m.keras", compression=compression)
+    with zipfile.ZipFile(tmp_path / "m.keras") as archive:
+        assert archive.testzip() is None
+        assert {x.compress_type for x in archive.infolist()} == {compact._COMPRESSIONS[compression]}
+    x = np.ones((2, 8), "float32")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "m.keras")(x), model(x))
+
+
+def test_a_failed_write_loses_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "m.keras"
+    ks.save_model(mlp(), path)
+    before = path.read_bytes()
+
+    def full(reader, writer, length):
+        writer.write(reader.read(10))
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    with pytest.raises(OSError, match="No space left"):
+        ks.save_model(mlp(seed=1), path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["m.keras"]
+
+
+def test_what_is_wrong_is_said(tmp_path):
+    with pytest.raises(ValueError, match="must end in '.keras'"):
+        ks.save_model(mlp(), tmp_path / "m.h5")
+    with pytest.raises(ValueError, match="`compression` must be one of .*'bzip2'"):
+        ks.save_model(mlp(), tmp_path / "m.keras", compression="zip")
+    with pytest.raises(FileNotFoundError, match="Make .*none"):
+        ks.save_model(mlp(), tmp_path / "none" / "m.keras")
+    with pytest.raises(ValueError, match="save_model"):
+        ks.save_model(7, tmp_path / "m.keras")
+    with pytest.raises(ValueError, match="not built"):
+        ks.save_model(keras.Sequential([layers.Dense(2)]), tmp_path / "m.keras")
+
+
+def test_flipped_bits_and_missing_ends_never_make_another_model(tmp_path):
+    """Each byte of the archive is under a checksum, or is one that changes nothing."""
+    model, x = mlp(), np.random.default_rng(0).normal(size=(4, 8)).astype("float32")
+    path, broken = tmp_path / "m.keras", tmp_path / "broken.keras"
+    ks.save_model(model, path)
+    whole, expected, rng = path.read_bytes(), np.asarray(model(x)), np.random.default_rng(1)
+    loaded = 0
+    for i in range(200):
+        data = bytearray(whole)
+        if i % 4:
+            data[rng.integers(len(data))] ^= 1 << rng.integers(8)
+        else:
+            del data[rng.integers(len(data)) :]
+        broken.write_bytes(data)
+        try:
+            got = keras.models.load_model(broken)
+        except Exception:
+            continue
+        loaded += 1
+        np.testing.assert_array_equal(np.asarray(got(x)), expected)
+    assert loaded < 100
