@@ -1,5 +1,6 @@
 """What a sparse model pays back: small files, smaller models, and files for devices."""
 
 from keras_sparse.export.compact import save_model
+from keras_sparse.export.shrink import shrink
 
-__all__ = ["save_model"]
+__all__ = ["save_model", "shrink"]

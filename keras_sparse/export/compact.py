@@ -56,8 +56,7 @@ def save_model(model, path, compression="bzip2", keep_masks=False):
         plain = packed.with_name(f"plain_{packed.name}")
         made.save(plain)
         _repack(plain, packed, _COMPRESSIONS[compression])
-        size = packed.stat().st_size
-    return size
+    return path.stat().st_size
 
 
 def _repack(source, target, method):
