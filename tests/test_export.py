@@ -1,0 +1,210 @@
+"""Exported files compute what the model does, sparse tensors are stored sparsely, and what is broken is noticed."""
+
+import os
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from nets import mlp
+from test_save_model import lenet
+
+import keras_sparse as ks
+from keras_sparse.export import flatbuffer, litert, running, sparse_tensors
+
+pytest.importorskip("ai_edge_litert")
+pytestmark = pytest.mark.tensorflow
+SLOW = "ignore:The export to:UserWarning"
+
+
+def pruned(model, sparsity, seed=0):
+    """The model with random kernels that are sparse."""
+    rng = np.random.default_rng(seed)
+    for layer in model.layers:
+        if hasattr(layer, "kernel"):
+            shape = layer.kernel.shape
+            scale = np.sqrt(2 / (np.prod(shape[:-1]) * (1 - sparsity)))
+            layer.kernel.assign(rng.normal(size=shape) * (rng.random(shape) > sparsity) * scale)
+    return model
+
+
+def convolutional():
+    image = keras.Input((16, 16, 3))
+    x = layers.Conv2D(32, 3, strides=2, padding="same", activation="relu")(image)
+    x = layers.DepthwiseConv2D(3, padding="same")(x)
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(64, 3, padding="same")(x)))
+    x = layers.add([x, layers.Conv2D(64, 1)(x)])
+    return keras.Model(image, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))
+
+
+def stored(path):
+    """Kinds of operators, and kinds of those that use a sparse tensor."""
+    s = flatbuffer.schema()
+    names = {v: k for k, v in vars(s.BuiltinOperator).items() if isinstance(v, int)}
+    model = flatbuffer.read(path.read_bytes(), path.name)
+    (graph,) = model.subgraphs
+    kinds = [names[sparse_tensors._kind(model, op)] for op in graph.operators]
+    sparse = {i for i, t in enumerate(graph.tensors) if t.sparsity is not None}
+    return kinds, {k for k, op in zip(kinds, graph.operators, strict=True) if sparse & set(map(int, op.inputs))}
+
+
+def test_lenet_takes_40_kb_and_computes_with_sparse_weights(tmp_path):
+    model, path = lenet(), tmp_path / "m.tflite"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "The export to")
+        size = ks.export(model, path)
+    assert size == path.stat().st_size <= 40_000
+    assert "FULLY_CONNECTED" in stored(path)[1]
+    x = np.random.default_rng(3).random((7, 28, 28, 1)).astype("float32")
+    (y,) = ks.load_litert(path)(x)
+    np.testing.assert_allclose(y, np.asarray(model(x)), atol=1e-5 * max(1, abs(y).max()))
+
+
+@pytest.mark.parametrize("weights", ["float32", "float16", "int8"])
+def test_convolutions_are_smaller_and_said_not_to_be_faster(tmp_path, weights):
+    model, x = pruned(convolutional(), 0.9), np.random.default_rng(1).normal(size=(60, 16, 16, 3)).astype("float32")
+    path = tmp_path / "m.tflite"
+    with pytest.warns(UserWarning, match="smaller .* but not faster"):
+        size = ks.export(model, path, weights=weights, representative_dataset=x)
+    _, sparse = stored(path)
+    assert sparse == {"DENSIFY"}
+    made = litert.convert(ks.densify(model), tmp_path / "dense.tflite", weights, [x], 1)
+    assert size == len(made.sparse) < 0.75 * len(made.dense)
+    # The same as the dense file that TensorFlow writes, to the last bit.
+    dense, ours = running.run_litert(made.dense), ks.load_litert(path)
+    for a, b in zip(dense(x[:5]), ours(x[:5]), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_int8_dense_layers_stay_dense(tmp_path):
+    model, path = lenet(), tmp_path / "m.tflite"
+    x = np.random.default_rng(1).normal(size=(60, 28, 28, 1)).astype("float32")
+    with pytest.warns(UserWarning, match="neither smaller .* nor faster"):
+        ks.export(model, path, weights="int8", representative_dataset=x)
+    assert not stored(path)[1]
+
+
+@pytest.mark.filterwarnings(SLOW)
+@pytest.mark.parametrize("batch_size", [1, 4, 12, 32, None])
+def test_any_batch_size(tmp_path, batch_size):
+    model, path = lenet(), tmp_path / "m.tflite"
+    ks.export(model, path, batch_size=batch_size)
+    assert ("FULLY_CONNECTED" in stored(path)[1]) == (batch_size in (1, 4, 12))
+    x = np.random.default_rng(3).random((96, 28, 28, 1)).astype("float32")
+    (y,) = ks.load_litert(path)(x)
+    np.testing.assert_allclose(y, np.asarray(model(x)), atol=1e-4)
+    if (batch_size or 1) > 1:
+        with pytest.raises(ValueError, match=f"computes {batch_size} inputs a call.*Received: 3"):
+            ks.load_litert(path)(x[:3])
+
+
+def test_what_cannot_be_smaller_stays_dense(tmp_path):
+    path = tmp_path / "m.tflite"
+    with pytest.warns(UserWarning, match="neither smaller"):
+        ks.export(mlp(sparsity=0.1), path)
+    assert not stored(path)[1]
+
+
+@pytest.mark.filterwarnings(SLOW)
+@pytest.mark.parametrize("ending", [".tflite", ".onnx", ""])
+@pytest.mark.parametrize("kind", ["list", "dict", "tokens", "sequence"])
+def test_several_inputs_and_outputs_and_other_layers(tmp_path, kind, ending):
+    if ending == ".onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("tf2onnx")
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+    if kind == "list":
+        inputs = [keras.Input((6,)), keras.Input((4,))]
+        x = layers.Concatenate()([layers.Dense(50)(inputs[0]), inputs[1]])
+        model = keras.Model(inputs, [layers.Dense(7)(x), layers.Dense(3)(x)])
+    elif kind == "dict":
+        inputs = {"b": keras.Input((6,), name="b"), "a": keras.Input((6,), name="a")}
+        x = layers.Concatenate()([layers.Dense(50)(inputs["a"]), inputs["b"]])
+        model = keras.Model(inputs, layers.Dense(7)(x))
+    elif kind == "tokens":
+        inputs = keras.Input((5,), dtype="int32")
+        model = keras.Model(inputs, layers.Dense(3)(layers.Flatten()(layers.Embedding(20, 16)(inputs))))
+    else:
+        inputs = keras.Input((5, 8))
+        x = layers.MultiHeadAttention(2, 4)(inputs, inputs)
+        model = keras.Model(inputs, layers.Dense(3)(layers.LayerNormalization()(x + inputs)))
+    sparse = ks.sparsify(model, 0.9)
+    assert ks.export(sparse, tmp_path / f"m{ending}") > 0  # It compares, itself.
+
+
+@pytest.mark.filterwarnings(SLOW)
+@pytest.mark.parametrize("before", [None, b"older"])
+def test_a_file_that_computes_something_else_is_not_kept(tmp_path, monkeypatch, before):
+    """An operator of version 1 reads sparse weights as dense ones: what LiteRT answers then is an answer."""
+    path = tmp_path / "m.tflite"
+    if before:
+        path.write_bytes(before)
+    monkeypatch.setattr(sparse_tensors, "_READS_SPARSE", 1)
+    with pytest.raises(RuntimeError, match="does not compute what .* does, and was not kept"):
+        ks.export(lenet(), path)
+    assert os.listdir(tmp_path) == (["m.tflite"] if before else [])
+    if before:
+        assert path.read_bytes() == before
+
+
+def test_nan_counts_as_something_else(tmp_path):
+    model = mlp()
+    model.layers[-1].kernel_variable.assign(np.full((12, 3), np.nan))
+    with pytest.raises(RuntimeError, match="not kept"):
+        ks.export(model, tmp_path / "m.tflite")
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.filterwarnings(SLOW)
+def test_a_thousand_flipped_bytes_never_make_another_model(tmp_path):
+    path, broken = tmp_path / "m.tflite", tmp_path / "broken.tflite"
+    ks.export(mlp(), path)
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(1000):
+        data = bytearray(whole)
+        data[rng.integers(len(data))] ^= int(rng.integers(1, 256))
+        broken.write_bytes(data)
+        with pytest.raises(ValueError, match="damaged|checksum|LiteRT file"):
+            ks.load_litert(broken)
+    for length in [0, 3, 8, 100, len(whole) // 2, len(whole) - 1]:
+        broken.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="damaged|checksum|LiteRT file"):
+            ks.load_litert(broken)
+
+
+def test_foreign_files_are_named(tmp_path):
+    path = tmp_path / "m.tflite"
+    path.write_bytes(b"PK\3\4 a zip archive, say")
+    with pytest.raises(ValueError, match="has b'TFL3' at its fifth byte. Received: .*m.tflite"):
+        ks.load_litert(path)
+    dense = litert.convert(ks.densify(mlp()), path, "float32", None, 1).dense
+    path.write_bytes(dense)
+    with pytest.raises(ValueError, match="no checksum of keras_sparse: another program"):
+        ks.load_litert(path)
+    model = flatbuffer.read(dense, "m")
+    model.version = 4
+    with pytest.raises(ValueError, match="version 3 is expected. Received: 'm' of version 4"):
+        flatbuffer.read(flatbuffer.write(model), "m")
+    with pytest.raises(FileNotFoundError):
+        ks.load_litert(tmp_path / "none.tflite")
+
+
+@pytest.mark.parametrize(
+    ("path", "settings", "message"),
+    [
+        ("m.tf", {}, "the ending of path` must be one of"),
+        ("m.tflite", {"format": "onnx"}, "must end in '.onnx'"),
+        ("m.tflite", {"weights": "int4"}, "`weights` must be one of"),
+        ("m.onnx", {"weights": "int8"}, "are for LiteRT"),
+        ("m.tflite", {"weights": "int8"}, "needs `representative_dataset`"),
+        ("m.tflite", {"representative_dataset": np.zeros((3, 9))}, r"must be an array .*\(8,\).*Received: .*\(3, 9\)"),
+        ("m.tflite", {"representative_dataset": np.zeros((0, 8))}, "must be an array"),
+        ("m.tflite", {"batch_size": 0}, "`batch_size` must be an int"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path, path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        ks.export(mlp(), tmp_path / path, **settings)
+    assert not os.listdir(tmp_path)
