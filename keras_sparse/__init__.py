@@ -3,7 +3,7 @@
 from keras_sparse import distributions, layers, schedules
 from keras_sparse.callbacks import BackupAndRestore, EarlyStopping, ModelCheckpoint
 from keras_sparse.conversion import densify, sparsify
-from keras_sparse.export import export, load_litert, save_model, shrink
+from keras_sparse.export import deployment_report, export, load_litert, save_model, shrink
 from keras_sparse.layers import masked_layers, masked_weights
 from keras_sparse.methods import SET, DeepR, DynamicSparse, GradualPruning, RigL, Static
 from keras_sparse.replicas import check_replicas
@@ -24,6 +24,7 @@ __all__ = [
     "check_replicas",
     "compare",
     "densify",
+    "deployment_report",
     "distributions",
     "export",
     "layers",

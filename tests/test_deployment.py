@@ -1,0 +1,130 @@
+"""The report tells what an export then does, and names what stands in the way."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from test_save_model import lenet
+
+import keras_sparse as ks
+
+
+def row(report, name):
+    return next(x for x in report.layers if name in x.name)
+
+
+def wide(units, sparsity):
+    return ks.sparsify(keras.Sequential([keras.Input((units,)), layers.Dense(units, name="fc")]), sparsity)
+
+
+@pytest.mark.parametrize(
+    ("units", "sparsity", "batch_size", "faster"),
+    [
+        (300, 0.95, 1, True),
+        (300, 0.9, 1, False),
+        (1024, 0.95, 1, False),
+        (1024, 0.98, 1, True),
+        (1024, 0.98, 16, False),
+    ],
+)
+def test_dense_layers_are_faster_from_a_sparsity_on_that_depends_on_their_size(units, sparsity, batch_size, faster):
+    found = row(ks.deployment_report(wide(units, sparsity), batch_size=batch_size), "fc")
+    assert (found.smaller, found.faster) == (True, faster)
+    assert found.sparsity == pytest.approx(sparsity, abs=1e-3)
+
+
+def test_int8_dense_layers_stay_dense_and_float16_ones_are_not_faster():
+    int8 = row(ks.deployment_report(wide(300, 0.98), weights="int8"), "fc")
+    assert not int8.smaller
+    assert "cannot load sparse int8 weights" in int8.why
+    float16 = row(ks.deployment_report(wide(300, 0.98), weights="float16"), "fc")
+    assert (float16.smaller, float16.faster) == (True, False)
+
+
+@pytest.mark.parametrize("target", ["litert-x86", "litert-arm64", "onnxruntime", "keras"])
+def test_it_says_so_in_words(target):
+    report = ks.deployment_report(lenet(), target)
+    text = str(report)
+    assert text.startswith(f"{report.name} on {target}, float32, batches of 1: ")
+    assert len(report.layers) == 3
+    assert "98.0% zeros" in text
+    assert report.faster == target.startswith("litert")
+    assert report.smaller == (target != "onnxruntime")
+
+
+@pytest.mark.tensorflow
+@pytest.mark.filterwarnings("ignore:The export to:UserWarning")
+@pytest.mark.parametrize("weights", ["float32", "float16"])
+@pytest.mark.parametrize("sparsity", [0.2, 0.6, 0.9, 0.99])
+def test_an_export_does_what_it_says(tmp_path, weights, sparsity):
+    pytest.importorskip("ai_edge_litert")
+    from keras_sparse.export import litert
+
+    inputs = keras.Input((12, 12, 8))
+    x = layers.Conv2D(64, 3, name="conv", activation="relu")(inputs)
+    model = keras.Model(inputs, layers.Dense(32, name="fc")(layers.Flatten()(x)))
+    model = ks.sparsify(model, sparsity, seed=1)
+    made = litert.convert(ks.densify(model), tmp_path / "m.tflite", weights, None, 1)
+    report = ks.deployment_report(model, weights=weights)
+    assert len(made.stored.computed) == sum(x.faster for x in report.layers)
+    assert len(made.stored.computed + made.stored.densified) == sum(x.smaller for x in report.layers)
+
+
+def mobile(padding="valid", first=3, end=True, activation="relu", sparsity=0.9):
+    """A network of 1x1 and depthwise convolutions."""
+    x = inputs = keras.Input((32, 32, 3))
+    if padding == "valid":
+        x = layers.ZeroPadding2D(1)(x)
+    x = layers.Conv2D(16, first, strides=2, padding=padding, activation=activation, name="stem")(x)
+    for i in range(2):
+        y = layers.ReLU(6.0)(layers.BatchNormalization()(layers.Conv2D(32, 1, name=f"expand{i}")(x)))
+        y = layers.DepthwiseConv2D(3, padding="same", name=f"depthwise{i}")(y)
+        x = layers.Add()([x, layers.Conv2D(16, 1, name=f"project{i}")(y)])
+    x = layers.ZeroPadding2D(1)(x)
+    x = layers.DepthwiseConv2D(3, strides=2, name="down")(x)
+    x = layers.Conv2D(64, 1, name="head")(x)
+    x = layers.GlobalAveragePooling2D()(x) if end else layers.Flatten(name="flat")(x)
+    return ks.sparsify(keras.Model(inputs, layers.Dense(10, name="logits")(x)), sparsity, keep_dense=["stem"])
+
+
+def test_1x1_convolutions_are_faster_on_arm_where_the_whole_model_fits():
+    report = ks.deployment_report(mobile(), "litert-arm64")
+    assert row(report, "expand0").faster
+    assert not row(report, "depthwise0").faster
+    assert not row(ks.deployment_report(mobile(), "litert-x86"), "expand0").faster
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "named"),
+    [
+        ({"padding": "same"}, {}, "'stem' is the first convolution.*padding='same'"),
+        ({"first": 5}, {}, "'stem' is the first convolution.*5x5"),
+        ({"end": False}, {}, "'flat' is a Flatten layer"),
+        ({"sparsity": 0.5}, {}, "50% of the weights of its 1x1 convolutions"),
+        ({}, {"weights": "int8"}, "floating point"),
+        ({}, {"batch_size": 2}, "one image at a time, not 2"),
+    ],
+)
+def test_it_names_what_keeps_a_model_dense_on_arm(model, settings, named):
+    report = ks.deployment_report(mobile(**model), "litert-arm64", **settings)
+    assert not row(report, "expand0").faster
+    assert re.search(named, report.notes[-1]), report.notes
+
+
+def test_zeros_of_a_plain_model_count():
+    plain = ks.densify(wide(300, 0.98))
+    assert row(ks.deployment_report(plain), "fc").faster
+    weight = ks.masked_weights(masked := wide(300, 0.98))[0]
+    weight.variable.assign(np.ones(weight.shape))
+    assert row(ks.deployment_report(masked), "fc").sparsity == pytest.approx(0.98, abs=1e-3)
+
+
+def test_what_is_wrong_is_said():
+    with pytest.raises(ValueError, match="`target` must be one of .*litert-x86"):
+        ks.deployment_report(lenet(), "phone")
+    with pytest.raises(ValueError, match="`weights` other than 'float32' are for LiteRT"):
+        ks.deployment_report(lenet(), "keras", weights="int8")
+    with pytest.raises(ValueError, match="takes a keras.Model"):
+        ks.deployment_report(None)
