@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import benchmark_page
 import compare
 import pytest
 import sweep
@@ -141,3 +142,33 @@ def test_the_benchmark_of_the_input(tmp_path):
     flags = ["--rounds=1", "--steps=5", "--nojit_compile"]
     printed = Script(ROOT / "tools/benchmark.py", "input", *flags).finish()
     assert re.search(r"lenet: a batch of 100 takes [0-9.]+ ms to load, a masked step [0-9.]+ ms", printed)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.long
+def test_the_benchmark_of_exports():
+    pytest.importorskip("ai_edge_litert")
+    printed = Script(ROOT / "tools/benchmark.py", "export", "--exported=lenet", "--rounds=2").finish()
+    for route in ("dense float32", "sparse float32", "sparse float16", "sparse int8", ".keras, bzip2"):
+        assert printed.count(f"| {route} |") == 4, route
+
+
+@pytest.mark.tensorflow
+@pytest.mark.long
+def test_the_benchmark_of_peers():
+    pytest.importorskip("torch")
+    names = "keras_sparse, TensorFlow", "dense, PyTorch alone", "torch.nn.utils.prune"
+    flags = ["--networks=lenet", "--rounds=1", "--steps=3", "--batch_size=10"]
+    quoted = ",".join(f'"{name}"' for name in names)
+    printed = Script(ROOT / "tools/benchmark.py", "peers", f"--peers={quoted}", *flags).finish()
+    assert all(f"| {name} |" in printed for name in names)
+
+
+def test_each_benchmark_writes_its_part_of_the_page(tmp_path):
+    page = tmp_path / "benchmarks.md"
+    for name, text in (("export", "one"), ("peers", "two"), ("export", r"three \1")):
+        benchmark_page.write(name, text, page)
+    written = page.read_text()
+    assert "one" not in written
+    assert written.index(r"three \1") < written.index("two")
+    assert benchmark_page.table(["a", "b"], [["c", 1]]) == "| a | b |\n| --- | --- |\n| c | 1 |"

@@ -11,6 +11,11 @@ prints, for each method, the time of an update, and the average time per step in
     python tools/benchmark.py input --network wrn --rounds 5 --steps 3
 
 prints the time to load and augment a batch of the recipe's data, without training, and the time of a masked step.
+
+    python tools/benchmark.py export --rounds 30                         # see benchmark_export.py
+    python tools/benchmark.py peers --rounds 10 --steps 100              # see benchmark_peers.py
+
+print, and with --write put into docs/benchmarks.md, what exported models weigh and take, and what other libraries take.
 """
 
 import functools
@@ -21,6 +26,8 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "recipes"))
 
+import benchmark_export
+import benchmark_peers
 import keras
 import numpy as np
 from absl import app, flags
@@ -259,8 +266,15 @@ def loading(build, experiment, images):
 def main(argv):
     """Runs the benchmark named on the command line."""
     benchmarks = {"step": step, "input": loading}
-    if len(argv) != 2 or argv[1] not in benchmarks:
-        raise app.UsageError(f"Name a benchmark: step or input. Received: {argv[1:]}.")
+    others = {
+        "export": lambda: benchmark_export.export(FLAGS.rounds),
+        "peers": lambda: benchmark_peers.peers(FLAGS.rounds, FLAGS.steps, FLAGS.batch_size),
+    }
+    if len(argv) != 2 or argv[1] not in {**benchmarks, **others}:
+        raise app.UsageError(f"Name a benchmark: step, input, export or peers. Received: {argv[1:]}.")
+    if argv[1] in others:
+        others[argv[1]]()
+        return
     build, experiment, images = NETWORKS[FLAGS.network]
     given = {"depth": FLAGS.depth} if experiment.depth and FLAGS.network == "wrn" else {}
     widen_factor = FLAGS.widen_factor or experiment.widen_factor
