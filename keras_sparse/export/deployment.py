@@ -114,11 +114,11 @@ def deployment_report(model, target="litert-x86", weights="float32", batch_size=
         raise ValueError(
             f"`weights` other than 'float32' are for LiteRT. Received: weights={weights!r} for target={target!r}."
         )
-    blocker = what_keeps_arm_dense(model, weights, batch_size) if target == "litert-arm64" else None
+    found = [w for w in weights_of(model) if len(w.shape) > 1]
+    asks_arm = target == "litert-arm64" and any(map(_is_pointwise, found))
+    blocker = what_keeps_arm_dense(model, weights, batch_size) if asks_arm else None
     rows = []
-    for weight in weights_of(model):
-        if len(weight.shape) < 2:
-            continue
+    for weight in found:
         sparsity = _zeros(weight)
         smaller, faster, why = _RULES[target](weight, sparsity, weights, batch_size, blocker)
         rows.append(LayerDeployment(weight.path, weight.shape, sparsity, smaller, faster, why))
@@ -173,7 +173,7 @@ def _on_arm(weight, sparsity, weights, batch_size, blocker):
     smaller, faster, why = _on_litert(weight, sparsity, weights, batch_size, blocker)
     if not smaller or _kind(weight) != "convolution":
         return smaller, faster, why
-    if not isinstance(weight.layer, keras.layers.Conv2D) or weight.shape[:2] != (1, 1):
+    if not _is_pointwise(weight):
         return True, False, "It is made dense when the file is loaded: on arm64 only 1x1 convolutions compute sparse."
     if blocker is not None:
         return True, False, f"XNNPACK would compute 1x1 convolutions sparse, but not in this model: {blocker}"
@@ -201,6 +201,10 @@ def _kind(weight):
         if isinstance(weight.layer, _CONVOLUTIONS) or weight.attribute != "kernel":
             return "convolution"
     return None
+
+
+def _is_pointwise(weight):
+    return isinstance(weight.layer, keras.layers.Conv2D) and tuple(weight.shape[:2]) == (1, 1)
 
 
 def _notes(target, weights, blocker):
