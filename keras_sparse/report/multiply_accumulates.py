@@ -13,6 +13,7 @@ _CONVOLUTIONS = (
     *(keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D),
     *(keras.layers.SeparableConv1D, keras.layers.SeparableConv2D),
 )
+_ATTENTIONS = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 _CELLS = (keras.layers.SimpleRNNCell, keras.layers.LSTMCell, keras.layers.GRUCell)
 
 
@@ -33,7 +34,23 @@ def steps_in_time(model) -> dict:
     return steps
 
 
-def uses(layer, steps=1):
+def lengths_in_attention(model) -> dict:
+    """Returns the sizes of the query's axes, but for batch and features, of the layers inside of attention layers.
+
+    The layer that projects an attention's output is built for any length, though it gets that of the query.
+
+    Returns:
+        Dict from the id of a layer to a tuple of ints, or None where a size is not fixed.
+    """
+    lengths = {}
+    for outer in (model, *flatten(model)):
+        if isinstance(outer, _ATTENTIONS) and outer.built:
+            query = outer.get_build_config()["shapes_dict"]["query_shape"]
+            lengths.update((id(layer), tuple(query[1:-1])) for layer in flatten(outer))
+    return lengths
+
+
+def uses(layer, steps=1, lengths=()):
     """Returns how often a call of a layer uses each of its weights for one input.
 
     Each use of a weight is one multiplication and one addition.
@@ -41,15 +58,16 @@ def uses(layer, steps=1):
     Args:
         layer: built layer.
         steps: of `steps_in_time`; how often the layer is called.
+        lengths: of `lengths_in_attention`; the sizes of those axes for which the layer is built for any size.
 
     Returns:
         Int of at least 0; None if an axis has no fixed size or the layer is of a kind that is not known.
     """
-    positions = _positions(layer)
+    positions = _positions(layer, lengths)
     return None if None in (positions, steps) else positions * steps
 
 
-def _positions(layer):
+def _positions(layer, lengths):
     if isinstance(layer, keras.layers.Embedding):
         return 0  # Its weights are looked up.
     if isinstance(layer, _CELLS):
@@ -58,6 +76,8 @@ def _positions(layer):
     if shape is None:
         return None
     if isinstance(layer, keras.layers.EinsumDense):
+        if lengths and set(shape[1 : len(lengths) + 1]) == {None}:
+            shape = (shape[0], *lengths, *shape[len(lengths) + 1 :])
         axes = _einsum_axes(layer.equation, shape)
     elif isinstance(layer, keras.layers.Dense):
         axes = shape[1:-1]

@@ -9,7 +9,7 @@ from keras import ops
 from keras_sparse.conversion.eligible import weights_of
 from keras_sparse.layers.traversal import check_model, masked_weights
 from keras_sparse.report import rendering
-from keras_sparse.report.multiply_accumulates import steps_in_time, uses
+from keras_sparse.report.multiply_accumulates import lengths_in_attention, steps_in_time, uses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,14 +173,15 @@ def report(model) -> Report:
     23820
     """
     check_model(model, "A keras.Model is expected.")
-    masked, steps = masked_weights(model), steps_in_time(model)
+    masked, steps, lengths = masked_weights(model), steps_in_time(model), lengths_in_attention(model)
+
+    def used(layer):
+        return uses(layer, steps.get(id(layer), 1), lengths.get(id(layer), ()))
+
     known = {id(x.variable) for x in masked}
     others = [w for w in weights_of(model) if id(w.variable) not in known]
-    rows = tuple(_masked_row(x, steps.get(id(x.layer), 1)) for x in masked)
-    dense = tuple(
-        DenseWeightReport(w.path, w.shape, w.size, _dense_macs(w, steps.get(id(w.layer), 1)), w.dense_reason())
-        for w in others
-    )
+    rows = tuple(_masked_row(x, used(x.layer)) for x in masked)
+    dense = tuple(DenseWeightReport(w.path, w.shape, w.size, _dense_macs(w, used), w.dense_reason()) for w in others)
     trained = [v for v in model.trainable_variables if id(v) not in known]
     other_bytes = sum(math.prod(v.shape) * _itemsize(v) for v in trained)
     return Report(
@@ -193,10 +194,9 @@ def report(model) -> Report:
     )
 
 
-def _masked_row(weight, steps):
+def _masked_row(weight, each):
     mask, size = weight.mask.numpy(), math.prod(weight.shape)
     live = int(mask.sum()) * (size // mask.size)
-    each = uses(weight.layer, steps)
     dead_inputs, dead_units = weight.units.dead(mask)
     return LayerReport(
         name=weight.path,
@@ -211,11 +211,11 @@ def _masked_row(weight, steps):
     )
 
 
-def _dense_macs(weight, steps):
+def _dense_macs(weight, used):
     """Multiply-accumulates of a weight that is not masked: none of biases, scales and embeddings."""
-    if len(weight.shape) < 2:
+    if len(weight.shape) < 2 or weight.attribute == "bias":  # which has two axes in attention
         return 0
-    each = uses(weight.layer, steps)
+    each = used(weight.layer)
     return None if each is None else weight.size * each
 
 

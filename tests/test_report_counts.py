@@ -1,0 +1,102 @@
+"""Totals of the report against counts by hand, and its multiply-accumulates against those of TensorFlow's profiler."""
+
+import functools
+
+import keras
+import pytest
+from common.experiment import RESNET50_IMAGENET, WRN_CIFAR10
+from common.models import lenet_300_100, resnet50, wide_resnet
+from keras import layers
+
+import keras_sparse as ks
+
+# Operations that multiply by weights: those of queries with keys, and with values, are an "Einsum".
+PRODUCTS = ("MatMul", "BatchMatMulV2", "Conv2D", "DepthwiseConv2dNative")
+
+
+def depthwise():
+    """An 8x8 image of 3 channels; 3x3 for each channel, then 1x1 to 16, then 10 classes."""
+    images = keras.Input((8, 8, 3))
+    x = layers.DepthwiseConv2D(3, padding="same", use_bias=False)(images)
+    x = layers.Conv2D(16, 1)(x)
+    return keras.Model(images, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))
+
+
+def transformer(length=12, width=32, heads=4, key=8):
+    """One block of attention and two dense layers, and a head for each position."""
+    x = keras.Input((length, width))
+    y = layers.Add()([x, layers.MultiHeadAttention(heads, key, name="attention")(x, x)])
+    y = layers.LayerNormalization()(y)
+    y = layers.Add()([y, layers.Dense(width)(layers.Dense(4 * width, activation="relu")(y))])
+    return keras.Model(x, layers.Dense(5, name="head")(y))
+
+
+# name: (network, masked weights, all trainable parameters, multiply-accumulates of the dense network), by hand.
+NETWORKS = {
+    # 784 x 300 + 300 x 100 + 100 x 10; 2 x 410 of batch norm
+    "lenet": (lenet_300_100, 266_200, 267_020, 266_200),
+    # Table 4's networks and numbers of weights; what is dense there is kept dense.
+    "wrn_28_2": (functools.partial(wide_resnet, 28, 2), 1_451_520, 1_467_610, None),
+    "resnet_50": (resnet50, 22_724_608, 25_557_032, None),
+    # 3 x 9 + 3 x 16 + 160, with biases of 16 and 10; 64 positions of the first two
+    "depthwise": (depthwise, 235, 261, 64 * 27 + 64 * 48 + 160),
+    # 4 x 32 x 32 + 2 x 32 x 128 + 160; biases 4 x 32 + 128 + 32 + 5; layer norm 64
+    "transformer": (transformer, 12_448, 12_805, 12 * 12_448),
+}
+
+
+def sparse_of(name, model, sparsity=0.5):
+    kept = {"wrn_28_2": WRN_CIFAR10.keep_dense, "resnet_50": RESNET50_IMAGENET.keep_dense}
+    return ks.sparsify(model, sparsity, keep_dense=kept.get(name, ()), include=lambda v: "depthwise" in v.path)
+
+
+@functools.cache
+def network(name):
+    return NETWORKS[name][0]()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_totals_by_hand(name):
+    _, masked, trainable, macs = NETWORKS[name]
+    sparse = sparse_of(name, network(name))
+    report = ks.report(sparse)
+    assert report.sparse_weights == masked
+    assert report.sparse_weights + report.dense_parameters == trainable
+    assert report.live_weights == sum(int(w.mask.numpy().sum()) for w in ks.masked_weights(sparse))
+    assert report.parameters == report.live_weights + trainable - masked
+    assert macs is None or report.dense_macs == macs
+    assert report.macs < report.dense_macs
+
+
+def multiply_accumulates(model):
+    """Half of the floating-point operations that TensorFlow counts for the products of a model, for one input."""
+    import tensorflow as tf
+    from tensorflow.python.framework import ops
+
+    x = tf.TensorSpec((1, *model.input_shape[1:]))
+    graph = tf.function(lambda x: model(x, training=False)).get_concrete_function(x).graph
+    products = [op for op in graph.get_operations() if op.type in PRODUCTS]
+    return sum(int(ops.get_stats_for_node_def(graph, op.node_def, "flops").value) for op in products) // 2
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_multiply_accumulates_as_the_profiler_counts_them(name):
+    assert ks.report(network(name)).dense_macs == multiply_accumulates(network(name))
+
+
+def test_attention_of_unknown_length_has_unknown_counts():
+    x = keras.Input((None, 8))
+    report = ks.report(ks.sparsify(keras.Model(x, layers.MultiHeadAttention(2, 4)(x, x)), 0.5))
+    assert [row.macs for row in report.layers] == [None] * 4
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_attention_of_queries_of_another_length(rank):
+    """Projections of queries and outputs are used once a query; of keys and values, once a key."""
+    shape = (3,) * (rank - 1)
+    query, value = keras.Input((*shape, 6, 8)), keras.Input((*shape, 10, 8))
+    attention = layers.MultiHeadAttention(2, 4, attention_axes=tuple(range(1, rank + 1)))
+    rows = ks.report(ks.sparsify(keras.Model([query, value], attention(query, value)), 0.5)).layers
+    times = {row.name.split("/")[-1]: row.dense_macs // row.weights // 3 ** (rank - 1) for row in rows}
+    assert times == {"query": 6, "key": 10, "value": 10, "attention_output": 6}
