@@ -1,7 +1,7 @@
 """Train Keras 3 networks that are sparse from the first step."""
 
 from keras_sparse import distributions, layers, schedules
-from keras_sparse.callbacks import BackupAndRestore, EarlyStopping, ModelCheckpoint
+from keras_sparse.callbacks import BackupAndRestore, EarlyStopping, ModelCheckpoint, SparsityTensorBoard
 from keras_sparse.conversion import densify, sparsify
 from keras_sparse.export import deployment_report, export, load_litert, save_model, shrink
 from keras_sparse.layers import masked_layers, masked_weights
@@ -20,6 +20,7 @@ __all__ = [
     "ModelCheckpoint",
     "RigL",
     "SparseMethod",
+    "SparsityTensorBoard",
     "Static",
     "check_replicas",
     "compare",

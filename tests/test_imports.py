@@ -23,7 +23,8 @@ ORDER = [
     {"replicas"},
     {"training"},
     {"methods"},
-    {"callbacks", "report", "export"},
+    {"report", "export"},
+    {"callbacks"},
 ]
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
 

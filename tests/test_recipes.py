@@ -242,7 +242,8 @@ def test_from_the_command_line(tmp_path):
         text=True,
     )
     assert process.returncode == 0, process.stderr[-3000:]
-    assert "Epoch 2/2" in process.stdout
+    assert "epoch 2/2  accuracy " in process.stdout
+    assert "sparsity 98.00%  dropped " in process.stdout
     assert "━" in process.stdout
     assert (tmp_path / "result.json").exists()
 

@@ -73,13 +73,30 @@ def define_flags(experiment, into=flags.FLAGS):
     enum("precision", "float32", devices.PRECISIONS, "Dtype policy of Keras.")
     boolean("jit_compile", None, "Compile the training step with XLA; default: yes, if backend and strategy can.")
     integer("steps_per_execution", None, "Steps per call of the train function; default: automatic.", 1)
-    enum("verbose", "1", ("0", "1", "2"), "As in fit: 0 silent, 1 progress bar, 2 one line per epoch.")
+    enum(
+        "verbose",
+        "1",
+        ("0", "1", "2"),
+        "0 silent, 1 a line every ten epochs and on a terminal a bar, 2 a line an epoch.",
+    )
 
 
 def refuse(arguments):
     """Raises `app.UsageError` if the command line has arguments that are not flags."""
     if arguments:
         raise app.UsageError(f"Only flags are accepted, --NAME=VALUE (--helpfull lists them). Received: {arguments}.")
+
+
+# Flags that say where and how fast a run is computed, and not what.
+_EXECUTION = (
+    *("output_dir", "overwrite", "resume", "data_dir", "verbose", "strategy", "devices", "coordinator", "processes"),
+    *("process", "check_replicas", "jit_compile", "steps_per_execution"),
+)
+
+
+def settings(options):
+    """What runs are compared by, a dict: the flags that change what is computed, and Keras's backend."""
+    return {name: value for name, value in given(options).items() if name not in _EXECUTION}
 
 
 def given(options):

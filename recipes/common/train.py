@@ -9,8 +9,10 @@ import keras
 from absl import app, flags
 
 import keras_sparse as ks
-from common import data, devices, endings, event_log, folder, methods
-from common.options import given
+from common import data, devices, endings, folder, methods
+from common.options import given, settings
+from common.progress import Progress
+from keras_sparse.callbacks import event_file
 
 
 def run(experiment, build, load=data.load, options=flags.FLAGS):
@@ -71,16 +73,16 @@ def _run(experiment, build, load, options, runs, ctrl_c):
         )
     if machine.leads:
         runs.begin(given(options), options.overwrite)
-        if event_log.problem():
+        if event_file.problem():
             print(
-                f"Note: no TensorBoard logs are written ({event_log.problem()}). To have them: pip install tensorboard"
+                f"Note: no TensorBoard logs are written ({event_file.problem()}). To have them: pip install tensorboard"
             )
     with machine.scope():
         build = _with_flags(build, experiment, options, sets[0], machine)
         trainer = Trainer(experiment.training, options, sets, machine, ctrl_c)
         dense = _trained_dense(build, trainer, options, runs.path) if options.method == "compressed" else None
         plan = methods.plan(experiment, build, options, steps, dense)
-    seconds = trainer.fit(plan, runs.path)
+    seconds = trainer.fit(plan, runs.path, settings(options))
     machine.save(plan.model, runs.path / "model.keras")
     if not machine.leads:
         return None
@@ -97,12 +99,13 @@ def _run(experiment, build, load, options, runs, ctrl_c):
     }
     runs.finish(result)
     print(report)
-    look = "" if event_log.problem() else f"; look at it with: tensorboard --logdir {runs.path}"
     print(
         f"Test accuracy: {result['test_accuracy']:.2%} after epoch {plan.epochs} "
         f"(best {result['best_test_accuracy']:.2%}, epoch {result['best_epoch']}), {seconds:.0f} s. "
-        f"Written to {runs.path}{look}"
+        f"Written to {runs.path}; look at it with:\n    python tools/page.py {runs.path}"
     )
+    if not event_file.problem():
+        print(f"    tensorboard --logdir {runs.path}")
     return result
 
 
@@ -139,12 +142,13 @@ class Trainer:
     machine: devices.Devices
     ctrl_c: endings.CtrlC
 
-    def fit(self, plan, path):
+    def fit(self, plan, path, hparams=None):
         """Trains by a `common.methods.Plan`, from the last backup in a folder if there is one.
 
         Args:
             plan: `common.methods.Plan`.
             path: `Path` of the folder.
+            hparams: dict of hyperparameters for TensorBoard, or None.
 
         Returns:
             float, the time of training in seconds, without that of earlier processes.
@@ -169,8 +173,10 @@ class Trainer:
             path.mkdir(parents=True, exist_ok=True)
             folder.forget_epochs(path / "history.csv", begin)
             callbacks.append(keras.callbacks.CSVLogger(path / "history.csv", append=True))
-            if not event_log.problem():
-                callbacks.append(event_log.EventLog(path / "tensorboard"))
+            if not event_file.problem():
+                callbacks.append(ks.SparsityTensorBoard(path / "tensorboard", hparams=hparams))
+            if options.verbose != "0":
+                callbacks.append(Progress(every=1 if options.verbose == "2" else 10))
         images = len(test_set) // self.machine.replicas * self.machine.replicas
         at_once = evaluation_batch(images, self.machine.replicas)
         tests = test_set.evaluation(images, at_once, self.machine.part)
@@ -184,7 +190,7 @@ class Trainer:
             validation_batch_size=at_once // self.machine.part[1] if isinstance(tests, tuple) else None,
             callbacks=[*callbacks, backup],  # last, so that it includes what the others do
             shuffle=False,  # `batches` shuffles
-            verbose=int(options.verbose) if self.machine.leads else 0,
+            verbose=0,  # `Progress` shows it
         )
         return time.perf_counter() - started
 

@@ -1,0 +1,305 @@
+"""What the callback writes is what is in the model, wherever it stands among the callbacks."""
+
+import zlib
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from nets import compiled, ready
+
+import keras_sparse as ks
+from keras_sparse.callbacks import event_file
+from keras_sparse.callbacks.mask_history import MaskHistory
+from keras_sparse.report import pictures
+
+accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+make_ndarray = pytest.importorskip("tensorboard.util.tensor_util").make_ndarray
+
+
+def events(folder):
+    """{(part, tag): (list of (step, array), metadata)} of a folder of logs."""
+    found = {}
+    for part in sorted(p.name for p in folder.iterdir() if p.is_dir()):
+        made = accumulator.EventAccumulator(str(folder / part), size_guidance={accumulator.TENSORS: 0}).Reload()
+        for tag in made.Tags()["tensors"]:
+            values = [(e.step, make_ndarray(e.tensor_proto)) for e in made.Tensors(tag)]
+            found[part, tag] = (values, made.SummaryMetadata(tag).SerializeToString())
+    return found
+
+
+def scalars(folder):
+    """The same of the numbers only, by tag, of the part "train"."""
+    found = {tag: values for (part, tag), (values, _) in events(folder).items() if part == "train"}
+    return {tag: [(s, float(v)) for s, v in values] for tag, values in found.items() if not values[0][1].ndim}
+
+
+def method():
+    return ks.DynamicSparse(10, 5, threshold=0.05)
+
+
+def fit(blobs, *callbacks, model=None, **arguments):
+    model = model or ready()
+    model.fit(*blobs, batch_size=8, verbose=0, shuffle=False, callbacks=list(callbacks), **{"epochs": 3, **arguments})
+    return model
+
+
+def board(folder, **settings):
+    return ks.SparsityTensorBoard(folder, **settings)
+
+
+def test_the_scalars_that_keras_writes(blobs, tmp_path):
+    pytest.importorskip("tensorflow")
+    rates = keras.callbacks.LearningRateScheduler(lambda epoch: 0.1 / (epoch + 1))
+    own = keras.callbacks.TensorBoard(tmp_path / "keras", write_graph=False)
+    fit(blobs, method(), rates, own, board(tmp_path / "ours"), validation_data=blobs)
+    written, theirs = events(tmp_path / "ours"), events(tmp_path / "keras")
+    assert {key: written[key] for key in theirs} == theirs
+    assert {tag for part, tag in written if part == "validation"} == {"epoch_loss", "evaluation_loss_vs_iterations"}
+    names = ("loss", "learning_rate", "sparsity", "threshold", "dropped", "grown")
+    assert {tag for part, tag in theirs if part == "train"} == {f"epoch_{name}" for name in names}
+    assert [step for step, _ in written["validation", "evaluation_loss_vs_iterations"][0]] == [12, 24, 36]
+
+
+def test_numbers_of_each_weight_are_those_of_the_model(blobs, tmp_path):
+    seen = []
+    look = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append((ks.report(model), dict(logs))))
+    model = ready()
+    fit(blobs, method(), board(tmp_path), look, model=model)
+    written = scalars(tmp_path)
+    for epoch, (report, logs) in enumerate(seen):
+        now = {tag: dict(values)[epoch] for tag, values in written.items()}
+        for row in report.layers:
+            assert now[f"density/{row.name}"] == pytest.approx(row.density)
+            expected = (row.live, row.macs, row.dead_inputs, row.dead_units)
+            assert tuple(now[f"{x}/{row.name}"] for x in ("live", "macs", "dead_inputs", "dead_outputs")) == expected
+        assert (now["network/live"], now["network/macs"]) == (report.live_weights, report.macs)
+        for name in ("dropped", "grown"):  # counted update by update, and not from epoch to epoch
+            assert now[f"network/{name}"] == logs[name] == sum(now[f"{name}/{row.name}"] for row in report.layers)
+        assert now["network/threshold"] == pytest.approx(logs["threshold"])
+    assert sum(logs["dropped"] for _, logs in seen) > 0
+    explored = [value for _, value in written["network/explored"]]
+    assert explored == sorted(explored)
+    assert explored[-1] > 1 - seen[-1][0].sparsity
+
+
+@pytest.mark.parametrize("settings", [{}, {"update_freq": 4}], ids=["by epoch", "by step"])
+@pytest.mark.parametrize(
+    "make",
+    [method, lambda: ks.SET(fraction=0.3, period="epoch"), lambda: ks.DeepR(1e-3, 1e-3), ks.Static],
+    ids=["dynamic sparse", "SET between epochs", "DeepR", "static"],
+)
+def test_its_place_among_the_callbacks_does_not_matter(make, settings, blobs, tmp_path):
+    rates = keras.callbacks.LearningRateScheduler(lambda epoch: 0.1 / (epoch + 1))
+    fit(blobs, make(), rates, board(tmp_path / "last", **settings))
+    fit(blobs, board(tmp_path / "first", **settings), rates, make())
+    last, first = scalars(tmp_path / "last"), scalars(tmp_path / "first")
+    assert first == last
+    assert {"epoch_sparsity", "epoch_dropped", "epoch_learning_rate", "network/live"} <= set(first)
+    assert len(first["network/live"]) == (9 if settings else 3)
+
+
+def test_entries_by_step(blobs, tmp_path):
+    fit(blobs, method(), board(tmp_path, update_freq=4))
+    assert [step for step, _ in scalars(tmp_path)["network/live"]] == [*range(4, 37, 4)]
+
+
+def test_logs_are_on_the_disk_after_each_epoch(blobs, tmp_path):
+    seen = []
+    look = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: seen.append(
+            [len(scalars(tmp_path)[t]) for t in ("epoch_loss", "network/live")]
+        )
+    )
+    fit(blobs, method(), board(tmp_path), look)
+    assert seen == [[1, 1], [2, 2], [3, 3]]
+    assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == ["train"]  # Nothing was tested.
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before the method", "after it"])
+def test_a_run_that_goes_on_has_the_entries_of_one_that_did_not_stop(first, blobs, tmp_path):
+    def run(name, **arguments):
+        parts = [method(), board(tmp_path / name)]
+        fit(blobs, *(reversed(parts) if first else parts), backup(name), model=ready(), **arguments)
+
+    def backup(name):
+        return ks.BackupAndRestore(tmp_path / f"{name}_backup", delete_checkpoint=False)
+
+    run("whole", epochs=4)
+    run("parts", epochs=2)
+    run("parts", epochs=4)
+    whole, parts = scalars(tmp_path / "whole"), scalars(tmp_path / "parts")
+    for tag in whole:
+        assert dict(parts[tag]) == pytest.approx(dict(whole[tag])), tag
+
+
+def test_histograms_are_of_live_weights(blobs, tmp_path):
+    model = fit(blobs, ks.Static(), board(tmp_path))
+    (weight, *_) = ks.masked_weights(model)
+    live = keras.ops.convert_to_numpy(weight.variable)[weight.mask.numpy()]
+    values, _ = events(tmp_path)["train", f"live_weights/{weight.path}"]
+    step, buckets = values[-1]
+    assert (step, buckets.shape, buckets[:, 2].sum()) == (2, (30, 3), live.size)
+    assert (buckets[0, 0], buckets[-1, 1]) == pytest.approx((live.min(), live.max()))
+
+
+def test_pictures_at_an_interval_and_at_the_end(blobs, tmp_path):
+    model = fit(blobs, method(), board(tmp_path, image_freq=2, histogram_freq=0), epochs=4)
+    written = {tag: values for (_, tag), (values, _) in events(tmp_path).items()}
+    paths = [w.path for w in ks.masked_weights(model)]
+    assert {tag for tag in written if tag.startswith("masks/")} == {f"masks/{path}" for path in paths}
+    assert [step for step, _ in written[f"masks/{paths[0]}"]] == [0, 2, 3]
+    assert not any(tag.startswith("live_weights/") for tag in written)
+    width, height, png = written[f"masks/{paths[0]}"][-1][1]
+    assert png.startswith(b"\x89PNG")
+    assert (int(width), int(height)) == (16 * 16, 8 * 16)  # Small masks are enlarged.
+
+
+def test_a_model_without_masks_has_its_logs_written(blobs, tmp_path):
+    model = compiled(keras.Sequential([keras.Input((8,)), layers.Dense(3)]))
+    fit(blobs, board(tmp_path), model=model)
+    assert set(scalars(tmp_path)) == {"epoch_loss"}
+
+
+def test_beside_keras(blobs, tmp_path):
+    fit(blobs, method(), board(tmp_path, write_logs=False), validation_data=blobs)
+    assert not [tag for _, tag in events(tmp_path) if tag.startswith(("epoch_", "evaluation_"))]
+    assert "network/live" in scalars(tmp_path)
+
+
+def test_settings_of_the_run(blobs, tmp_path):
+    from tensorboard.plugins.hparams import metadata
+
+    fit(blobs, method(), board(tmp_path, hparams={"rate": 0.1, "name": "a", "on": True, "none": None}), epochs=1)
+    made = accumulator.EventAccumulator(str(tmp_path)).Reload()
+    start = made.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
+    settings = metadata.parse_session_start_info_plugin_data(start).hparams
+    assert {name: value.WhichOneof("kind") for name, value in settings.items()} == {
+        "rate": "number_value",
+        "name": "string_value",
+        "on": "bool_value",
+    }
+    end = made.SummaryMetadata(metadata.SESSION_END_INFO_TAG).plugin_data.content
+    assert metadata.parse_session_end_info_plugin_data(end).status == 1  # success
+
+
+def test_a_full_disk_is_an_os_error(blobs, tmp_path, monkeypatch):
+    class Full:
+        def __init__(self, file):
+            pass
+
+        def write(self, record):
+            raise OSError(28, "No space left on device")
+
+    event, _ = event_file._writing()
+    monkeypatch.setattr(event_file, "_writing", lambda: (event, Full))
+    with pytest.raises(OSError, match="No space left"):
+        fit(blobs, board(tmp_path))
+
+
+def test_weights_that_are_not_finite(blobs, tmp_path):
+    model = ready()
+    x, y = blobs
+    with pytest.warns(UserWarning, match="NaN"):
+        fit((x * np.float32("nan"), y), method(), board(tmp_path), model=model)
+    assert len(scalars(tmp_path)["network/live"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"update_freq": 0}, "update_freq"),
+        ({"histogram_freq": -1}, "histogram_freq"),
+        ({"image_freq": 1.5}, "image_freq"),
+    ],
+)
+def test_arguments_out_of_range(settings, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        board(tmp_path, **settings)
+
+
+def test_without_the_package_tensorboard(tmp_path, monkeypatch):
+    monkeypatch.setattr(event_file, "problem", lambda: "No module named 'tensorboard'")
+    with pytest.raises(ImportError, match="No module named 'tensorboard'.*pip install tensorboard"):
+        board(tmp_path)
+
+
+# The history.
+
+
+def test_a_file_of_another_model_is_left(tmp_path):
+    history = MaskHistory(ready())
+    history.save(tmp_path / "explored.npz", 3)
+    other = MaskHistory(ks.sparsify(keras.Sequential([keras.Input((5,)), layers.Dense(7)]), 0.5))
+    before = other.explored
+    other.load(tmp_path / "explored.npz", 3)
+    assert other.explored == before
+    (tmp_path / "explored.npz").write_bytes(b"PK\x03\x04cut off")
+    other.load(tmp_path / "explored.npz", 3)
+    assert other.explored == before
+
+
+# The pictures.
+
+
+def decoded(png):
+    """Rows of RGB pixels of a PNG file that `pictures.png` made."""
+    width, height = (int.from_bytes(png[i : i + 4], "big") for i in (16, 20))
+    start = png.index(b"IDAT") + 4
+    lines = np.frombuffer(zlib.decompress(png[start : png.index(b"IEND") - 8]), "uint8").reshape(height, -1)
+    return lines[:, 1:].reshape(height, width, 3)
+
+
+def test_a_picture_is_dark_where_nothing_lives():
+    pixels = decoded(pictures.png(np.array([[0, 1], [0.5, 0]]), smallest=8))
+    assert pixels.shape == (8, 8, 3)
+    assert tuple(pixels[0, 0]) == tuple(pixels[7, 7]) == tuple(pictures.COLOURS[0])
+    assert tuple(pixels[0, 7]) == tuple(pictures.COLOURS[-1])
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) == 3
+    assert decoded(pictures.png(np.zeros((3, 300)))).shape == (3, 300, 3)
+
+
+def test_a_reduced_mask_has_the_mean_of_what_it_was():
+    matrix = np.random.default_rng(0).random((1000, 700)) < 0.1
+    small = pictures.reduced(matrix.astype(float), 100)
+    assert small.shape == (100, 100)
+    assert small.mean() == pytest.approx(matrix.mean())
+    assert small[0, 0] == matrix[:10, :7].mean()
+    assert pictures.reduced(matrix[:3, :5]).shape == (3, 5)
+
+
+def test_connectivity_on_the_grid_of_the_input():
+    model = keras.Sequential([keras.Input((4, 5, 2)), layers.Flatten(), layers.Dense(6, name="a"), layers.Dense(3)])
+    first, second = ks.masked_weights(ks.sparsify(model, 0.5))
+    mask = np.zeros((40, 6), "uint8")
+    mask[[12, 13], :3] = 1  # both channels of pixel (1, 1)
+    first.mask.value.assign(mask)
+    name, picture = pictures.of_first(model, first)
+    assert (name, picture.shape, picture[1, 1], picture.sum()) == ("connectivity", (4, 5), 6, 6)
+    assert pictures.of_first(model, second) == (None, None)
+
+
+def test_windows_of_a_convolution():
+    model = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, (2, 3))])
+    (weight,) = ks.masked_weights(ks.sparsify(model, 0.5))
+    name, picture = pictures.of_first(model, weight)
+    assert (name, picture.shape) == ("windows", (3 * 3 - 1, 4 * 4 - 1))
+    np.testing.assert_array_equal(picture[3:5, 4:7], weight.mask.numpy()[:, :, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "size"),
+    [
+        (layers.Dense(4), (6,), (6, 4)),
+        (layers.Conv2D(4, 3), (8, 8, 2), (2, 4)),
+        (layers.Conv2D(4, 3, groups=2), (8, 8, 2), (2, 2)),
+        (layers.Conv2DTranspose(4, 3), (8, 8, 2), (2, 4)),
+        (layers.EinsumDense("abc,cde->abde", (None, 2, 3)), (7, 5), (5, 6)),
+        (layers.EinsumDense("abde,dec->abc", (None, 5)), (7, 2, 3), (6, 5)),
+    ],
+)
+def test_a_mask_is_inputs_by_outputs(layer, shape, size):
+    (weight,) = ks.masked_weights(ks.sparsify(keras.Sequential([keras.Input(shape), layer]), 0.5))
+    matrix = pictures.mask_matrix(weight)
+    assert matrix.shape == size
+    assert matrix.mean() == pytest.approx(weight.mask.numpy().mean())
