@@ -11,35 +11,10 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-# Test accuracy in per cent on MNIST, mean and standard deviation of five runs, from the data of Mostafa & Wang.
-PUBLISHED = {
-    ("mnist", "dynamic_sparse", 0.90): "98.44 ± .10",
-    ("mnist", "dynamic_sparse", 0.95): "98.32 ± .08",
-    ("mnist", "dynamic_sparse", 0.96): "98.23 ± .05",
-    ("mnist", "dynamic_sparse", 0.97): "98.20 ± .05",
-    ("mnist", "dynamic_sparse", 0.98): "98.14 ± .14",
-    ("mnist", "dynamic_sparse", 0.99): "97.75 ± .04",
-    ("mnist", "compressed", 0.90): "98.55 ± .03",
-    ("mnist", "compressed", 0.95): "98.47 ± .06",
-    ("mnist", "compressed", 0.96): "98.42 ± .04",
-    ("mnist", "compressed", 0.97): "98.34 ± .10",
-    ("mnist", "compressed", 0.98): "98.12 ± .10",
-    ("mnist", "compressed", 0.99): "97.47 ± .21",
-    ("mnist", "static", 0.90): "97.94 ± .09",
-    ("mnist", "static", 0.95): "96.68 ± .03",
-    ("mnist", "static", 0.96): "94.13 ± 4.3",
-    ("mnist", "static", 0.97): "94.35 ± .30",
-    ("mnist", "static", 0.98): "82.8 ± 6.5",
-    ("mnist", "static", 0.99): "49.5 ± 5.9",
-}
-SAME = (
-    "seed",
-    "output_dir",
-    "overwrite",
-    "data_dir",
-    "dense_model",
-    "verbose",
-)  # flags that runs of one row may differ in
+from published import published
+
+from runs import SAME
+
 HEAD = ("method", "sparsity", "live weights", "last epoch", "best epoch", "published", "runs", "time")
 
 
@@ -85,7 +60,7 @@ def rows(runs):
                 f"{results[0]['live_weights'] or results[0]['parameters']:,}",
                 _spread([100 * r["test_accuracy"] for r in results]),
                 _spread([100 * r["best_test_accuracy"] for r in results]),
-                PUBLISHED.get((config["dataset"], method, sparsity), "") if _is_whole(config) else "",
+                published(config),
                 str(len(results)),
                 f"{statistics.mean(r['seconds'] for r in results):.0f} s",
             )
@@ -96,12 +71,6 @@ def rows(runs):
 def markdown(table):
     """Formats the rows as a Markdown table."""
     return "\n".join("| " + " | ".join(row) + " |" for row in (HEAD, ["---"] * len(HEAD), *table))
-
-
-def _is_whole(config):
-    """Whether a run has the settings of the published runs, so that the numbers are comparable."""
-    whole = {"epochs": 100, "train_split": "train", "test_split": "test", "settings": "paper", "scope": "layer"}
-    return all(config.get(k, v) == v for k, v in whole.items())
 
 
 def _spread(values):
