@@ -12,7 +12,6 @@ from collections import defaultdict
 from pathlib import Path
 
 from published import published
-
 from runs import SAME
 
 HEAD = ("method", "sparsity", "live weights", "last epoch", "best epoch", "published", "runs", "time")

@@ -13,10 +13,9 @@ import sys
 from pathlib import Path
 
 import matplotlib
+import runs as runs_
 from absl import app, flags
 from published import published
-
-import runs as runs_
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -3,8 +3,8 @@
     python tools/page.py runs/demo
     python tools/page.py runs/lenet --output lenet.html
 
-The file needs no server and no network. Of a sweep the table and the figures show all runs, and a section each the first
-`--sections` of them.
+The file needs no server and no network. The table and the figures of a sweep show all runs; the first `--sections` runs
+have a section each.
 """
 
 import base64
@@ -16,11 +16,10 @@ from pathlib import Path
 
 import compare
 import figures
+import runs as runs_
 from absl import app, flags
 from matplotlib import pyplot as plt
 from published import published
-
-import runs as runs_
 
 FLAGS = flags.FLAGS
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ TRANSFORMER_MNIST = dataclasses.replace(
     keep_dense=("embed", "logits"),
     training=_TRAINING,
     # A tenth of the live weights of a network that is 90% sparse.
-    dynamic_sparse=dataclasses.replace(LENET_MNIST.dynamic_sparse, prune_count=983, period=_PERIOD, until=9),
-    set=dataclasses.replace(LENET_MNIST.set, prune_count=983, period=_PERIOD, until=9),
+    dynamic_sparse=dataclasses.replace(LENET_MNIST.dynamic_sparse, prune_count=983, period=_PERIOD, until=7),
+    set=dataclasses.replace(LENET_MNIST.set, prune_count=983, period=_PERIOD, until=7),
     compressed=CompressedSettings(prunings=10, epochs_between=1, epochs=15, learning_rates={0: 1e-3, 12: 2e-4}),
     rigl=dataclasses.replace(LENET_MNIST.rigl, period=_PERIOD),
     ours=None,
