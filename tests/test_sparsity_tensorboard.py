@@ -265,6 +265,7 @@ def test_a_reduced_mask_has_the_mean_of_what_it_was():
     assert small.shape == (100, 100)
     assert small.mean() == pytest.approx(matrix.mean())
     assert small[0, 0] == matrix[:10, :7].mean()
+    assert pictures.reduced(np.arange(5.0).reshape(5, 1), 3).tolist() == [[0.5], [2.5], [4]]
     assert pictures.reduced(matrix[:3, :5]).shape == (3, 5)
 
 

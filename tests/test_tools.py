@@ -82,10 +82,10 @@ def test_a_sweep_has_every_point_ordered_by_seed():
     assert runs[0][1][1:] == [
         "r.py",
         "--method=dynamic_sparse",
+        "--sparsity=0.9",
         "--seed=0",
         "--output_dir=o/dynamic_sparse_0.9_seed0",
         "--epochs=3",
-        "--sparsity=0.9",
     ]
 
 

@@ -28,6 +28,7 @@ if __name__ == "__main__":
 
 # Okabe and Ito's colours, which the colour-blind tell apart, each with a marker of its own.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
+DASHES = ("-", "--", ":", "-.")  # so that lines can be told apart in print, too
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 STYLE = {
     "axes.grid": True,
@@ -79,8 +80,10 @@ def threshold(runs):
     for i, (label, members) in enumerate(runs_.series(shown).items()):
         for run in members:
             name = (label if len(runs_.series(shown)) > 1 else run.path.name) if run is members[0] else None
-            axes.step(run.history["epoch"], run.history["threshold"], where="mid", lw=1.3, color=_colour(i), label=name)
-    axes.set(yscale="log", xlabel="epoch", ylabel="threshold")
+            line = {"color": _colour(i), "ls": DASHES[i % len(DASHES)], "label": name}
+            axes.step(run.history["epoch"], run.history["threshold"], where="mid", lw=1.4, **line)
+    axes.set(yscale="log", ylabel="threshold")
+    by_epoch(axes)
     _legend(figure, axes)
     return figure
 
@@ -111,15 +114,16 @@ def _of_layers(runs, name, title, relative=False, scale="linear", times=1):
     if run is None:
         return None
     figure, axes = plt.subplots()
-    layers = {k: v for k, v in run.layers[name].items() if k != "network"}
+    layers = run.layers[name]
     many = len(layers) > MOST_LINES
-    for i, (layer, by_epoch) in enumerate(layers.items()):
-        epochs, numbers = zip(*sorted(by_epoch.items()), strict=True)
+    for i, (layer, numbers) in enumerate(layers.items()):
+        epochs, numbers = zip(*sorted(numbers.items()), strict=True)
         numbers = [n * times / (max(1, numbers[0]) if relative else 1) for n in numbers]
         colour = plt.cm.viridis(i / (len(layers) - 1)) if many else _colour(i)
-        dashes = "-" if many else (0, ((1, 0), (5, 2), (1, 1.5), (5, 1, 1, 1))[i // 2 % 4])
+        dashes = "-" if many else DASHES[i % len(DASHES)]
         axes.plot(epochs, numbers, color=colour, ls=dashes, lw=1.6, label=layer)
-    axes.set(xlabel="epoch", ylabel=title, yscale=scale, title=f"{run.path.name}")
+    axes.set(ylabel=title, yscale=scale, title=run.path.name)
+    by_epoch(axes)
     if scale == "linear":
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
@@ -139,10 +143,10 @@ def where(runs):
     run = next((run for run in runs if run.layers.get("density")), None)
     if run is None:
         return None
-    layers = {k: v for k, v in run.layers["density"].items() if k != "network"}
+    layers = run.layers["density"]
     size = max(2.2, 0.32 * len(layers) + 1.2)
     figure, axes = plt.subplots(figsize=(6.4, size))
-    first, last = ([100 * by_epoch[edge(by_epoch)] for by_epoch in layers.values()] for edge in (min, max))
+    first, last = ([100 * numbers[edge(numbers)] for numbers in layers.values()] for edge in (min, max))
     places = range(len(layers))
     axes.hlines(places, first, last, color="#8C8C8C", lw=1)
     axes.scatter(first, places, facecolors="white", edgecolors=COLOURS[0], zorder=3, label="after the first epoch")
@@ -206,6 +210,12 @@ def _plain(axis, form="{x:g}"):
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(StrMethodFormatter(form))
     axis.set_minor_formatter(NullFormatter())
+
+
+def by_epoch(axes):
+    """Gives the axis of epochs whole numbers."""
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
 def _legend(figure, axes):

@@ -3,8 +3,8 @@
     python tools/page.py runs/demo
     python tools/page.py runs/lenet --output lenet.html
 
-The file needs no server and no network. The table and the figures of a sweep show all runs; the first `--sections` runs
-have a section each.
+The file needs no server and no network. Of a sweep the table and the figures show all runs, and the first `--sections`
+of them have a section each.
 """
 
 import base64
@@ -16,10 +16,11 @@ from pathlib import Path
 
 import compare
 import figures
-import runs as runs_
 from absl import app, flags
 from matplotlib import pyplot as plt
 from published import published
+
+import runs as runs_
 
 FLAGS = flags.FLAGS
 if __name__ == "__main__":
@@ -97,10 +98,8 @@ def page(runs, sections=6) -> str:
     for run in runs[:sections]:
         parts += section(run)
     if len(runs) > sections:
-        left = ", ".join(names[sections:])
-        parts.append(
-            f"<p>Without a section, for which <code>--sections</code> has to be larger: {html.escape(left)}.</p>"
-        )
+        left = html.escape(", ".join(names[sections:]))
+        parts.append(f"<p>Without a section, for which <code>--sections</code> has to be larger: {left}.</p>")
     head = (
         f"<meta charset='utf-8'><meta name='viewport' content='width=device-width'><title>{html.escape(title)}</title>"
     )
@@ -133,7 +132,8 @@ def learning(runs):
         if name in history:
             percent = [100 * a for a in history[name]]
             axes.plot(history["epoch"], percent, color=figures.COLOURS[colour], ls=("-", "--")[colour], label=label)
-    axes.set(xlabel="epoch", ylabel="accuracy, %")
+    axes.set_ylabel("accuracy, %")
+    figures.by_epoch(axes)
     figure.legend(loc="outside right upper", fontsize=9)
     return figure
 

@@ -30,7 +30,7 @@ class Run:
     def history(self) -> dict:
         """The epoch's logs, a dict of name to list of floats; "epoch" counts from 1."""
         file = self.path / "history.csv"
-        rows = list(csv.DictReader(file.open(newline=""))) if file.exists() else []
+        rows = list(csv.DictReader(file.read_text().splitlines())) if file.exists() else []
         found = {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
         return {**found, "epoch": [epoch + 1 for epoch in found["epoch"]]} if found else {}
 

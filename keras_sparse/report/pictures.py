@@ -8,7 +8,7 @@ import numpy as np
 
 # Dark to light, told apart by the colour-blind and in grey: six colours of matplotlib's "viridis".
 COLOURS = np.array([(68, 1, 84), (65, 68, 135), (42, 120, 142), (34, 168, 132), (122, 209, 81), (253, 231, 37)])
-LARGEST = 256  # pixels of a side of a reduced mask
+LARGEST = 400  # pixels of a side of a reduced mask
 
 
 def mask_matrix(weight) -> np.ndarray:
@@ -31,13 +31,13 @@ def mask_matrix(weight) -> np.ndarray:
 
 
 def reduced(matrix, largest=LARGEST) -> np.ndarray:
-    """Returns a matrix of at most `largest` rows and columns: means over blocks of nearly the same size."""
+    """Returns a matrix of at most `largest` rows and columns: means over blocks, of which the last may be smaller."""
     for axis in (0, 1):
         size = matrix.shape[axis]
-        if size > largest:
-            edges = np.linspace(0, size, largest + 1).astype(int)
-            sums = np.add.reduceat(matrix, edges[:-1], axis=axis)
-            matrix = sums / np.expand_dims(np.diff(edges), 1 - axis)
+        starts = np.arange(0, size, -(-size // largest))
+        if len(starts) < size:
+            sums = np.add.reduceat(matrix, starts, axis=axis)
+            matrix = sums / np.expand_dims(np.diff([*starts, size]), 1 - axis)
     return matrix
 
 
