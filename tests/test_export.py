@@ -149,6 +149,26 @@ def test_a_file_that_computes_something_else_is_not_kept(tmp_path, monkeypatch, 
         assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("weights", ["float32", "float16", "int8"])
+def test_small_outputs_are_compared_as_well(tmp_path, monkeypatch, weights):
+    model = mlp()
+    last = model.layers[-1]
+    last.kernel_variable.assign(last.kernel_variable * 1e-6)
+    write = flatbuffer.write
+
+    def another(model):
+        """The file of a model that knows nothing."""
+        for buffer in model.buffers:
+            if buffer.data is not None and len(buffer.data) > 16 and not bytes(buffer.data).startswith(b"keras_sparse"):
+                buffer.data = np.zeros(len(buffer.data), np.uint8)
+        return write(model)
+
+    monkeypatch.setattr(flatbuffer, "write", another)
+    x = np.random.default_rng(0).normal(size=(50, 8)).astype("float32")
+    with pytest.raises(RuntimeError, match="not kept"):
+        ks.export(model, tmp_path / "m.tflite", weights=weights, representative_dataset=x)
+
+
 def test_nan_counts_as_something_else(tmp_path):
     model = mlp()
     model.layers[-1].kernel_variable.assign(np.full((12, 3), np.nan))

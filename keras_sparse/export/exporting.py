@@ -16,9 +16,11 @@ from keras_sparse.validation import check_choice, check_positive_int
 
 _FORMATS = {".tflite": "litert", ".onnx": "onnx", "": "tf_saved_model"}
 _WEIGHTS = ("float32", "float16", "int8")
-# How far the outputs may be off: the largest difference over the largest output for float32, whose rounding is all
-# that differs; the root mean square of the differences over that of the outputs where weights are rounded.
-_EXACT, _ROUNDED = 1e-5, {"float16": 0.02, "int8": 0.25}
+# How far the outputs of a float32 file may be off: so much where they are at most 1, or of the largest one; and by that
+# part of the largest one at most, since small outputs are to be compared as well.
+_EXACT, _PART = 1e-5, 1e-3
+# Where weights are rounded: the root mean square of the differences over that of the outputs.
+_ROUNDED = {"float16": 0.02, "int8": 0.25}
 _COMPARED = 16  # samples
 
 
@@ -180,14 +182,14 @@ _ADVICE = {
 
 
 def _difference(expected, got, weights):
-    """`(how far they are apart, how far they may be)`, both relative."""
+    """`(how far they are apart, how far they may be)`."""
     if expected.shape != got.shape:
         return np.nan, 0.0
-    difference = (got - expected).astype("float64")
+    difference, largest = np.abs(got - expected).astype("float64"), float(np.abs(expected).max(initial=0))
     if weights == "float32":
-        return float(np.abs(difference).max(initial=0) / max(1.0, np.abs(expected).max(initial=0))), _EXACT
-    size = np.sqrt(np.mean(np.square(expected, dtype="float64")))
-    return float(np.sqrt(np.mean(np.square(difference))) / max(size, 1e-6)), _ROUNDED[weights]
+        return float(difference.max(initial=0)), min(_EXACT * max(1.0, largest), _PART * largest + 1e-9)
+    limit = _ROUNDED[weights] * np.sqrt(np.mean(np.square(expected, dtype="float64"))) + 1e-9
+    return float(np.sqrt(np.mean(np.square(difference)))), float(limit)
 
 
 def _what_it_does_not_give(made):
