@@ -51,10 +51,9 @@ def export(rounds):
         build, sparsities, keep_dense = _NETWORKS[name]
         for sparsity in sparsities:
             rows += _rows(name, ks.sparsify(build(), sparsity, keep_dense=keep_dense), rounds)
-    text = _text(rows, rounds)
-    print(text)
-    if FLAGS.write:
-        benchmark_page.write("export", text)
+        if FLAGS.write:  # after each network: the large ones take long
+            benchmark_page.write("export", _text(rows, rounds))
+    print(_text(rows, rounds))
 
 
 def _text(rows, rounds):

@@ -30,6 +30,9 @@ PEERS = {
 }
 flags.DEFINE_list("networks", ["lenet", "wrn"], "For `peers`: which.")
 flags.DEFINE_list("peers", list(PEERS), "For `peers`: which libraries.")
+flags.DEFINE_integer(
+    "cores", 0, "For `peers`: how many cores each may use; 0 for all. Busy machines slow threads down.", 0
+)
 flags.DEFINE_float("peer_sparsity", 0.98, "For `peers`: of the masked layers.")
 _HEADER = ["network", "library", "versions", "step", "over its dense", "update", "peak memory"]
 
@@ -54,6 +57,7 @@ class Peer:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
+            preexec_fn=_few_cores if FLAGS.cores else None,
         )
         self.versions = self._answer()["versions"]
 
@@ -84,16 +88,21 @@ class Peer:
         )
 
 
+def _few_cores():
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: FLAGS.cores])
+
+
 def peers(rounds, steps, batch_size):
     """Prints a table of all libraries and networks, and writes it if asked.
 
     Args:
         rounds: int, how often they take turns.
-        steps: int, of a turn.
+        steps: int, of a turn of LeNet; the WRN, whose step takes 500 times as long, makes a fiftieth of them.
         batch_size: int.
     """
     rows, absent = [], []
     for network in FLAGS.networks:
+        count = steps if network == "lenet" else max(1, steps // 50)
         started = []
         for name in FLAGS.peers:
             missing = [x for x in PEERS[name][2] if importlib.util.find_spec(x) is None]
@@ -110,24 +119,29 @@ def peers(rounds, steps, batch_size):
             peer.steps, peer.updates = [], []
         for i in range(rounds):
             for peer in started[:: 1 if i % 2 else -1]:
-                peer.turn(steps)
+                peer.turn(count)
         rows += _rows(network, started)
-    text = "\n".join(
+        text = _text(rows, absent, rounds, steps, batch_size)
+        if FLAGS.write:
+            benchmark_page.write("peers", text)
+    print(text)
+
+
+def _text(rows, absent, rounds, steps, batch_size):
+    cores = f"{FLAGS.cores} core{'s' * (FLAGS.cores > 1)}" if FLAGS.cores else "all cores"
+    return "\n".join(
         [
             "## Sparse training by other libraries",
             "",
             f"{benchmark_page.machine()}. Batches of {batch_size}, sparsity {FLAGS.peer_sparsity}, SGD with momentum, "
-            f"as each library's `fit` or loop is without any setting; each in a process of its own, {rounds} turns of "
-            f"{steps} steps one after the other; medians. A step is without updates of masks, which are timed by "
-            "themselves.",
+            "as each library's `fit` or loop is without any setting; each in a process of its own, on "
+            f"{cores}, {rounds} turns of {steps} steps of LeNet, a fiftieth of WRN-28-2, one after the other; medians. "
+            "A step is without updates of masks, which are timed by themselves.",
             "",
             benchmark_page.table(_HEADER, rows),
             *(f"\nNot measured: {x}." for x in absent),
         ]
     )
-    print(text)
-    if FLAGS.write:
-        benchmark_page.write("peers", text)
 
 
 _DENSE_OF = {
