@@ -1,5 +1,10 @@
-"""Runs the Python code of the README and the guides, twice in the same process, and checks their links."""
+"""Runs the Python code of the README and the guides, twice in the same process, and checks their links.
 
+The code of a block that begins with "```python NAME" is run on the backend NAME only, or if the package NAME is
+installed.
+"""
+
+import importlib.util
 import re
 from pathlib import Path
 
@@ -12,12 +17,22 @@ ROOT = Path(__file__).parents[1]
 GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
+BACKENDS = ("tensorflow", "jax", "torch")
+PACKAGES = ("keras_hub",)
+
+
 def blocks(path):
-    return re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
+    found = re.findall(r"```python ?(\w*)\n(.*?)```", path.read_text(), re.DOTALL)
+    assert {name for name, _ in found} <= {"", *BACKENDS, *PACKAGES}
+    return [code for name, code in found if _is_run(name)]
+
+
+def _is_run(name):
+    return name in ("", keras.backend.backend()) or (name in PACKAGES and importlib.util.find_spec(name) is not None)
 
 
 def _examples():
-    short = {"README.md", "new_method.md", "models.md"}
+    short = {"README.md", "new_method.md", "models.md", "custom_loops.md"}
     for path in filter(blocks, GUIDES):
         yield pytest.param(path, id=path.name, marks=[] if path.name in short else pytest.mark.long)
 
@@ -26,7 +41,7 @@ def _examples():
 def test_the_examples_run_twice_in_a_row(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
-        names = {}
+        names = {"__name__": "__main__"}  # the module of the classes that the code defines
         for block in blocks(path):
             exec(compile(block, path.name, "exec"), names)
     if (tmp_path / "model.keras").exists():
