@@ -15,7 +15,7 @@ from keras_sparse import counter_rng as draws
 from keras_sparse.layers.traversal import trainable_masked_weights
 from keras_sparse.schedules import ScheduleLike, by_epoch
 from keras_sparse.training import rewiring
-from keras_sparse.training.layer_state import placed
+from keras_sparse.training.layer_state import LayerSpec, placed
 from keras_sparse.training.pattern_rewiring import wake_in_groups
 from keras_sparse.training.per_step_method import PerStepMethod
 from keras_sparse.training.rewiring import elements_at, parts_of, wake, with_elements
@@ -112,7 +112,7 @@ class DeepR(PerStepMethod):
                 against = weights * self._signs(live + first) < 0
                 backend.write_elements(live[against], (layer.variable, -weights[against]))
 
-    def begin(self, specs, layers):
+    def begin(self, specs: tuple[LayerSpec, ...], layers: list) -> list[np.ndarray]:
         """Returns what `act` carries from step to step.
 
         These are the positions of the live weights; their signs, which with `reading="table_4"` are 0 for a new weight
@@ -131,7 +131,7 @@ class DeepR(PerStepMethod):
         """Returns alpha and temperature of this epoch, a float32 array of two entries."""
         return np.array([self.alpha(self._epoch), self.temperature(self._epoch)], "float32")
 
-    def act(self, specs, step, rate, settings, weights, masks, slots, own):
+    def act(self, specs: tuple[LayerSpec, ...], step, rate, settings, weights, masks, slots, own) -> tuple:
         """Moves the live weights, drops those that crossed zero, and activates as many dead ones.
 
         The live weights of all layers are concatenated into one array, since a few operations on a long array are

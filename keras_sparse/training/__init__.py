@@ -1,1 +1,1 @@
-"""What every sparse training method stands on."""
+"""The code that all sparse training methods share."""

@@ -1,17 +1,23 @@
-"""Checks at the beginning and the end of a `fit`."""
+"""Checks and warnings at the beginning and the end of `fit`."""
 
 import warnings
 import weakref
+from collections.abc import Callable
 
+import keras
 import numpy as np
 
+from keras_sparse.layers.method_state import MethodState
 from keras_sparse.training.optimizer_state import cure_of_nan, trains
 
-_owners = weakref.WeakKeyDictionary()  # model -> (the parameters of its last fit, the method that trained in it)
+_owners = weakref.WeakKeyDictionary()  # model -> (`params` of its last fit, weak reference to the method of it)
 
 
-def check_alone(model, method):
-    """Raises ValueError if another method trains a model in the same `fit`, whose parameters are one object."""
+def check_alone(model: keras.Model, method) -> None:
+    """Raises ValueError if `callbacks` of a `fit` has two methods.
+
+    Keras gives all callbacks of one `fit` the same `params` dict, so equal identity means the same `fit`.
+    """
     params, other = _owners.get(model, (None, lambda: None))
     if params is not None and params is method.params and other() is not None:
         raise ValueError(
@@ -21,8 +27,8 @@ def check_alone(model, method):
     _owners[model] = (method.params, weakref.ref(method))
 
 
-def check_optimizer_trains(name, model, layers):
-    """Raises ValueError unless a model is compiled with an optimizer that trains the kernels of some layers."""
+def check_optimizer_trains(name: str, model: keras.Model, layers: list) -> None:
+    """Raises ValueError unless the model is compiled with an optimizer that trains the given weights."""
     if getattr(model, "optimizer", None) is None:
         raise ValueError(
             f"{name} keeps the state of the optimizer clean, and {model.name!r} is not compiled with one. Call "
@@ -36,21 +42,28 @@ def check_optimizer_trains(name, model, layers):
         )
 
 
-def check_reachable(layers, epochs, count, name, part=1.0, given=None):
-    """Raises ValueError if a number to drop at once is more than the network can lose.
+def check_reachable(
+    layers: list,
+    epochs: int | None,
+    count: Callable[[int], int],
+    name: str,
+    part: float = 1.0,
+    given: Callable[[int], float] | None = None,
+) -> None:
+    """Raises ValueError if an update would have to drop more mask elements than the network can lose.
 
     Args:
-        layers: the trainable masked layers.
-        epochs: int, of how many epochs; None if that is not known.
-        count: function `epoch -> int`, the number of mask elements.
-        name: str, the argument's.
-        part: float, of that number, which has to be reached.
-        given: function `epoch -> number`, what the argument says where that is not the number to drop.
+        layers: list of the trainable masked weights.
+        epochs: int, the number of epochs of `fit`; None if it is unknown.
+        count: function `epoch -> int`, the number of mask elements to drop.
+        name: str, name of the argument, for the message.
+        part: float in (0, 1], the fraction of `count` that must be possible.
+        given: function `epoch -> number`, the value of the argument, if it is not `count` itself.
     """
     if not epochs:
         return
     live = [np.count_nonzero(x.mask.numpy()) for x in layers]
-    can = sum(live) - len(live)  # Each layer keeps one.
+    can = sum(live) - len(live)  # Each layer keeps at least one element.
     epoch = max(range(epochs), key=count)
     if count(epoch) * part > can:
         received = f"{name}={count(epoch)}" if given is None else f"{name}={given(epoch)}, {count(epoch)} of them"
@@ -60,8 +73,8 @@ def check_reachable(layers, epochs, count, name, part=1.0, given=None):
         )
 
 
-def warn_of_no_update(name, schedule):
-    """Warns that a `fit` was over before the first update was due."""
+def warn_of_no_update(name: str, schedule) -> None:
+    """Warns that `fit` ended before the first update was due."""
     warnings.warn(
         f"{name} made no update: none was due in the {schedule.examined - schedule.started} optimizer steps of this "
         f"fit. Received: {schedule.describe()}. Choose a shorter period, or train longer.",
@@ -69,8 +82,8 @@ def warn_of_no_update(name, schedule):
     )
 
 
-def warn_of_idle_updates(name, updates):
-    """Warns that the updates of a `fit` dropped nothing."""
+def warn_of_idle_updates(name: str, updates: int) -> None:
+    """Warns that no update of a `fit` dropped anything."""
     warnings.warn(
         f"{name} made {updates} updates, and none of them dropped anything: the masks are what they were. Its "
         "threshold, count, fraction or target is too low for this network.",
@@ -78,8 +91,8 @@ def warn_of_idle_updates(name, updates):
     )
 
 
-def warn_if_dense(name, model, layers):
-    """Warns if all layers are dense, and a method has nothing to move."""
+def warn_if_dense(name: str, model: keras.Model, layers: list) -> None:
+    """Warns if all masks are dense, so that the method cannot move any weight."""
     if all(x.mask.numpy().all() for x in layers):
         warnings.warn(
             f"{name} can move nothing: all masked layers of {model.name!r} are dense. Give keras_sparse.sparsify a "
@@ -88,8 +101,8 @@ def warn_if_dense(name, model, layers):
         )
 
 
-def check_same_method(name, saved):
-    """Raises ValueError if a loaded model is in the middle of its training by another method."""
+def check_same_method(name: str, saved: MethodState) -> None:
+    """Raises ValueError if a loaded model is in the middle of training by another method."""
     if saved.last_update > 0 and saved.method not in (None, name):
         raise ValueError(
             f"The loaded model is in the middle of its training by {saved.method}, and {name} cannot go on with that. "
@@ -97,8 +110,8 @@ def check_same_method(name, saved):
         )
 
 
-def warn_of_nan(name, step, layers, optimizer):
-    """Warns that an update was skipped, since NaN cannot be compared."""
+def warn_of_nan(name: str, step: int, layers: list, optimizer) -> None:
+    """Warns that an update was skipped because of NaN, which cannot be compared."""
     warnings.warn(
         f"{name} skipped its update at step {step}, and skips all until it is cured: weights or gradients of "
         f"{[x.name for x in layers]} are NaN or infinite. The masks stay as they were. {cure_of_nan(optimizer)}, and "
@@ -107,8 +120,8 @@ def warn_of_nan(name, step, layers, optimizer):
     )
 
 
-def warn_of_no_optimizer(name, model):
-    """Warns that nobody knows the optimizer whose state has to be kept clean."""
+def warn_of_no_optimizer(name: str, model: keras.Model) -> None:
+    """Warns that the optimizer is unknown, so that its state cannot be reset."""
     warnings.warn(
         f"{name}.update got no optimizer, and {model.name!r} is not compiled with one: momentum of dropped weights "
         "stays, and would move them. Pass optimizer=... of the loop.",

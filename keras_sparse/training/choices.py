@@ -1,97 +1,106 @@
-"""What a sparse training method may choose, and what it does where it does not."""
+"""The methods that a sparse training method may override, with their defaults."""
 
 import dataclasses
 
+import keras
 import numpy as np
 
 from keras_sparse.layers.traversal import trainable_masked_weights
 from keras_sparse.training.dead_weights import leaves_zeros
-from keras_sparse.training.layer_state import layer_specs, live_weights
+from keras_sparse.training.layer_state import LayerSpec, LayerState, layer_specs, live_weights
 
 
 class Choices:
-    """The methods that a subclass of `keras_sparse.SparseMethod` overrides; `drop` is the one that it has to."""
+    """The methods that a subclass of `keras_sparse.SparseMethod` may override. It must override `drop`.
 
-    moves = True  # Whether the method needs dead positions to grow at.
-    owes_updates = True  # Whether a run that goes on makes up for an update that its checkpoint lacks.
+    An update calls, in this order: `drop`, `redistribute`, `grow`, `budget` and `initial_values`.
+    """
 
-    def budget(self, layers):
-        """How many weights must live after the update: as many as before, unless a method says otherwise."""
+    moves = True  # Whether weights grow, which needs dead positions: `fit` warns if all masks are dense.
+    owes_updates = True  # Whether a resumed run makes an update that was due when its checkpoint was written.
+
+    def budget(self, layers: list[LayerState]) -> int:
+        """Returns the number of weights that must be live after the update. By default it does not change."""
         return live_weights(layers)
 
-    def drop(self, layers):
-        """What dies: for each `LayerState` a boolean array like its `live`, True where dropped."""
+    def drop(self, layers: list[LayerState]) -> list[np.ndarray]:
+        """Returns, for each layer, a boolean array of the shape of `layer.live`, True for the elements to drop."""
         raise NotImplementedError(
             f"{type(self).__name__} does not say what to drop: give it a method `drop`. drop(self, layers) returns for "
             "each layer a boolean array as long as `layer.live`, such as criteria.weakest(layer.scores, count)."
         )
 
-    def redistribute(self, layers, dropped):
-        """How many mask elements each layer grows, a list of ints: as many as it lost, unless overridden."""
+    def redistribute(self, layers: list[LayerState], dropped: list[np.ndarray]) -> list[int]:
+        """Returns the number of mask elements that each layer grows. By default, as many as it dropped."""
         return [np.count_nonzero(d) for d in dropped]
 
-    def grow(self, layer, count, rng):
-        """Where a layer grows: `count` positions, none of them live before the update."""
+    def grow(self, layer: LayerState, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Returns `count` positions of mask elements to grow, all dead before the update."""
         return self.regrowth.positions(layer, count, rng)
 
-    def initial_values(self, shape, rng):
-        """The values that new weights start with: array of `shape`."""
+    def initial_values(self, shape: tuple, rng: np.random.Generator) -> np.ndarray:
+        """Returns the initial values of grown weights: float array of `shape`, `(weights per element, elements)`."""
         return self.regrowth.initial_values(shape, rng)
 
-    def get_state(self):
-        """What the method must remember over a restart: dict of str to numbers, strings and small arrays."""
+    def get_state(self) -> dict:
+        """Returns the state to save with the model: dict of str to numbers, strings and small arrays."""
         return {}
 
-    def set_state(self, state):
-        """Goes on with a dict that `get_state` made, of a model that is loaded or restored; {} for a new one."""
+    def set_state(self, state: dict) -> None:
+        """Restores a dict that `get_state` returned; {} for a model that the method has not trained."""
 
-    def logs(self):
-        """The method's own entries in the epoch's logs."""
+    def logs(self) -> dict:
+        """Returns entries of the method for the logs of the epoch."""
         return {}
 
-    def check(self, model, layers):
-        """Raises an error where the method cannot train these layers; called at the beginning of `fit`."""
+    def check(self, model: keras.Model, layers: list) -> None:
+        """Raises an error if the method cannot train these weights. Called at the beginning of `fit`."""
 
-    def start(self, model):
-        """Called before the first step of `fit`, after callbacks that restore a checkpoint have done so."""
+    def start(self, model: keras.Model) -> None:
+        """Prepares the model. Called before the first step of `fit`, after callbacks have restored a checkpoint."""
 
-    def may_be_idle(self):
-        """Whether it is as it should be that no update of this fit dropped anything."""
+    def may_be_idle(self) -> bool:
+        """Whether it is normal that no update of this fit dropped anything. If not, `fit` warns."""
         return False
 
     # Inside of the training step.
 
-    def step_action(self, epoch):
-        """What is to be done right after the optimizer of each step: nothing, if that leaves dead weights alone.
+    def step_action(self, epoch: int) -> tuple | None:
+        """Returns the arguments of `act_on_layers` for the steps of an epoch, or None if steps need no action.
+
+        By default they need none if the optimizer does not change dead weights.
 
         Args:
-            epoch: int from 0, that begins.
+            epoch: int from 0, the epoch that begins.
 
         Returns:
-            None, or `(specs, carried, settings)` for `act_on_layers`; the last two are arrays.
+            None, or `(specs, carried, settings)`. `carried` is a list of arrays, `settings` an array.
         """
         model = self.model
         if leaves_zeros(trainable_masked_weights(model), model.optimizer):
             return None
-        # How many live in a layer changes, and does not matter.
+        # The number of live weights changes during training, and clearing does not need it. Without it, the specs stay
+        # equal, and the step is not compiled anew.
         specs = tuple(dataclasses.replace(spec, live=None) for spec in layer_specs(model))
         return specs, [], np.zeros(1, "float32")
 
-    def act_on_layers(self, specs, step, rate, settings, values, carried):
-        """What is done there, in `keras.ops`: a pure function of arrays, compiled with the training step.
+    def act_on_layers(self, specs: tuple[LayerSpec, ...], step, rate, settings, values: list, carried: list) -> tuple:
+        """Acts right after the optimizer of each step. By default, sets dead weights to 0 and resets their slots.
+
+        It is compiled with the training step, so it must be a pure function of arrays that uses `keras.ops`.
 
         Args:
-            specs: tuple of `keras_sparse.training.layer_state.LayerSpec`, one for each trainable masked layer.
+            specs: tuple of `keras_sparse.training.layer_state.LayerSpec`, one for each trainable masked weight.
             step: int32 scalar, the optimizer's step.
-            rate: float32 scalar, its learning rate.
-            settings: array.
-            values: for each layer a list of arrays: kernel, mask, the optimizer's slots.
-            carried: list of arrays.
+            rate: float32 scalar, the learning rate.
+            settings: array, as `step_action` returned it.
+            values: list with, for each weight, the list `[weight, mask, *optimizer slots]`.
+            carried: list of arrays that are carried from step to step.
 
         Returns:
-            `(values, carried)`, as they become.
+            The new `(values, carried)`.
         """
         return [spec.cleared(*x) for spec, x in zip(specs, values, strict=True)], carried
 
-    def end_steps(self, model, specs, carried):
-        """Called at the end of an epoch with what `carried` has become, if there was a `step_action`."""
+    def end_steps(self, model: keras.Model, specs: tuple[LayerSpec, ...], carried: list) -> None:
+        """Gets the final `carried` at the end of an epoch, if `step_action` did not return None."""

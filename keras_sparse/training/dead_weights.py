@@ -1,5 +1,6 @@
-"""Keeps dead weights at 0 and their optimizer state fresh, whatever trains the others."""
+"""Keeps dead weights at 0 and their optimizer state fresh, that is, as a new optimizer would have it."""
 
+import keras
 import numpy as np
 
 from keras_sparse import backend
@@ -7,36 +8,39 @@ from keras_sparse.layers.granularity import from_elements, spread, to_elements
 from keras_sparse.training.optimizer_state import keeps_zeros, slots
 
 
-def leaves_zeros(layers, optimizer):
-    """Whether training cannot have moved a dead weight or its slots."""
+def leaves_zeros(layers: list, optimizer) -> bool:
+    """Returns whether neither the optimizer nor a constraint changes dead weights and their slots."""
     kernels = [x.variable for x in layers]
     return keeps_zeros(optimizer) and all(v.constraint is None for v in kernels)
 
 
-def finite(layers):
-    """Whether no kernel holds NaN or infinity: a norm that does, and clips all gradients, reaches dead weights, too."""
+def finite(layers: list) -> bool:
+    """Returns whether the weights, dead ones included, are free of NaN and infinity.
+
+    Dead weights can become NaN, too: clipping by global norm multiplies all gradients by a factor that is NaN then.
+    """
     return all(np.isfinite(backend.read(x.variable)).all() for x in layers)
 
 
-def clear(layers, optimizer):
-    """Dead weights to 0 and their slots to fresh, of all of some layers."""
+def clear(layers: list, optimizer) -> None:
+    """Sets the dead weights of the given masked weights to 0 and their optimizer slots to fresh values."""
     for layer in layers:
         kernel, mask = layer.variable, layer.mask.numpy()
         for variable, fresh in [(kernel, 0.0), *slots(optimizer, kernel)]:
             clear_variable(variable, mask, fresh)
 
 
-def clear_variable(variable, mask, fresh):
-    """Sets what a mask calls dead to `fresh`, and leaves the rest.
+def clear_variable(variable: keras.Variable, mask: np.ndarray, fresh: float) -> None:
+    """Sets the dead entries of a variable to `fresh`.
 
     Args:
-        variable: `keras.Variable` of a kernel's shape.
-        mask: boolean array whose shape divides it.
+        variable: `keras.Variable` of the weight's shape.
+        mask: boolean array, True where live, whose shape divides that of the variable.
         fresh: float.
     """
     array = backend.read(variable)
     if not np.logical_and(array != fresh, np.logical_not(spread(mask, array.shape))).any():
-        return  # As a rule: to look takes a twentieth of the time of writing, which is seconds for 10**8 weights.
+        return  # The usual case. Checking takes a twentieth of the time of writing, seconds for 10**8 weights.
     array = array.copy()
     by_element = to_elements(array, mask.shape)
     by_element[:, ~mask.ravel()] = fresh

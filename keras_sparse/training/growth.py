@@ -1,6 +1,7 @@
-"""How weights grow: strategies that a sparse training method has.
+"""Growth strategies: at which positions weights grow, and with which values.
 
-Each has `observe`, which makes the states of the layers, `room`, `positions` and `initial_values`.
+A sparse training method has one of them. An update calls `observe` for the states of the layers, then `room`,
+`positions` (or `preferences`, for layers with an N:M pattern) and `initial_values`.
 """
 
 import dataclasses
@@ -10,54 +11,54 @@ import numpy as np
 
 from keras_sparse import _keras, backend, criteria
 from keras_sparse.layers.granularity import to_elements
-from keras_sparse.training.layer_state import layer_states
+from keras_sparse.training.layer_state import LayerState, layer_states
 from keras_sparse.validation import check_choice, check_not_negative
 
 GROWTH = ("anywhere", "live_units")
 
 
 class Growth:
-    """Base of the strategies: what those need not define that look at weights and masks only."""
+    """Base class of the strategies. Its defaults suit strategies that look at weights and masks only."""
 
-    looks_at_batches = False  # Whether `keep` wants the batch that training saw last.
+    looks_at_batches = False  # Whether `keep` must get the batch of the last step before an update.
     is_ready = True  # Whether `observe` may be called.
 
-    def check(self, model):
-        """Raises an error where the strategy cannot work on a model."""
+    def check(self, model: keras.Model) -> None:
+        """Raises an error if the strategy does not support the model."""
 
-    def keep(self, batch):
-        """Takes a batch that training has seen."""
+    def keep(self, batch) -> None:
+        """Stores a batch that training has seen."""
 
-    def forget(self):
-        """Forgets what belongs to one `fit`."""
+    def forget(self) -> None:
+        """Drops everything that belongs to one `fit`."""
 
-    def observe(self, model, layers):
-        """The `LayerState` of each of some masked layers."""
+    def observe(self, model: keras.Model, layers: list) -> list[LayerState]:
+        """Returns the `LayerState` of each given masked weight."""
         return layer_states(layers)
 
-    def room(self, layer):
-        """How many elements could grow in a layer."""
+    def room(self, layer: LayerState) -> int:
+        """Returns the number of mask elements that can grow in a layer."""
         return layer.free
 
-    def preferences(self, layer, positions, rng):
-        """How much some dead positions are to grow: a float for each, where as many of each group have to."""
+    def preferences(self, layer: LayerState, positions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Returns a score for each given dead position. In each group of an N:M pattern the largest scores grow."""
         return rng.random(len(positions))
 
-    def initial_values(self, shape, rng):
-        """The values that new weights start with: zeros of `shape`."""
+    def initial_values(self, shape: tuple, rng: np.random.Generator) -> np.ndarray:
+        """Returns the initial values of grown weights: zeros of `shape`."""
         return np.zeros(shape)
 
 
 class RandomGrowth(Growth):
-    """Grows at random positions among those that were dead before the update's drop.
+    """Grows at random positions that were dead before the update.
 
     Args:
-        where: "anywhere", or "live_units" for positions between two units that each have a live weight in the layer. A
-            unit without live inputs or live outputs does nothing for the network; weights there are lost until the
-            next update, and in a very sparse network they are most.
-        scale: standard deviation of the normal distribution from which grown weights start, a float of at least 0. In a
-            very sparse network a unit whose live incoming weights are all 0 passes no gradient either way, and stays
-            stuck; 1e-4 frees it, too small to disturb anything.
+        where: "anywhere", or "live_units" for positions whose input unit and output unit each have a live weight in
+            the layer. A weight of a unit without live inputs or without live outputs has no effect until the next
+            update, and in a very sparse network most positions are of this kind.
+        scale: float of at least 0, standard deviation of the normal distribution of the initial values. In a very
+            sparse network, a unit whose live incoming weights are all 0 gets no gradient and stays at 0. Values of
+            1e-4 avoid this, and are too small to change the outputs.
     """
 
     def __init__(self, where="anywhere", scale=1e-4):
@@ -65,18 +66,18 @@ class RandomGrowth(Growth):
         check_not_negative(scale, "regrow_scale")
         self.where, self.scale = where, scale
 
-    def room(self, layer):
-        """How many elements could grow in a layer."""
+    def room(self, layer: LayerState) -> int:
+        """Returns the number of mask elements that can grow in a layer."""
         return layer.free if self.where == "anywhere" else len(self._between(layer))
 
-    def positions(self, layer, count, rng):
-        """`count` positions to grow at."""
+    def positions(self, layer: LayerState, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Returns `count` random positions to grow: sorted int array."""
         if self.where == "anywhere":
             return criteria.grow_random(layer.live, layer.size, count, rng)
         return np.sort(rng.choice(self._between(layer), count, replace=False, shuffle=False))
 
-    def initial_values(self, shape, rng):
-        """The values that new weights start with: array of `shape`."""
+    def initial_values(self, shape: tuple, rng: np.random.Generator) -> np.ndarray:
+        """Returns the initial values of grown weights: normal noise of `shape`."""
         return rng.normal(0.0, self.scale, shape)
 
     def _between(self, layer):
@@ -86,17 +87,19 @@ class RandomGrowth(Growth):
 
 
 class LargestGradient(Growth):
-    """Grows where the loss would fall fastest: where the dense gradient is largest among what was dead before the drop.
+    """Grows at the dead positions with the largest magnitude of the dense gradient, with value 0.
 
-    Of kernel slices the mean |gradient| counts. Grown weights start at 0.
+    The dense gradient is the gradient of the loss with respect to all entries of a weight, dead ones included. Mask
+    elements of several weights are scored by their mean |gradient|.
 
     Args:
-        name: str, of the method, for messages.
-        probe: `(x, y)` or `(x, y, sample_weight)`, a batch to take gradients on; None for the one that training saw
-            last.
-        gradients: function `(model, x, y, sample_weight) -> list of arrays`, the gradient of the loss by the kernel of
-            each trainable masked layer, dead weights included; None for that of the loss that the model is compiled
-            with.
+        name: str, name of the method, for messages.
+        probe: `(x, y)` or `(x, y, sample_weight)`, a batch for the gradients; None for the latest training batch.
+        gradients: function `(model, x, y, sample_weight) -> list of arrays`, which returns the dense gradient of each
+            trainable masked weight; None for the gradient of the loss that the model is compiled with.
+
+    Raises:
+        ValueError: if `probe` is no batch or `gradients` no function.
     """
 
     def __init__(self, name, probe=None, gradients=None):
@@ -114,24 +117,24 @@ class LargestGradient(Growth):
 
     @property
     def looks_at_batches(self):
-        """Whether it needs the batch that training saw last."""
+        """Whether it needs the latest training batch."""
         return self.probe is None
 
     @property
     def is_ready(self):
-        """Whether there is a batch to take gradients on."""
+        """Whether there is a batch for the gradients."""
         return self.probe is not None or self._batch is not None
 
     def forget(self):
-        """Forgets the batch and the model's compiled gradients."""
+        """Drops the batch and the compiled gradient function."""
         self._batch = self._compiled = self._of = None
 
     def keep(self, batch):
-        """Takes a batch that training has seen."""
+        """Stores a batch that training has seen."""
         self._batch = keras.utils.unpack_x_y_sample_weight(batch)
 
     def check(self, model):
-        """Raises ValueError if the gradient of the loss that trains the model cannot be known."""
+        """Raises ValueError if the loss that trains the model is unknown, so that its gradient is, too."""
         if self.gradients is not None:
             return
         if not model.compiled:
@@ -147,7 +150,11 @@ class LargestGradient(Growth):
             )
 
     def observe(self, model, layers):
-        """The `LayerState` of each of some masked layers, with its dense gradient."""
+        """Returns the `LayerState` of each given masked weight, with its dense gradient.
+
+        Raises:
+            ValueError: if there is no batch, or the gradients are not arrays of the shapes of the weights.
+        """
         if not self.is_ready:
             raise ValueError(
                 f"{self.name} saw no batch to take gradients on: it sees those of `fit` only, and with "
@@ -190,14 +197,14 @@ class LargestGradient(Growth):
         return self._compiled(*batch)
 
     def positions(self, layer, count, rng):
-        """The `count` positions where the dense gradient is largest."""
+        """Returns the `count` positions of the largest dense gradients: sorted int array."""
         scores = layer.magnitude(to_elements(layer.gradient, layer.mask_shape))
         return criteria.grow_strongest(layer.live, scores, count)
 
     def preferences(self, layer, positions, rng):
-        """The magnitude of the dense gradient at some dead positions."""
+        """Returns the magnitude of the dense gradient at the given positions."""
         return np.abs(layer.gradient).ravel()[positions]
 
     def __getstate__(self):
-        """The settings: a copy, or what is pickled, has seen no batch."""
+        """Returns the settings only: the batch and compiled functions are not copied or pickled."""
         return {**vars(self), "_batch": None, "_compiled": None, "_of": None}

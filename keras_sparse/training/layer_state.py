@@ -1,7 +1,7 @@
-"""A masked weight as a method sees it: `LayerState` on the host, `LayerSpec` inside of the compiled step.
+"""Describes masked weights to methods: `LayerState` on the host, `LayerSpec` inside the compiled step.
 
-The papers speak of a layer where they mean its weight, and so do the methods: a layer with several masked weights, such
-as the cell of an LSTM, is several layers to them.
+The papers call a weight a layer, and so do the methods. A Keras layer with several masked weights, such as the cell of
+an LSTM, counts as several layers here.
 """
 
 import dataclasses
@@ -10,6 +10,7 @@ import itertools
 import math
 from collections import defaultdict
 
+import keras
 import numpy as np
 
 from keras_sparse.backend import read, scope
@@ -22,15 +23,15 @@ from keras_sparse.training.optimizer_state import momentum, slots
 
 @dataclasses.dataclass(frozen=True)
 class LayerState:
-    """A masked weight and its mask between two training steps.
+    """The values of a masked weight and of its mask between two training steps.
 
     Attributes:
-        kernel: the weight, an array for reading.
-        mask_shape: shape of the mask, which divides the weight's.
+        kernel: array, the weight. Do not write to it.
+        mask_shape: tuple of ints, shape of the mask, which divides that of the weight.
         live: sorted int array, positions of the live elements of the mask.
-        units: `keras_sparse.layers.units.Units`, which units its weights connect.
-        gradient: array of the weight's shape, the dense gradient; None for methods that do not look at it.
-        pattern: `keras_sparse.layers.granularity.Pattern` that the mask keeps, or None.
+        units: `keras_sparse.layers.units.Units`, the units that the weight connects.
+        gradient: array of the weight's shape, the dense gradient; None for methods that do not need it.
+        pattern: `keras_sparse.layers.granularity.Pattern` of the mask, or None.
     """
 
     kernel: np.ndarray
@@ -41,87 +42,93 @@ class LayerState:
     pattern: Pattern | None = None
 
     @classmethod
-    def of(cls, kernel, mask, units=None, pattern=None):
-        """From a weight, the boolean mask that divides it, and its units; None for `(..., inputs, outputs)`."""
+    def of(
+        cls, kernel: np.ndarray, mask: np.ndarray, units: Units | None = None, pattern: Pattern | None = None
+    ) -> "LayerState":
+        """Returns the state of a weight with a boolean mask. `units` defaults to those of `(..., inputs, outputs)`."""
         units = units or plain_units(kernel.shape)
         return cls(kernel, mask.shape, np.flatnonzero(mask), units, pattern=pattern)
 
     @property
-    def weights(self):
-        """Array of shape `(unit, size)`, the kernel arranged by mask elements."""
+    def weights(self) -> np.ndarray:
+        """The weight arranged by mask elements: array of shape `(unit, size)`."""
         return to_elements(self.kernel, self.mask_shape)
 
     @functools.cached_property
-    def values(self):
-        """Array of shape `(unit, live)`, the weights of the live elements."""
+    def values(self) -> np.ndarray:
+        """The weights of the live elements: array of shape `(unit, number of live elements)`."""
         return self.weights.take(self.live, axis=1)
 
     @functools.cached_property
-    def scores(self):
-        """Float array like `live`, the mean magnitude of each live element's weights."""
+    def scores(self) -> np.ndarray:
+        """The mean |w| of each live element: float array of the shape of `live`."""
         return self.magnitude(self.values)
 
     @property
-    def finite(self):
-        """Whether there is neither NaN nor infinity in what a method decides on."""
+    def finite(self) -> bool:
+        """Whether the scores and the gradient are free of NaN and infinity."""
         return bool(np.isfinite(self.scores).all() and (self.gradient is None or np.isfinite(self.gradient).all()))
 
     @staticmethod
-    def magnitude(values):
-        """Mean |value| of elements, given as array of shape `(unit, elements)`."""
+    def magnitude(values: np.ndarray) -> np.ndarray:
+        """Returns the mean |value| of each element, for an array of shape `(unit, elements)`."""
         magnitude = np.abs(values)
         return magnitude[0] if len(magnitude) == 1 else magnitude.mean(axis=0)
 
     @functools.cached_property
-    def size(self):
-        """How many elements the mask has."""
+    def size(self) -> int:
+        """The number of mask elements."""
         return math.prod(self.mask_shape)
 
     @property
-    def unit(self):
-        """How many weights a mask element holds."""
+    def unit(self) -> int:
+        """The number of weights that one mask element covers."""
         return self.kernel.size // self.size
 
     @property
-    def free(self):
-        """How many elements are dead."""
+    def free(self) -> int:
+        """The number of dead mask elements."""
         return self.size - len(self.live)
 
-    def positions(self, elements):
-        """The flat positions in the kernel of some elements' weights: int array of shape `(unit, elements)`."""
+    def positions(self, elements: np.ndarray) -> np.ndarray:
+        """Returns the flat positions, in the weight, of mask elements: int array of shape `(unit, elements)`."""
         if self.unit == 1:
             return elements[None]
         return to_elements(np.arange(self.kernel.size).reshape(self.kernel.shape), self.mask_shape)[:, elements]
 
 
-def numbered_weights(model):
-    """`(place, weight)` of each of the `trainable_masked_weights`. Frozen ones count, so a place stays a weight's."""
+def numbered_weights(model: keras.Model) -> list[tuple]:
+    """Returns `(place, weight)` of each of the `trainable_masked_weights`.
+
+    Frozen weights are numbered, too, so that the place of a weight, on which random draws depend, does not change if
+    others are frozen.
+    """
     trained = set(trainable_masked_weights(model))
     return [(i, x) for i, x in enumerate(masked_weights(model)) if x in trained]
 
 
-def layer_states(layers):
-    """The `LayerState` of each of some masked layers."""
+def layer_states(layers: list) -> list[LayerState]:
+    """Returns the `LayerState` of each given masked weight."""
     return [LayerState.of(read(x.variable), read(x.mask.value), x.units, x.pattern) for x in layers]
 
 
-def live_weights(states):
-    """How many weights of some layers live."""
+def live_weights(states: list[LayerState]) -> int:
+    """Returns the number of live weights."""
     return sum(len(t.live) * t.unit for t in states)
 
 
-def sparsity(layers):
-    """Removed fraction of the kernels of masked layers."""
+def sparsity(layers: list) -> float:
+    """Returns the removed fraction of the given masked weights, in [0, 1]."""
     sizes = [math.prod(x.variable.shape) for x in layers]
     live = [n * x.mask.numpy().mean() for n, x in zip(sizes, layers, strict=True)]
     return float(1 - sum(live) / sum(sizes))
 
 
-def by_unit(states):
-    """The indices of layers whose mask elements hold the same number of weights, in groups.
+def by_unit(states: list[LayerState]) -> list[list[int]]:
+    """Returns groups of layers, as indices, between which mask elements may move.
 
-    Elements may move between layers of one group only: so the number of live weights stays what it is, exactly. A layer
-    with an N:M pattern is a group of its own, since what it drops grows in the same groups of M.
+    The mask elements of a group cover equally many weights, so a move does not change the number of live weights. A
+    layer with an N:M pattern is a group of its own, since it grows where it dropped.
     """
     groups = defaultdict(list)
     for i, state in enumerate(states):
@@ -131,24 +138,26 @@ def by_unit(states):
 
 @dataclasses.dataclass(frozen=True)
 class LayerSpec:
-    """What code inside of a compiled training step has to know of a masked weight, besides its values.
+    """Constants of a masked weight for code inside the compiled training step.
+
+    Positions inside the step count through all masked weights of the model, frozen ones included, as if they lay one
+    after another in one array.
 
     Attributes:
-        first: int, the position of its first weight, where the kernels of all the model's masked layers, frozen ones
-            too, lie one after another.
-        size: int, of the kernel.
-        live: int, how many of its weights live, at every step; None if that changes.
-        fresh: tuple of floats, what each of the optimizer's slots holds for a new weight.
-        momentum: index of the slot that is SGD's momentum; None if there is none.
-        factor: float, the momentum's.
-        nesterov: bool, whether it is Nesterov's.
-        zeros: bool, whether training leaves dead weights 0 and their slots fresh.
-        pattern: `keras_sparse.layers.granularity.Pattern` that the mask keeps, or None.
+        first: int, the position of the first entry of the weight in that numbering.
+        size: int, the number of entries of the weight.
+        live: int, the number of live entries, if it is the same at every step; otherwise None.
+        fresh: tuple of floats, for each optimizer slot the value for a new weight.
+        momentum: int, index of the slot that is the momentum of SGD; None if there is none.
+        factor: float, the momentum factor of SGD; 0 if there is none.
+        nesterov: bool, whether it is Nesterov momentum.
+        zeros: bool, whether training leaves dead weights at 0 and their slots fresh.
+        pattern: `keras_sparse.layers.granularity.Pattern` of the mask, or None.
     """
 
     first: int
     size: int
-    live: int
+    live: int | None
     fresh: tuple
     momentum: int | None
     factor: float
@@ -157,13 +166,13 @@ class LayerSpec:
     pattern: Pattern | None = None
 
     @property
-    def weights(self):
-        """Where its weights lie: a slice."""
+    def weights(self) -> slice:
+        """The positions of the weight in the numbering of `first`."""
         return slice(self.first, self.first + self.size)
 
     @classmethod
-    def of(cls, first, layer, optimizer):
-        """Of a masked layer."""
+    def of(cls, first: int, layer, optimizer) -> "LayerSpec":
+        """Returns the spec of a masked weight that `optimizer` trains."""
         kernel = layer.variable
         found = slots(optimizer, kernel)
         sgd, slot = momentum(optimizer, kernel)
@@ -181,35 +190,35 @@ class LayerSpec:
         )
 
     def cleared(self, weights, mask, *slots):
-        """The kernel, mask and slots, as arrays: where training does not do so, dead weights made 0, slots fresh."""
+        """Returns `[weights, mask, *slots]` with dead weights at 0 and their slots fresh, as arrays."""
         if self.zeros:
             return [weights, mask, *slots]
         held = [where_live(mask, x, fresh) for x, fresh in zip(slots, self.fresh, strict=True)]
         return [where_live(mask, weights, 0), mask, *held]
 
 
-def placed(model):
-    """`(first, layer)` of each of the `trainable_masked_weights`; `first` is as of `LayerSpec`."""
+def placed(model: keras.Model) -> list[tuple]:
+    """Returns `(first, weight)` of each of the `trainable_masked_weights`, with the `first` of its `LayerSpec`."""
     firsts = [0, *itertools.accumulate(math.prod(x.variable.shape) for x in masked_weights(model))]
     return [(firsts[place], layer) for place, layer in numbered_weights(model)]
 
 
-def layer_specs(model, optimizer=None):
-    """A tuple of `LayerSpec`, one for each of the `trainable_masked_weights`.
+def layer_specs(model: keras.Model, optimizer=None) -> tuple[LayerSpec, ...]:
+    """Returns a tuple with the `LayerSpec` of each of the `trainable_masked_weights`.
 
     Args:
         model: built `keras.Model`.
-        optimizer: the one that trains it; None for the one that it is compiled with, which is built if it is not yet.
+        optimizer: the optimizer of the model; None for the one it is compiled with, which is built if necessary.
     """
     if optimizer is None:
         optimizer = model.optimizer
-        if not optimizer.built:  # TensorFlow builds it within the first step, when its slots come too late.
+        if not optimizer.built:  # TensorFlow would build it within the first step, but the specs need its slots now.
             with scope(model):
                 optimizer.build(model.trainable_variables)
     return tuple(LayerSpec.of(first, layer, optimizer) for first, layer in placed(model))
 
 
-def variables_of(layers, optimizer):
-    """For each layer the list of what is changed: the kernel, the mask, the optimizer's slots."""
+def variables_of(layers: list, optimizer) -> list[list]:
+    """Returns, for each masked weight, the variables `[weight, mask, *optimizer slots]`."""
     kernels = [(x.variable, x.mask.value) for x in layers]
     return [[kernel, mask, *(slot for slot, _ in slots(optimizer, kernel))] for kernel, mask in kernels]

@@ -1,28 +1,32 @@
-"""What an update changes in a layer, noted down whole before anything is written."""
+"""Makes one update of the masks: it is computed and checked as a whole before anything is written."""
 
 import dataclasses
 
+import keras
 import numpy as np
 
 from keras_sparse.backend import write_elements
 from keras_sparse.training import pattern_update
-from keras_sparse.training.layer_state import numbered_weights
+from keras_sparse.training.layer_state import LayerState, numbered_weights
 from keras_sparse.training.optimizer_state import slots
 
 
-def check_update(name, layers, dropped, grown, budget):
+def check_update(
+    name: str, layers: list[LayerState], dropped: list[np.ndarray], grown: list[np.ndarray], budget: int
+) -> None:
     """Raises an error if an update is malformed or would break an invariant.
 
     Args:
-        name: of the method.
+        name: str, name of the method, for messages.
         layers: list of `LayerState`.
-        dropped: for each a boolean array like its `live`.
-        grown: for each an int array, the mask elements that grow.
-        budget: int, how many weights must live afterwards.
+        dropped: list of boolean arrays, each of the shape of `live`, True for the elements to drop.
+        grown: list of int arrays, the positions of the mask elements to grow.
+        budget: int, the number of weights that must be live after the update.
 
     Raises:
-        ValueError: if `dropped` or `grown` is not of that form.
-        RuntimeError: if another number of weights would live, or an element grows that lives or grows already.
+        ValueError: if `dropped` or `grown` is malformed.
+        RuntimeError: if the number of live weights would not be `budget`, or an element to grow was live before or
+            occurs twice, or an N:M pattern would be broken.
     """
     check_dropped(name, layers, dropped)
     for layer, new in zip(layers, grown, strict=True):
@@ -43,8 +47,8 @@ def check_update(name, layers, dropped, grown, budget):
         pattern_update.check_pattern(name, layer, gone, new)
 
 
-def check_dropped(name, layers, dropped):
-    """Raises ValueError unless `dropped` has for each layer a boolean array like its `live`."""
+def check_dropped(name: str, layers: list[LayerState], dropped: list[np.ndarray]) -> None:
+    """Raises ValueError unless `dropped` has, for each layer, a boolean array of the shape of its `live`."""
     is_list = isinstance(dropped, (list, tuple))
     received = [(np.asarray(d).dtype.name, np.shape(d)) for d in dropped] if is_list else dropped
     expected = [("bool", s.live.shape) for s in layers]
@@ -56,8 +60,8 @@ def check_dropped(name, layers, dropped):
         )
 
 
-def check_counts(name, layers, counts):
-    """Raises ValueError unless `counts` has for each layer a whole number of at least 0."""
+def check_counts(name: str, layers: list[LayerState], counts: list[int]) -> None:
+    """Raises ValueError unless `counts` has, for each layer, an int of at least 0."""
     whole = isinstance(counts, (list, tuple, np.ndarray)) and all(
         isinstance(n, (int, np.integer)) and n >= 0 for n in counts
     )
@@ -69,19 +73,19 @@ def check_counts(name, layers, counts):
 
 
 def _repeats(numbers):
-    """Whether a sorted array holds a number twice."""
+    """Returns whether a sorted array has equal neighbours."""
     return bool((numbers[1:] == numbers[:-1]).any())
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskUpdate:
-    """The update of one layer's mask.
+    """The update of one masked weight: what to write, and where.
 
     Attributes:
-        elements: int array, the mask elements that died and grew.
-        alive: boolean array like it, True for those that grew.
-        weights: int array, the weights of those elements, whose slots start anew.
-        values: float array like it.
+        elements: int array, positions of the mask elements that are dropped or grown.
+        alive: boolean array of the same shape, True for those that are grown.
+        weights: int array, positions of the weights of these elements. Their optimizer slots become fresh.
+        values: float array of the same shape, the new weights: 0 for dropped ones.
     """
 
     elements: np.ndarray
@@ -90,8 +94,15 @@ class MaskUpdate:
     values: np.ndarray
 
     @classmethod
-    def of(cls, state, dropped, grown, start):
-        """From a `LayerState`, which live elements die, which positions grow, and the weights these start with."""
+    def of(cls, state: LayerState, dropped: np.ndarray, grown: np.ndarray, start: np.ndarray) -> "MaskUpdate":
+        """Returns the update of a weight.
+
+        Args:
+            state: `LayerState`.
+            dropped: boolean array of the shape of `state.live`.
+            grown: int array, positions of the mask elements to grow.
+            start: float array of shape `(state.unit, number of grown elements)`, the initial values.
+        """
         elements = np.concatenate([state.live[dropped], grown])
         alive = np.repeat([False, True], [len(elements) - len(grown), len(grown)])
         weights = state.positions(elements)
@@ -99,32 +110,38 @@ class MaskUpdate:
         values[:, alive] = start
         return cls(elements, alive, elements if state.unit == 1 else weights.ravel(), values.ravel())
 
-    def write(self, layer, optimizer):
-        """Writes it into a masked layer's variables and the optimizer's."""
+    def write(self, layer, optimizer) -> None:
+        """Writes the update into the variables of a masked weight and of the optimizer."""
         mask, kernel = (layer.mask.value, self.alive), (layer.variable, self.values)
         others = slots(optimizer, layer.variable)
-        if self.weights is self.elements:  # One index serves all.
+        if self.weights is self.elements:  # Mask elements are single weights: one write for all.
             write_elements(self.elements, mask, kernel, *others)
         else:
             write_elements(self.elements, mask)
             write_elements(self.weights, kernel, *others)
 
 
-def update_masks(method, model, optimizer, step):
-    """Drops and grows once, by a method's choices.
+def update_masks(method, model: keras.Model, optimizer, step: int) -> tuple[int, int] | None:
+    """Drops and grows once, as a method chooses.
+
+    1. Observe the weights, masks and, for some methods, gradients.
+    2. Ask the method what to drop, how many elements each layer grows, and where.
+    3. Check all of it.
+    4. Write weights, masks and optimizer slots.
 
     Args:
         method: `keras_sparse.SparseMethod`.
         model: `keras.Model` with masked layers.
-        optimizer: the one that trains it, or None.
-        step: int, from which random draws are made.
+        optimizer: the optimizer of the model, or None.
+        step: int of at least 0, the optimizer step, on which random draws depend.
 
     Returns:
-        `(dropped, grown)`, ints; None where weights or gradients are not finite, and nothing was written.
+        `(dropped, grown)`, the numbers of mask elements. None if weights or gradients are not finite; nothing is
+        written then.
 
     Raises:
-        ValueError: if the method's answers are malformed.
-        RuntimeError: if the method broke an invariant. Nothing is written then.
+        ValueError: if the method returned something malformed. Nothing is written then.
+        RuntimeError: if the update would break an invariant. Nothing is written then.
     """
     numbered, name = numbered_weights(model), type(method).__name__
     layers = [layer for _, layer in numbered]
@@ -147,7 +164,7 @@ def update_masks(method, model, optimizer, step):
         MaskUpdate.of(s, lost, new, method.initial_values((s.unit, len(new)), rng))
         for s, lost, new, rng in zip(states, dropped, grown, rngs, strict=True)
     ]
-    del states  # They look at variables, which can be written in place when nobody does.
+    del states  # They may share memory with the variables, which can be written in place without such references.
     for layer, update in zip(layers, updates, strict=True):
         update.write(layer, optimizer)
     return sum(np.count_nonzero(gone) for gone in dropped), sum(map(len, grown))

@@ -1,25 +1,25 @@
-"""The optimizer's state of one variable, for any Keras optimizer and those of `torch.optim`."""
+"""Finds the optimizer state of one variable, for any Keras optimizer and those of `torch.optim`."""
 
 import keras
 
 from keras_sparse import _keras, backend
 
 
-def slots(optimizer, variable):
-    """Every per-weight variable that an optimizer keeps for one trainable variable.
+def slots(optimizer, variable: keras.Variable) -> list[tuple]:
+    """Returns the optimizer variables that have one entry for each entry of a trainable variable.
 
-    That is momentum, velocity, accumulators, the EMA of `use_ema`, accumulated gradients, and whatever a custom
-    optimizer keeps in the same way: as a list with an entry for each trainable variable. State of another shape,
-    such as the statistics that Adafactor keeps of rows and columns, is not per weight and not among them. Wrappers
-    (`LossScaleOptimizer`, `MultiOptimizer`) are looked into.
+    These are momentum, velocity, accumulators, the EMA of `use_ema`, accumulated gradients, and everything else that an
+    optimizer, Keras's or custom, holds as a list with one variable for each trainable variable. State of another
+    shape, such as Adafactor's statistics of rows and columns, is not included. Wrappers (`LossScaleOptimizer`,
+    `MultiOptimizer`) are searched.
 
     Args:
         optimizer: a `keras.optimizers.Optimizer`, built or not, a `torch.optim.Optimizer`, or None.
         variable: a trainable `keras.Variable`.
 
     Returns:
-        List of `(slot, fresh)`: the slot's variable, and the float that a newly built optimizer holds in it for a
-        weight of 0. That is 0 but for the accumulators of Adagrad and Ftrl, whose start keeps 0 / 0 out of them.
+        List of `(slot, fresh)`: the variable, and the float with which the optimizer starts its entries. That is 0,
+        except for the accumulators of Adagrad and Ftrl, which start above 0 to avoid 0 / 0.
     """
     if optimizer is None:
         return []
@@ -42,11 +42,11 @@ def slots(optimizer, variable):
     return found
 
 
-def keeps_zeros(optimizer):
-    """Whether a weight of 0 without gradient stays 0, and its slots fresh, whatever happens to other weights.
+def keeps_zeros(optimizer) -> bool:
+    """Returns whether a weight of 0 without gradient stays 0, and its slots fresh.
 
-    So it is with Keras's optimizers, but for Muon and Adafactor, which work on whole rows, columns or kernels. Of an
-    optimizer that is not Keras's own it is not known, and so denied.
+    This is true for Keras's optimizers except Muon and Adafactor, which work on whole rows, columns or kernels. For
+    other optimizers it is unknown, and False is returned.
     """
     if optimizer is None:
         return True
@@ -56,11 +56,12 @@ def keeps_zeros(optimizer):
     return keras_name(optimizer) not in (None, "Muon", "Adafactor")
 
 
-def cure_of_nan(optimizer):
-    """What to do where an optimizer made NaN of weights: the beginning of a sentence.
+def cure_of_nan(optimizer) -> str:
+    """Returns advice for weights that have become NaN: the beginning of a sentence.
 
-    Adafactor divides by the mean square of a row's gradients and by that of a column's. Both are `epsilon_1` where the
-    gradient is 0, and the product of two of Keras's 1e-30 is 0 in float32: 0 / 0, at any learning rate.
+    Adafactor divides a gradient by sqrt(r * c), where r and c are the mean squares of the gradients in its row and
+    column, plus `epsilon_1`. If a row and a column have no gradient, r * c = epsilon_1 ** 2. With Keras's default of
+    1e-30 this is 0 in float32, so the quotient is 0 / 0, at any learning rate.
     """
     if any(cure_of_nan(x) == _ADAFACTOR for x in _keras.wrapped_optimizers(optimizer)):
         return _ADAFACTOR
@@ -75,8 +76,8 @@ _ADAFACTOR = (
 )
 
 
-def trains(optimizer, variable):
-    """Whether an optimizer knows a variable as one that it trains; True of one that is not built."""
+def trains(optimizer, variable: keras.Variable) -> bool:
+    """Returns whether an optimizer trains a variable; True if the optimizer is not built yet."""
     if not isinstance(optimizer, keras.optimizers.Optimizer) or not optimizer.built:
         return True
     inner = _keras.wrapped_optimizers(optimizer)
@@ -85,8 +86,11 @@ def trains(optimizer, variable):
     return any(v is variable for v in _keras.trained_variables(optimizer))
 
 
-def momentum(optimizer, variable):
-    """Keras's SGD, if one with momentum trains a variable, and that momentum; else None twice."""
+def momentum(optimizer, variable: keras.Variable) -> tuple:
+    """Returns `(optimizer, slot)` if Keras's SGD trains a variable with momentum, else `(None, None)`.
+
+    The optimizer is the inner one if `optimizer` is a wrapper. The slot is None if it does not train this variable.
+    """
     sgd = backend.inner_optimizer(optimizer)
     if sgd is None or not sgd.built or keras_name(sgd) != "SGD" or not sgd.momentum:
         return None, None
@@ -94,31 +98,31 @@ def momentum(optimizer, variable):
     return sgd, next((slot for v, slot in pairs if v is variable), None)
 
 
-def keras_name(optimizer):
-    """The name of an optimizer's class if it is one of Keras's own, else None.
+def keras_name(optimizer) -> str | None:
+    """Returns the name of the optimizer's class if it is one of Keras's own, else None.
 
-    On PyTorch Keras makes objects of subclasses, of the same names.
+    Names are compared, not classes, since on PyTorch the objects are of subclasses with the same names.
     """
     cls = type(optimizer)
     return cls.__name__ if cls.__module__.startswith("keras.") and hasattr(keras.optimizers, cls.__name__) else None
 
 
-def batches_and_steps(optimizer):
-    """How many batches an optimizer has seen, and how many it takes for one step.
+def batches_and_steps(optimizer: keras.optimizers.Optimizer) -> tuple[int, int]:
+    """Returns the number of batches that an optimizer has seen, and the number of batches for one step.
 
     Args:
         optimizer: a built `keras.optimizers.Optimizer`.
 
     Returns:
-        `(batches, batches_per_step)`; the optimizer's step is `batches // batches_per_step`. The second is 1 without
-        gradient accumulation.
+        `(batches, batches_per_step)`. The step of the optimizer is `batches // batches_per_step`. `batches_per_step`
+        is 1 without gradient accumulation.
     """
     inner = backend.inner_optimizer(optimizer)
     return int(backend.read(_keras.batch_counter(inner))), inner.gradient_accumulation_steps or 1
 
 
-def check_optimizer(value):
-    """Raises ValueError unless `value` is None or an optimizer whose state can be kept clean."""
+def check_optimizer(value) -> None:
+    """Raises ValueError unless `value` is None, a Keras optimizer or, on PyTorch, one of `torch.optim`."""
     if value is None or isinstance(value, keras.optimizers.Optimizer) or backend.is_native_optimizer(value):
         return
     raise ValueError(

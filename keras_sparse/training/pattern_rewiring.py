@@ -1,4 +1,4 @@
-"""Rewiring inside of the compiled step where a mask has an N:M pattern: a dropped weight is replaced in its group."""
+"""Rewiring inside the compiled step for masks with an N:M pattern: a dropped weight is replaced in its group of M."""
 
 from keras import ops
 
@@ -7,20 +7,21 @@ from keras_sparse.training.rewiring import elements_at, parts_of, with_elements
 
 
 def wake_in_groups(key, step, specs, masks, live, crossed):
-    """Drops the weights that crossed zero, and activates as many dead ones of the same groups.
+    """Drops the weights that crossed zero, and activates as many dead weights of the same groups.
 
-    All sets of dead positions of a group are equally likely. A weight of a group that has no dead one left stays.
+    In each group, all sets of dead positions are equally likely. If a group has fewer dead weights than crossed ones,
+    the last of the crossed ones stay live.
 
     Args:
-        key: of `counter_rng.key_of`.
-        step: int32 scalar.
-        specs: for each layer a `keras_sparse.training.layer_state.LayerSpec` with a pattern.
-        masks: list of arrays of booleans or bytes, the masks of the layers before, in the shapes of their weights.
-        live: int32 array, the live positions, layer by layer, counted as in `LayerSpec.first`.
-        crossed: boolean array like it, which of them crossed zero.
+        key: key of `counter_rng.key_of`.
+        step: int32 scalar, the optimizer step.
+        specs: tuple of `keras_sparse.training.layer_state.LayerSpec`, each with a pattern.
+        masks: list of arrays of booleans or bytes, the masks, in the shapes of the weights.
+        live: int32 array, the live positions, layer by layer, numbered as in `LayerSpec.first`.
+        crossed: boolean array of the shape of `live`, True for the weights that crossed zero.
 
     Returns:
-        `(masks, live, gone)`, as `keras_sparse.training.rewiring.wake`.
+        `(masks, live, gone)`, as returned by `keras_sparse.training.rewiring.wake`.
     """
     made, lives, gones = [], [], []
     for spec, mask, part in zip(specs, masks, parts_of(specs), strict=True):
@@ -34,9 +35,9 @@ def wake_in_groups(key, step, specs, masks, live, crossed):
 
 
 def _replacements(key, step, spec, mask, local, crossed):
-    """The positions of a layer's live weights after, and which of those before are gone."""
+    """Returns the new live positions of a layer, and a boolean array that marks which of the old ones are dropped."""
     shape, axis, size = spec.pattern.shape, spec.pattern.axis, spec.pattern.size
-    moved = (*shape[:axis], *shape[axis + 1 :], shape[axis])  # The groups lie along the last axis.
+    moved = (*shape[:axis], *shape[axis + 1 :], shape[axis])  # with the input axis last, so that groups are contiguous
 
     def grouped(array):
         return ops.reshape(ops.moveaxis(ops.reshape(array, shape), axis, -1), (-1, size))
@@ -47,10 +48,11 @@ def _replacements(key, step, spec, mask, local, crossed):
     positions = ops.arange(spec.size, dtype="int32")
     by_group, dead = grouped(positions), ops.logical_not(ops.cast(grouped(mask), "bool"))
     crosses = grouped(with_elements(ops.zeros((spec.size,), "bool"), local, crossed))
-    # Dead ones come first, in random order. The walk draws numbers of live positions only, so these are unused.
+    # Order each group: dead weights first, in random order. The scores are the normal draws at the dead positions; the
+    # noise of DeepR uses those at live positions, so no draw is used twice.
     scores = ops.where(dead, grouped(draws.normal(key, positions + spec.first, step)), -float("inf"))
     order = ops.cast(ops.argsort(-scores, axis=-1), "int32")
-    # The k-th weight of a group that crossed zero is replaced by its k-th dead one.
+    # The k-th crossed weight of a group is replaced by the k-th dead weight in this order.
     rank = ops.cumsum(ops.cast(crosses, "int32"), axis=-1) - 1
     leaves = ops.logical_and(crosses, rank < ops.sum(ops.cast(dead, "int32"), axis=-1, keepdims=True))
     member = ops.take_along_axis(order, ops.maximum(rank, 0), axis=-1)

@@ -1,59 +1,61 @@
-"""Updates of a mask with an N:M pattern: what is dropped grows within its group of M weights."""
+"""Updates of masks with an N:M pattern: a dropped weight is replaced within its group of M weights."""
 
 import numpy as np
 
 from keras_sparse.layers.granularity import choose_in_groups
+from keras_sparse.training.layer_state import LayerState
 
 
-def limit_dropped(layer, dropped):
-    """Returns what of a layer's weights may be dropped: in each group as many as can grow there.
+def limit_dropped(layer: LayerState, dropped: np.ndarray) -> np.ndarray:
+    """Limits the dropped weights of a layer to as many in each group as can grow there.
 
-    A group of M weights with n live ones has M - n dead ones, and only those that were dead before an update grow. So
-    of 3:4 one weight a group may move at once. Of more the weakest are dropped.
+    Weights grow only at positions that were dead before the update. A group of M weights with n live ones has M - n of
+    these: with 3:4, one weight of a group can move at once. If more are to be dropped, the weakest are.
 
     Args:
-        layer: `keras_sparse.training.layer_state.LayerState`, with a pattern or without.
-        dropped: boolean array like its `live`.
+        layer: `keras_sparse.training.layer_state.LayerState`, with or without a pattern.
+        dropped: boolean array of the shape of `layer.live`.
 
     Returns:
-        Boolean array like `dropped`.
+        Boolean array of the same shape, a subset of `dropped`.
     """
     pattern = layer.pattern
-    if pattern is None or not dropped.any() or len(layer.live) == layer.size:  # A dense layer is pruned, none grows.
+    if pattern is None or not dropped.any() or len(layer.live) == layer.size:  # a dense layer is only pruned
         return dropped
     live = pattern.counts(layer.live)
+    # A group with more than N live weights belongs to a network that is being pruned, so nothing has to grow there.
     most = np.where(live > pattern.live, live, pattern.size - live)
     gone = layer.live[dropped]
     most = np.minimum(most, pattern.counts(gone))
     return np.isin(layer.live, choose_in_groups(gone, -layer.scores[dropped], pattern, most), assume_unique=True)
 
 
-def needed(layer):
-    """Returns which live weights a pruning must leave: the strongest of each group, the pattern's N.
+def needed(layer: LayerState) -> np.ndarray:
+    """Marks the live weights that pruning must keep: the N strongest of each group.
 
     Args:
         layer: `LayerState` with a pattern.
 
     Returns:
-        Boolean array like its `live`.
+        Boolean array of the shape of `layer.live`.
     """
     counts = np.minimum(layer.pattern.counts(layer.live), layer.pattern.live)
     kept = choose_in_groups(layer.live, layer.scores, layer.pattern, counts)
     return np.isin(layer.live, kept, assume_unique=True)
 
 
-def grow(method, layer, dropped, count, rng):
-    """Returns where a layer with a pattern grows: in each group as many weights as it lost.
+def grow(method, layer: LayerState, dropped: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Selects the positions to grow in a layer with a pattern: in each group as many as were dropped.
 
     Args:
-        method: `keras_sparse.SparseMethod`, whose `regrowth` has preferences.
+        method: `keras_sparse.SparseMethod`, whose growth strategy scores the dead positions.
         layer: `LayerState` with a pattern.
-        dropped: boolean array like its `live`.
-        count: int, how many grow: as many as are dropped, or 0 where weights are pruned.
+        dropped: boolean array of the shape of `layer.live`.
+        count: int, the number of weights to grow: that of the dropped ones, or 0 if the method prunes.
         rng: `numpy.random.Generator`.
 
     Returns:
-        Sorted int array, positions that were dead before.
+        Sorted int array of positions that were dead before.
     """
     lost = layer.pattern.counts(layer.live[dropped])
     if count == 0:
@@ -62,10 +64,10 @@ def grow(method, layer, dropped, count, rng):
     return choose_in_groups(dead, method.regrowth.preferences(layer, dead, rng), layer.pattern, lost)
 
 
-def check_pattern(name, layer, dropped, grown):
-    """Raises RuntimeError if an update would break a layer's pattern.
+def check_pattern(name: str, layer: LayerState, dropped: np.ndarray, grown: np.ndarray) -> None:
+    """Raises RuntimeError if an update would break the pattern of a layer.
 
-    A group with N live weights keeps N. One with more, in a network that is being pruned, keeps at least N.
+    A group with N live weights must keep N. A group with more, in a network that is being pruned, must keep at least N.
     """
     pattern = layer.pattern
     if pattern is None:

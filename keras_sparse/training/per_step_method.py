@@ -1,4 +1,4 @@
-"""Acting inside of the compiled training step, right after the optimizer: for methods that act at every step."""
+"""Base class of methods that act after every optimizer step, inside the compiled training step."""
 
 import functools
 import itertools
@@ -10,70 +10,70 @@ from keras import ops
 from keras_sparse import backend
 from keras_sparse.layers.traversal import trainable_masked_weights
 from keras_sparse.training.dead_weights import finite
-from keras_sparse.training.layer_state import layer_specs, variables_of
+from keras_sparse.training.layer_state import LayerSpec, layer_specs, variables_of
 from keras_sparse.training.optimizer_state import check_optimizer
 from keras_sparse.training.sparse_method import SparseMethod
 
 
 class PerStepMethod(SparseMethod):
-    """Base of methods that act on the layers after every optimizer step, and keep the number of live weights of each.
+    """Base class of methods that act after every optimizer step and keep the number of live weights of each layer.
 
-    A subclass has `begin`, `settings` and `act`. `act` is compiled with the training step, so nothing goes to the host
-    and back, and `steps_per_execution` may be any. What it remembers, such as the positions of the live weights, is
-    made anew from masks and weights at each epoch, so that no checkpoint lacks it.
+    A subclass defines `begin`, `settings` and `act`. `act` is compiled with the training step: no data goes to the host
+    and back, and any `steps_per_execution` is possible. Its state, such as the positions of the live weights, is
+    computed from masks and weights at the beginning of each epoch, so that it need not be in checkpoints.
 
-    That the live weights are as many as they must be is checked at the end of each epoch, and so are the replicas.
+    The number of live weights is checked at the end of each epoch; so are the replicas, if `check_replicas` is True.
 
     Args:
-        **kwargs: of `SparseMethod`, but for `period`.
+        **kwargs: arguments of `SparseMethod` other than `period`.
     """
 
-    def begin(self, specs, layers):
-        """What `act` remembers.
+    def begin(self, specs: tuple[LayerSpec, ...], layers: list) -> list[np.ndarray]:
+        """Returns the arrays that `act` carries from step to step.
 
         Args:
-            specs: tuple of `LayerSpec`, one for each trainable masked layer.
-            layers: list of these layers.
+            specs: tuple of `LayerSpec`, one for each trainable masked weight.
+            layers: list of these masked weights.
 
         Returns:
-            List of arrays. The first holds the live positions, layer by layer, int32 and 1-D; the last how many
-            weights died, an int32 scalar.
+            List of arrays. The first is 1-D int32, the live positions, layer by layer. The last is an int32 scalar, the
+            number of weights dropped so far.
         """
         raise NotImplementedError
 
-    def settings(self):
-        """What `act` needs of the epoch's schedules: float32 array of one dimension."""
+    def settings(self) -> np.ndarray:
+        """Returns the values of the schedules at this epoch, for `act`: 1-D float32 array."""
         raise NotImplementedError
 
-    def act(self, specs, step, rate, settings, weights, masks, slots, own):
-        """What a step makes of the layers, in `keras.ops`: a pure function of arrays.
+    def act(self, specs: tuple[LayerSpec, ...], step, rate, settings, weights, masks, slots, own) -> tuple:
+        """Drops and grows after one optimizer step. It must be a pure function of arrays that uses `keras.ops`.
 
         Args:
-            specs: tuple of `LayerSpec`, one for each trainable masked layer, as are the lists that follow.
-            step: int32 scalar, the optimizer's step.
-            rate: float32 scalar, its learning rate.
-            settings: as `settings` makes it.
-            weights: list of arrays, the kernels.
-            masks: list of uint8 arrays, 1 where live: as the variables are, since to cast is to copy.
-            slots: list of lists of arrays, the optimizer's.
-            own: list of arrays, as `begin` makes them.
+            specs: tuple of `LayerSpec`, one for each trainable masked weight. The lists below have the same order.
+            step: int32 scalar, the optimizer step.
+            rate: float32 scalar, the learning rate.
+            settings: array that `settings` returned.
+            weights: list of arrays.
+            masks: list of uint8 arrays, 1 where live. They are not cast to bool, since a cast is a copy.
+            slots: list of lists of arrays, the optimizer slots of each weight.
+            own: list of arrays that `begin` or the previous step returned.
 
         Returns:
-            `(weights, masks, slots, own)`, as they become.
+            The new `(weights, masks, slots, own)`.
         """
         raise NotImplementedError
 
     # In `fit`.
 
     def step_action(self, epoch):
-        """What `act` needs, until it ends."""
+        """Returns the arguments of `act_on_layers`. After `until`, dead weights are only cleared."""
         if epoch >= self.update_schedule.ends():
             return super().step_action(epoch)
         specs = layer_specs(self.model)
         return specs, self.begin(specs, trainable_masked_weights(self.model)), self.settings()
 
     def end_steps(self, model, specs, carried):
-        """Checks what the steps of an epoch have left, and counts."""
+        """Checks the live weights after the steps of an epoch, and updates the counts of the logs."""
         if not carried:
             return
         layers = trainable_masked_weights(model)
@@ -81,10 +81,10 @@ class PerStepMethod(SparseMethod):
         if not finite(layers):
             self._skip(model, layers, model.optimizer)
 
-    # In a loop of one's own.
+    # In a custom training loop.
 
     def update(self, model, step, epoch=0, optimizer=None):
-        """Acts once, after the optimizer's step; see `SparseMethod.update`."""
+        """Acts once. Call it after every optimizer step; see `SparseMethod.update`."""
         check_optimizer(optimizer)
         if not isinstance(optimizer or getattr(model, "optimizer", None), keras.optimizers.Optimizer):
             raise ValueError(
@@ -102,6 +102,7 @@ class PerStepMethod(SparseMethod):
             return
         specs = layer_specs(model, optimizer)
         carried = self.begin(specs, layers)
+        # Go on with the arrays of the previous call, unless something else has changed the masks since.
         if self._kept and np.array_equal(np.sort(self._kept[0]), carried[0]):
             carried = [*self._kept[:-1], carried[-1]]
         rate = np.float32(ops.convert_to_numpy(optimizer.learning_rate))
@@ -113,17 +114,17 @@ class PerStepMethod(SparseMethod):
         self._close(model, specs, self._kept)
         self._updates += 1
 
-    _kept = None  # what `act` carries from one call of `update` to the next
-    _compiled = None
+    _kept = None  # arrays that `act` carries from one call of `update` to the next
+    _compiled = None  # specs -> compiled function, for `update`
 
     def __getstate__(self):
-        """As of the base; what is compiled stays behind."""
+        """Returns the settings and state; compiled functions cannot be copied or pickled."""
         return {**super().__getstate__(), "_kept": None, "_compiled": None}
 
     # In both.
 
     def act_on_layers(self, specs, step, rate, settings, values, carried):
-        """Clears what the optimizer does not leave clean, and acts."""
+        """Clears dead weights if the optimizer changed them, then calls `act`."""
         values, carried = super().act_on_layers(specs, step, rate, settings, values, carried)
         if carried:
             weights, masks, slots = [x[0] for x in values], [x[1] for x in values], [x[2:] for x in values]
@@ -132,7 +133,7 @@ class PerStepMethod(SparseMethod):
         return values, carried
 
     def _close(self, model, specs, carried):
-        """Checks what steps have left, and counts."""
+        """Raises RuntimeError unless masks and carried positions agree; updates state and counts."""
         ends = itertools.accumulate(spec.live for spec in specs)
         for spec, layer, end in zip(specs, trainable_masked_weights(model), ends, strict=True):
             live = np.sort(carried[0][end - spec.live : end]) - spec.first

@@ -1,7 +1,7 @@
-"""Dropping some live weights inside of the compiled step, and waking as many dead ones of the same layer at random.
+"""Rewiring inside the compiled step: drops given live weights, and activates as many random dead ones of the layer.
 
-Masks of large layers are only read and written at single positions, so that the work goes by the live weights and the
-drawn positions, whatever the size of a layer.
+Masks of large layers are read and written at single positions only, so that the time depends on the number of live
+weights and drawn positions, and not on the size of a layer.
 """
 
 import itertools
@@ -11,39 +11,44 @@ from keras import ops
 
 from keras_sparse import counter_rng as draws
 
-MOST_POSITIONS = 2**31 - 1  # of int32, by which draws are made
-SMALL = 2**20  # Up to this size the masks of layers are joined and taken apart at each step: a byte for each weight.
+MOST_POSITIONS = 2**31 - 1  # the largest int32, since positions are int32
+SMALL = 2**20  # Layers of up to this many weights have their masks concatenated and split at each step.
 
 
 def wake(key, step, specs, masks, live, crossed):
-    """Drops the weights that crossed zero, and wakes as many of the same layer that were dead.
+    """Drops the weights that crossed zero, and activates ("wakes") as many weights of the same layer that were dead.
 
-    Positions are drawn until as many dead ones have come as crossed zero, so all sets of dead positions are equally
-    likely. If they run out, the crossed ones of the highest positions stay.
+    For each layer, random positions are drawn in turns, and those that are dead are activated, until there are as many
+    as crossed zero. So all sets of dead positions are equally likely. The number of turns is limited: if too few dead
+    positions were found by then, the crossed weights at the highest positions stay live.
 
     Args:
-        key: of `draws.key_of`.
-        step: int32 scalar.
-        specs: for each layer an object with `first`, `size` and `live`, ints.
-        masks: list of arrays of booleans or bytes, the masks of the layers before, in the shapes of their kernels.
-        live: int32 array, the live positions, counted as in `LayerSpec.first`, layer by layer. Those of a layer may
-            have any order.
-        crossed: boolean array like it, which of them crossed zero.
+        key: key of `counter_rng.key_of`.
+        step: int32 scalar, the optimizer step.
+        specs: tuple of objects with the ints `first`, `size` and `live`, such as `LayerSpec`, one for each layer.
+        masks: list of arrays of booleans or bytes, the masks, in the shapes of the weights.
+        live: int32 array, the live positions, layer by layer, numbered as in `LayerSpec.first`. The positions of one
+            layer may have any order.
+        crossed: boolean array of the shape of `live`, True for the weights that crossed zero.
 
     Returns:
-        `(masks, live, gone)`: the masks and the live positions after, each woken one in the place of one that died,
-        and a boolean array like `live`, True for what died.
+        `(masks, live, gone)`: the new masks; the new live positions, in which each activated position takes the entry
+        of a dropped one; and a boolean array of the shape of `live`, True for the entries that were dropped.
     """
     parts, groups, count = parts_of(specs), _groups(specs), live.shape[0]
     one, most = ops.cast(1, "int32"), np.int32(MOST_POSITIONS)
     firsts = ops.convert_to_tensor(np.array([spec.first for spec in specs], "int32"))
-    # The woken of all layers go into one array: those of a layer from `begins` on, `needed` of them.
+    # rank[j] = number of crossed weights before the j-th entry of `live`. Layer i needs as many new positions as it has
+    # crossed weights: needed[i] = bounds[i + 1] - bounds[i]. The new positions of all layers are collected in the array
+    # `woken`: those of layer i are woken[begins[i] : begins[i] + needed[i]]. At the end, the j-th entry of `live`, if
+    # it crossed zero, becomes woken[rank[j]].
     rank = before(ops.pad(crossed, (0, 1)))
     bounds = ops.take(rank, np.cumsum([0, *(spec.live for spec in specs)]))
     begins, needed = bounds[:-1], bounds[1:] - bounds[:-1]
 
-    # Each turn of the search draws a row of positions for each layer. What wakes is marked in the masks at once, so
-    # that it does not wake again. What crossed zero stays marked until the search is over, so that it does not wake.
+    # Each turn of the search draws a row of positions for each layer. Activated positions are marked in the masks at
+    # once, so that no later turn activates them again. Positions of crossed weights stay marked until the search is
+    # over, so that a weight that was just dropped is not activated.
     def missing(draw, found, *_):
         return ops.logical_and(draw < draws.ROUNDS, ops.any(found < needed))
 
@@ -51,11 +56,13 @@ def wake(key, step, specs, masks, live, crossed):
         drawn, counts = draws.distinct(key, step, draw, [spec.size for spec in specs])
         marked = [elements_at(mark, group.rows(drawn)) for mark, group in zip(marks, groups, strict=True)]
         dead = ops.logical_and(counts, ops.logical_not(ops.cast(_in_order(marked, groups), "bool")))
-        # The number of dead ones of the same layer found before each: it wakes if that is less than are needed.
+        # place[i, j] = number of dead positions of layer i found before the j-th of this row, in this turn or earlier.
+        # The j-th position is activated if it is dead and place[i, j] < needed[i].
         place = ops.reshape(before(ops.reshape(dead, (-1,))), drawn.shape)
         place = place - place[:, :1] + found[:, None]
         wakes = ops.logical_and(dead, place < needed[:, None])
-        # Arrays have fixed lengths: what does not wake is written, too, to a place behind the end of `woken`.
+        # Arrays in a compiled step have fixed lengths, so all drawn positions are written. Those that are not activated
+        # go to the additional entry at the end of `woken`, which is never read.
         place = ops.where(wakes, place + begins[:, None], count)
         woken = with_elements(woken, ops.reshape(place, (-1,)), ops.reshape(drawn + firsts[:, None], (-1,)))
         marks = [group.marked(mark, drawn, wakes, live) for mark, group in zip(marks, groups, strict=True)]
@@ -64,16 +71,22 @@ def wake(key, step, specs, masks, live, crossed):
     start = (one, ops.zeros_like(needed), ops.zeros((count + 1,), "int32"), *(group.join(masks) for group in groups))
     _, found, woken, *marks = ops.while_loop(missing, search, start)
 
+    # If layer i found fewer positions than it needs, only found[i] of its crossed weights are dropped: those at the
+    # lowest positions.
     def some_stay():
-        # The crossed ones of each layer by position, from `begins` on as in `woken`: those before the limit die.
+        # `ordered` has the crossed positions, sorted. Those of layer i begin at begins[i], since `live` and `first` go
+        # layer by layer. A crossed position is dropped if it is less than limits[i], number found[i] of its layer,
+        # counted from 0.
         ordered = ops.pad(ops.sort(ops.where(crossed, live, most)), (0, 1), constant_values=most)
         limits = ops.where(found < needed, ops.take(ordered, begins + found), most)
+        # Entries of `woken` that the layers before this one have left unused: places shift by as many.
         unused = ops.cumsum(needed - found) - (needed - found)
         layer = ops.searchsorted(firsts, live, side="right") - 1
         gone = ops.logical_and(crossed, live < ops.take(limits, layer))
         return gone, before(gone) + ops.take(unused, layer)
 
     gone, place = ops.cond(ops.any(found < needed), some_stay, lambda: (crossed, rank[:-1]))
+    # Unmark the dropped weights. In `live`, the activated positions replace the dropped ones.
     masks = list(masks)
     for mark, group in zip(marks, groups, strict=True):
         stays = ops.concatenate([ops.logical_not(gone[parts[i]]) for i in group.layers])
@@ -83,11 +96,11 @@ def wake(key, step, specs, masks, live, crossed):
 
 
 class _Group:
-    """Layers whose masks are one array in the search: the flat ones one after another, or that of a single layer.
+    """Layers whose masks form one array during the search: several flat masks concatenated, or one mask as it is.
 
     Args:
-        specs: of all layers.
-        layers: list of ints, which of them.
+        specs: tuple of the specs of all layers.
+        layers: list of ints, the indices of the layers of this group.
     """
 
     def __init__(self, specs, layers):
@@ -97,32 +110,35 @@ class _Group:
         self._offsets = [0, *self._ends[:-1]]
 
     def join(self, masks):
-        """The array, from the list of all layers' masks."""
+        """Returns the array of this group, from the list of the masks of all layers."""
         if len(self.layers) == 1:
-            return masks[self.layers[0]]  # As it is: XLA copies a large array that is made flat and written to.
+            return masks[
+                self.layers[0]
+            ]  # not flattened, since XLA copies an array that is flattened and then written to
         return ops.concatenate([ops.reshape(masks[i], (-1,)) for i in self.layers])
 
     def split(self, mark):
-        """The masks, flat or in shape, that the array consists of."""
+        """Returns the masks of this group, from its array. They may be flat."""
         if len(self.layers) == 1:
             return [mark]
         return [mark[offset:end] for offset, end in zip(self._offsets, self._ends, strict=True)]
 
     def rows(self, drawn):
-        """Positions in the array, from those within layers that are drawn: a row for each layer."""
+        """Returns positions in the array of this group, from positions within the layers, one row a layer."""
         return self._chosen(drawn) + ops.convert_to_tensor(np.array(self._offsets, "int32")[:, None])
 
     def positions(self, live):
-        """Positions in the array of the layers' live weights."""
+        """Returns the positions of the live weights in the array of this group."""
         shifts = [offset - self.specs[i].first for offset, i in zip(self._offsets, self.layers, strict=True)]
         return ops.concatenate([live[self._parts[i]] + by for i, by in zip(self.layers, shifts, strict=True)])
 
     def marked(self, mark, drawn, wakes, live):
-        """The array, True where a drawn position wakes."""
+        """Returns the array of this group with the activated positions marked."""
         living = [(i, offset) for i, offset in zip(self.layers, self._offsets, strict=True) if self.specs[i].live]
-        if not living:  # Nothing dies here, so nothing wakes.
+        if not living:  # no live weights, so nothing is dropped, and nothing is activated
             return mark
-        # What does not wake writes True, too, to a position where that is already: a live one.
+        # All drawn positions are written, since arrays have fixed lengths. Those that are not activated write True to a
+        # position that is True already: that of a live weight.
         layer, offset = living[0]
         harmless = live[self._parts[layer].start] - self.specs[layer].first + offset
         positions = ops.reshape(ops.where(self._chosen(wakes), self.rows(drawn), harmless), (-1,))
@@ -133,23 +149,24 @@ class _Group:
 
 
 def _groups(specs):
-    """The small layers are one group, since XLA takes long to compile many scatters; each large one is its own."""
+    """Returns one group of all small layers, since XLA takes long to compile many scatters, and one a large layer."""
     small = [i for i, spec in enumerate(specs) if spec.size <= SMALL]
     large = [[i] for i, spec in enumerate(specs) if spec.size > SMALL]
     return [_Group(specs, layers) for layers in ([small] if small else []) + large]
 
 
 def _in_order(rows, groups):
-    """The rows of all groups, in one array, in the order of the layers."""
+    """Returns the rows of all groups as one array, in the order of the layers."""
     order = np.argsort([i for group in groups for i in group.layers])
     return rows[0] if len(groups) == 1 else ops.take(ops.concatenate(rows), order.astype("int32"), axis=0)
 
 
 def before(flags, levels=2):
-    """How many are True before each: int32 array like `flags`, a boolean array of one dimension.
+    """Returns, for each entry of a 1-D boolean array, the number of True entries before it: int32 array.
 
-    A running sum of many numbers is the slowest part of a step, so it is made of sums of 32, by a matrix. Its factors
-    are at most 32, which all precisions hold exactly that devices multiply matrices in.
+    This exclusive cumulative sum would be the slowest part of a step. So the array is split into rows of 32, in each of
+    which a product with a triangular matrix of ones computes the sums; the sums of the rows are added in the same way,
+    `levels` times. All factors are at most 32, exact in any precision in which devices multiply matrices.
     """
     if levels == 0:
         counts = ops.cast(flags, "int32")
@@ -161,17 +178,18 @@ def before(flags, levels=2):
 
 
 def parts_of(specs):
-    """For each layer the slice of its weights in an array of the live weights of all layers."""
+    """Returns, for each layer, the slice of its entries in an array of the live weights of all layers."""
     return [slice(*x) for x in itertools.pairwise([0, *itertools.accumulate(spec.live for spec in specs)])]
 
 
 def elements_at(array, positions):
-    """The elements of an array at flat positions."""
+    """Returns the elements of an array at flat positions."""
     return ops.take(ops.reshape(array, (-1,)), positions)
 
 
 def with_elements(array, positions, values):
-    """The array with other elements at some flat positions."""
-    # XLA writes in place to an array that nothing else reads later; but not if it is made flat for that: that copies.
+    """Returns the array with `values` at the given flat positions."""
+    # XLA writes in place to an array that nothing else reads later. Flattening it first would make XLA copy it, so the
+    # positions are converted instead.
     places = ops.unravel_index(positions, array.shape) if len(array.shape) > 1 else (positions,)
     return ops.scatter_update(array, ops.stack(places, axis=1), ops.cast(values, array.dtype))

@@ -1,20 +1,23 @@
-"""What a sparse training method has left in a model, and whether it is still there."""
+"""Reads and writes the state that a sparse training method saves in the model."""
 
 import weakref
+from collections.abc import Sequence
+
+import keras
 
 from keras_sparse import backend
 from keras_sparse.layers.method_state import MethodState
 from keras_sparse.layers.traversal import masked_weights
 
 
-def read_state(model):
-    """The `MethodState` that a model carries; an empty one if no method has trained it."""
+def read_state(model: keras.Model) -> MethodState:
+    """Returns the `MethodState` in a model; an empty one if no method has trained it."""
     mask = _holder(model)
     return MethodState.from_bytes(backend.read(mask.method_state)) if mask else MethodState()
 
 
-def write_state(model, state):
-    """Leaves a `MethodState` in a model."""
+def write_state(model: keras.Model, state: MethodState) -> None:
+    """Writes a `MethodState` into a model."""
     mask = _holder(model)
     if mask is None:
         mask = masked_weights(model)[0].mask
@@ -23,8 +26,8 @@ def write_state(model, state):
     backend.assign(mask.method_state, state.to_bytes())
 
 
-def take_loaded(model):
-    """Whether the state comes from a file, asked once after the file was loaded."""
+def take_loaded(model: keras.Model) -> bool:
+    """Returns whether the state was loaded from a file since the last call of this function."""
     mask = _holder(model)
     loaded = mask is not None and mask.loaded
     if loaded:
@@ -33,32 +36,32 @@ def take_loaded(model):
 
 
 def _holder(model):
-    """The `Mask` that holds the state, of a frozen layer, too; None if there is none."""
+    """Returns the `Mask` that has the state variable, which may be in a frozen layer; None if none has."""
     masks = (x.mask for x in masked_weights(model))
     return next((m for m in masks if m.method_state is not None), None)
 
 
 class LastWritten:
-    """The state that a method has written last, to find out whether a model still has it."""
+    """Remembers the state that a method wrote last, to detect that something else has changed the model since."""
 
     def __init__(self):
         self._model, self._bytes = None, None
 
-    def write(self, model, state):
-        """Leaves a `MethodState` in a model."""
+    def write(self, model: keras.Model, state: MethodState) -> None:
+        """Writes a `MethodState` into a model, and remembers it."""
         write_state(model, state)
         self._model, self._bytes = weakref.ref(model), state.to_bytes().tobytes()
 
-    def is_of(self, model):
-        """Whether the last state was written into this model."""
+    def is_of(self, model: keras.Model) -> bool:
+        """Returns whether the last state was written into this model."""
         return self._model is not None and self._model() is model
 
-    def is_in(self, model):
-        """Whether this model has the state that was written last."""
+    def is_in(self, model: keras.Model) -> bool:
+        """Returns whether this model still has the state that was written last."""
         return self.is_of(model) and read_state(model).to_bytes().tobytes() == self._bytes
 
-    def check(self, model, name):
-        """Raises RuntimeError if the state was written into this model, by the method `name`, and is gone."""
+    def check(self, model: keras.Model, name: str) -> None:
+        """Raises RuntimeError if the method `name` wrote its state into this model, and the state has changed since."""
         if self.is_of(model) and not self.is_in(model):
             raise RuntimeError(
                 f"An update of {name} is not in the model {model.name!r} any more: its variables were set to older "
@@ -66,15 +69,15 @@ class LastWritten:
             )
 
 
-def assign_state(kinds, values):
-    """Sets variables to the arrays that a loop keeps its state in.
+def assign_state(kinds: Sequence[list], values: Sequence[list]) -> None:
+    """Assigns the arrays of a stateless training loop to the variables.
 
     Args:
-        kinds: the lists of trainable, non-trainable and optimizer variables.
-        values: for each a list of arrays.
+        kinds: lists of the trainable, non-trainable and optimizer variables.
+        values: for each of them a list of arrays of the same length.
 
     Raises:
-        ValueError: if the lists are not as long. Nothing is written then.
+        ValueError: if the lengths differ. Nothing is written then.
     """
     expected, received = [len(x) for x in kinds], [len(x) for x in values]
     if expected != received:

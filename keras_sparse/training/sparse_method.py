@@ -1,4 +1,4 @@
-"""What all sparse training methods share: the update, its invariants, its memory, its logs."""
+"""Base class of all sparse training methods: the update, its invariants, its saved state, its logs."""
 
 import keras
 
@@ -6,10 +6,11 @@ from keras_sparse import backend
 from keras_sparse.layers.method_state import MethodState
 from keras_sparse.layers.traversal import trainable_masked_weights
 from keras_sparse.replicas import check_replicas
+from keras_sparse.schedules import ScheduleLike
 from keras_sparse.training import checks, saved_state
 from keras_sparse.training.choices import Choices
 from keras_sparse.training.dead_weights import clear, leaves_zeros
-from keras_sparse.training.growth import RandomGrowth
+from keras_sparse.training.growth import Growth, RandomGrowth
 from keras_sparse.training.layer_state import sparsity
 from keras_sparse.training.mask_update import update_masks
 from keras_sparse.training.optimizer_state import check_optimizer
@@ -19,35 +20,40 @@ from keras_sparse.validation import check_seed, check_step
 
 
 class SparseMethod(Choices, keras.callbacks.Callback):
-    """Base of the callbacks that train masked layers.
+    """Base class of the callbacks that train masked models.
 
-    After every update these hold, or it raises: the number of live weights of the network is what it was; every dead
-    weight, and all that the optimizer keeps of it, is exactly 0 (`optimizer_state.py` names the two optimizers whose
-    accumulators start elsewhere). In `fit` dead weights are 0 after every step: what an optimizer such as Muon does to
-    them is undone within the compiled step.
+    An update changes the number of live weights only as the `budget` of the method says, by default not at all;
+    otherwise it raises an error. After it, each dead weight is 0, and its optimizer state is that of a new weight. In
+    `fit`, dead weights are 0 after every step: what an optimizer such as Muon does to them is undone within the step.
 
-    In `fit` it adds to the epoch's `logs`: `sparsity` (of the masked kernels that train, after the epoch), `dropped`
-    and `grown` (mask elements over the epoch). Put it before callbacks that should see them, such as CSVLogger and
-    TensorBoard. In a loop of your own call `update(model, step)`, or `stateless_update` where the state is in arrays.
+    In `fit`, the method adds `sparsity` (of the trainable masked weights), `dropped` and `grown` (numbers of mask
+    elements) to the logs of each epoch. Put it before callbacks that read the logs, such as CSVLogger. In a custom
+    loop, call `update(model, step)`, or `stateless_update` if the loop keeps its state in arrays.
 
-    A subclass has `drop`, and where they are not what this class does, `redistribute`, `budget`, `get_state` and
-    `set_state`. `CONTRIBUTING.md` shows one.
+    A subclass defines `drop`, and may override the other methods of `training/choices.py`, such as `redistribute`,
+    `budget`, `get_state` and `set_state`. `docs/new_method.md` has an example.
 
     Args:
-        period: optimizer steps between updates: int, dict `{first epoch: int}` or function `epoch -> int`, with
-            epochs from 0. "epoch" for one between two epochs, None for never.
-        until: int, number of epochs after which the masks stay as they are; None for no end.
-        seed: int of at least 0, of all random draws. A draw depends on the seed, the layer's place in the model and
-            the step, so it is the same on every replica, after a resume and on every backend.
-        growth: how weights grow, an object such as `keras_sparse.training.growth.RandomGrowth`, the default.
-        update_schedule: when updates are due, a `keras_sparse.training.update_schedule.UpdateSchedule`; None to make
-            it from `period` and `until`.
+        period: optimizer steps between updates: int of at least 1, dict `{first epoch: int}`, function `epoch -> int`,
+            with epochs from 0, or "epoch" for an update between every two epochs. None for no updates.
+        until: int, the number of epochs after which the masks stay fixed; None for no end.
+        seed: int of at least 0. A random draw is a function of the seed, the place of the weight in the model and the
+            step, so that it is the same on all replicas and backends, and after a resume.
+        growth: growth strategy; None for `keras_sparse.training.growth.RandomGrowth()`.
+        update_schedule: `UpdateSchedule`; None to make it from `period` and `until`.
 
     Attributes:
         check_replicas: bool; set it to True to call `keras_sparse.check_replicas` after each update.
     """
 
-    def __init__(self, period=None, until=None, seed=0, growth=None, update_schedule=None):
+    def __init__(
+        self,
+        period: ScheduleLike | str | None = None,
+        until: int | None = None,
+        seed: int = 0,
+        growth: Growth | None = None,
+        update_schedule: UpdateSchedule | None = None,
+    ):
         super().__init__()
         check_seed(seed)
         self.seed = seed
@@ -59,12 +65,12 @@ class SparseMethod(Choices, keras.callbacks.Callback):
 
     @property
     def period(self):
-        """The period of updates as it was given, by epoch; None where there is none."""
+        """The period of updates, as a schedule by epoch; None without one."""
         return self.update_schedule.period
 
     @property
     def until(self):
-        """The number of epochs after which the masks stay as they are; None for no end."""
+        """The number of epochs after which the masks stay fixed; None for no end."""
         return self.update_schedule.until
 
     @until.setter
@@ -73,19 +79,18 @@ class SparseMethod(Choices, keras.callbacks.Callback):
 
     # The update.
 
-    def update(self, model, step, epoch=0, optimizer=None):
-        """Drops and grows once, now.
+    def update(self, model: keras.Model, step: int, epoch: int = 0, optimizer=None) -> None:
+        """Drops and grows once.
 
         Args:
-            model: the `keras.Model` with masked layers.
-            step: int, the optimizer's step, from which random draws are made.
-            epoch: int from 0, at which schedules are read.
-            optimizer: the one that trains the model, whose state is kept clean; None for `model.optimizer`.
+            model: `keras.Model` with masked layers.
+            step: int of at least 0, the optimizer step, on which random draws depend.
+            epoch: int from 0, the epoch at which schedules are evaluated.
+            optimizer: the optimizer of the model, whose state is reset for dead weights; None for `model.optimizer`.
 
         Raises:
-            ValueError: if the model has no trainable masked layer or is not built, or `step` or `epoch` is no int of at
-                least 0.
-            RuntimeError: if the method broke one of the invariants above. Nothing is written then.
+            ValueError: if an argument is out of its range, or the model is not built or has no trainable masked layer.
+            RuntimeError: if the method broke an invariant. Nothing is written then.
         """
         optimizer = self._begin_update(model, step, epoch, optimizer)
         layers = trainable_masked_weights(model)
@@ -100,24 +105,20 @@ class SparseMethod(Choices, keras.callbacks.Callback):
 
     def stateless_update(
         self, model, step, trainable_variables, non_trainable_variables, optimizer_variables, epoch=0, optimizer=None
-    ):
-        """Drops and grows once in a loop that keeps the state in arrays, as with `model.stateless_call` on JAX.
+    ) -> tuple[list, list, list]:
+        """Drops and grows once in a loop that keeps its state in arrays, as with `model.stateless_call` on JAX.
 
         Args:
-            model: the `keras.Model` with masked layers.
-            step: int, the optimizer's step, from which random draws are made.
+            model, step, epoch, optimizer: as for `update`. Afterwards, the variables of the model have the new values.
             trainable_variables: list of arrays, the values of `model.trainable_variables`.
-            non_trainable_variables: list of arrays, of `model.non_trainable_variables`.
-            optimizer_variables: list of arrays, of `optimizer.variables`.
-            epoch: int from 0, at which schedules are read.
-            optimizer: the one that trains the model; None for `model.optimizer`.
+            non_trainable_variables: list of arrays, the values of `model.non_trainable_variables`.
+            optimizer_variables: list of arrays, the values of `optimizer.variables`.
 
         Returns:
-            `(trainable_variables, non_trainable_variables, optimizer_variables)`, as they become.
+            The new `(trainable_variables, non_trainable_variables, optimizer_variables)`.
 
         Raises:
-            ValueError: as `update`; and if a list is not as long as the model's.
-            RuntimeError: as `update`.
+            ValueError, RuntimeError: as for `update`; ValueError if a list is not as long as that of the variables.
         """
         optimizer = optimizer or model.optimizer
         kinds = (model.trainable_variables, model.non_trainable_variables, optimizer.variables)
@@ -127,7 +128,7 @@ class SparseMethod(Choices, keras.callbacks.Callback):
         return tuple([v.value for v in kind] for kind in kinds)
 
     def _begin_update(self, model, step, epoch, optimizer):
-        """Checks the arguments, takes up the model's state if it is not up to date; returns the optimizer."""
+        """Checks the arguments and restores the state of the model; returns the optimizer."""
         check_step(step, "step")
         check_step(epoch, "epoch")
         check_optimizer(optimizer)
@@ -141,12 +142,12 @@ class SparseMethod(Choices, keras.callbacks.Callback):
         return optimizer
 
     def _synchronize(self, model):
-        """Goes on with the state that a model carries, unless it is this method's last word."""
+        """Restores the state in a model, unless it is the one that this method wrote last."""
         if not self._written.is_in(model):
             self.set_state(saved_state.read_state(model).state)
 
     def _end_update(self, model, dropped, grown):
-        """Leaves the state in the model, and counts."""
+        """Writes the state into the model, and updates the counts."""
         self._write_state(model, self._step)
         self._updated = True
         if self.check_replicas:
@@ -158,8 +159,8 @@ class SparseMethod(Choices, keras.callbacks.Callback):
         self._written.write(model, MethodState(type(self).__name__, last_update, dict(self.get_state())))
 
     def _skip(self, model, layers, optimizer):
-        """Leaves the masks alone, since NaN cannot be compared."""
-        clear(layers, optimizer)  # Clipping by a norm that is NaN makes NaN of dead weights, too.
+        """Skips an update, since NaN cannot be compared."""
+        clear(layers, optimizer)  # Clipping by a norm of NaN makes dead weights NaN, too.
         self._write_state(model, self._step)
         if not self._skipped:
             checks.warn_of_nan(type(self).__name__, self._step, layers, optimizer)
@@ -168,7 +169,7 @@ class SparseMethod(Choices, keras.callbacks.Callback):
     # The training.
 
     def on_train_begin(self, logs=None):
-        """Checks that there is something to train, and nobody else at it."""
+        """Checks model, optimizer and callbacks, and resets what belongs to one `fit`."""
         model, params = self.model, self.params or {}
         layers = trainable_masked_weights(model)
         name = type(self).__name__
@@ -182,9 +183,9 @@ class SparseMethod(Choices, keras.callbacks.Callback):
         self.check(model, layers)
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Goes on with the model as it is now, makes the update that is still owed, and prepares the steps."""
+        """Makes the updates that are due before the first step of the epoch, and prepares its steps."""
         model = self.model
-        # Weights and masks may have been set since: weights of before, with momentum of now.
+        # Other callbacks may have restored older weights and masks, but not the optimizer state.
         clear(trainable_masked_weights(model), model.optimizer)
         self._dropped = self._grown = 0
         self._updated = False
@@ -198,11 +199,11 @@ class SparseMethod(Choices, keras.callbacks.Callback):
         self._steps.renew(model, self.step_action(epoch), self.act_on_layers)
 
     def _begin_training(self, model, epoch):
-        """Finds out whether a training begins or goes on; returns the step of an update that is owed, or None."""
+        """Begins or resumes a training; returns the step of an update that is owed, or None."""
         self.start(model)
         saved, loaded = saved_state.read_state(model), saved_state.take_loaded(model)
         started = self.update_schedule.started
-        if saved.last_update > started:  # Trained before, now with a new optimizer: a new training.
+        if saved.last_update > started:  # The optimizer is new: a new training.
             saved = MethodState(saved.method)
         if loaded and self.owes_updates:
             checks.check_same_method(type(self).__name__, saved)
@@ -211,13 +212,13 @@ class SparseMethod(Choices, keras.callbacks.Callback):
             self.update_schedule.owed(epoch, -1, loaded)
             return None
         owed = self.update_schedule.owed(epoch, saved.last_update, loaded)
-        # So that a run which goes on before its first update knows where it began.
+        # So that a run that is resumed before its first update knows where it began.
         last_update = started if saved.last_update < 0 and not self.update_schedule.is_never() else saved.last_update
         self._write_state(model, last_update)
         return owed
 
     def _update_if_ready(self, model, step, epoch):
-        """Makes an update that is due, or puts it off until a batch was seen."""
+        """Makes an update that is due, or postpones it until the growth strategy has seen a batch."""
         if step is None:
             return
         if self.regrowth.is_ready:
@@ -226,7 +227,7 @@ class SparseMethod(Choices, keras.callbacks.Callback):
             self._put_off = True
 
     def on_train_batch_begin(self, batch, logs=None):
-        """Has the batch kept after which an update looks at gradients."""
+        """Keeps the batch if an update after it needs gradients."""
         if not self.regrowth.looks_at_batches:
             return
         schedule = self.update_schedule
@@ -235,8 +236,8 @@ class SparseMethod(Choices, keras.callbacks.Callback):
             NextBatch(self.model, count, self.regrowth.keep)
 
     def on_train_batch_end(self, batch, logs=None):
-        """Updates if a period ended in the steps just executed."""
-        # Counted on the host: reading the optimizer, or `self.model` at all, would synchronise JAX at every batch.
+        """Makes an update if one is due after the steps just executed."""
+        # Counted on the host: reading the optimizer, or even `self.model`, would make JAX wait at every batch.
         if not self._put_off and not self.update_schedule.may_be_due(batch):
             return
         model = self.model
@@ -250,7 +251,7 @@ class SparseMethod(Choices, keras.callbacks.Callback):
         backend.refresh_held_state(model)
 
     def on_epoch_end(self, epoch, logs=None):
-        """Checks that updates and steps have arrived, clears dead weights (of NaN, for one), adds to the logs."""
+        """Checks the updates and steps of the epoch, clears dead weights, which may be NaN, and adds to the logs."""
         model = self.model
         layers = trainable_masked_weights(model)
         self._check_unchanged(model)
@@ -264,20 +265,20 @@ class SparseMethod(Choices, keras.callbacks.Callback):
             logs.update(sparsity=sparsity(layers), dropped=self._dropped, grown=self._grown, **self.logs())
 
     def on_train_end(self, logs=None):
-        """Lets the model go; warns, if there was something to train: a run that goes on may have no epoch left."""
+        """Removes hooks; warns of a `fit` without effect, unless it had no epoch, as a resumed one may."""
         self._steps.release()
         self.regrowth.forget()
         if self.update_schedule.examined is not None:
             self.warn()
 
     def _check_unchanged(self, model):
-        """Raises RuntimeError if the last update is not in the model: something else has written its variables."""
-        # Until the first update of an epoch, weights may have been set on purpose, which that update goes on with.
+        """Raises RuntimeError if something else has overwritten the variables since the last update."""
+        # Before the first update of an epoch, callbacks may restore weights, and the update uses these.
         if self._updated:
             self._written.check(model, type(self).__name__)
 
     def warn(self):
-        """Warns if there was time for updates, but none was made, or none dropped anything."""
+        """Warns if updates were possible but none was made, or none dropped anything."""
         schedule = self.update_schedule
         if schedule.was_active and not self._updates and not self._skipped:
             checks.warn_of_no_update(type(self).__name__, schedule)
@@ -294,5 +295,5 @@ class SparseMethod(Choices, keras.callbacks.Callback):
         self._steps = HookedSteps(type(self).__name__)
 
     def __getstate__(self):
-        """Its settings and its state: a copy, or what is pickled, belongs to no model."""
+        """Returns settings and state without the model, so that methods can be copied and pickled."""
         return {**vars(self), "_model": None, "params": None, "_written": saved_state.LastWritten()}

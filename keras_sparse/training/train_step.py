@@ -12,20 +12,21 @@ from keras_sparse.training.optimizer_state import batches_and_steps
 
 
 class TrainStepHook:
-    """Lets a pure function change variables after each optimizer step of one `fit`.
+    """Makes a pure function act on variables after each optimizer step of one `fit`.
 
-    It overrides `train_step`, and `make_train_function` to notice the next `fit`, if this one is cut off and nobody
-    calls `release`: each `fit` asks for its train function first, and then Keras's own comes back.
+    It replaces two methods of the model: `train_step`, to add the function, and `make_train_function`, to detect the
+    next `fit`. If a `fit` is interrupted, nothing calls `release`. But each `fit` calls `make_train_function` first,
+    and then the hook removes itself.
 
     Args:
         model: compiled `keras.Model`, in `fit`.
-        action: pure function `(step, rate, settings, values, carried) -> (values, carried)`.
-        variables: list of lists of the `keras.Variable`s whose values it gets and changes.
-        carried: list of arrays that it gets and changes; they belong to nothing else, and go into no file.
-        settings: array that it gets.
+        action: pure function `(step, rate, settings, values, carried) -> (values, carried)` of arrays.
+        variables: list of lists of `keras.Variable`, whose values are passed as `values` and set to those returned.
+        carried: list of arrays, the initial `carried`. It is carried from step to step, and is in no file.
+        settings: array, passed as it is.
     """
 
-    of_one_fit = True  # A copy of the model goes without.
+    of_one_fit = True  # Copies of the model do not get this hook.
 
     def __init__(self, model, action, variables, carried, settings):
         self._model = model
@@ -34,15 +35,18 @@ class TrainStepHook:
             self._carried = [_variable(x) for x in carried]
             self._steps = _variable(np.zeros((), "int32"))
             self._settings = _variable(settings)
-        # On JAX a step sees the variables of the model only.
+        # On JAX a compiled step gets and returns the variables that the model lists, and no others. So a mask of the
+        # model lists the variables of the hook among its own.
         self._all = [*self._carried, self._steps, self._settings]
         self._holder.carry(self._all)
 
+        # The count of the steps is carried as the last variable. `HookedSteps.end` compares it with the optimizer's.
         def counted(step, rate, settings, values, carried):
             *carried, steps = carried
             values, carried = action(step, rate, settings, values, carried)
             return values, [*carried, steps + 1]
 
+        # Replace the methods on the object, not on its class, and compile the train function anew.
         self._replaced = {name: vars(model).get(name) for name in ("train_step", "make_train_function")}
         self._make = model.make_train_function
         hooked = backend.hook_train_step(
@@ -52,32 +56,32 @@ class TrainStepHook:
         model.make_train_function = self.make_train_function
         self._make(force=True)
 
-    def renew(self, carried, settings):
-        """Sets `carried` and `settings` anew, to arrays of the same shapes, and the count of steps to 0."""
+    def renew(self, carried: list, settings: np.ndarray) -> None:
+        """Sets `carried` and `settings` to other arrays of the same shapes, and the count of steps to 0."""
         arrays = [*carried, np.zeros((), "int32"), settings]
         for variable, array in zip(self._all, arrays, strict=True):
             backend.assign(variable, array)
 
-    def carried(self):
-        """What `carried` has become: list of NumPy arrays."""
+    def carried(self) -> list[np.ndarray]:
+        """Returns the present values of `carried`."""
         return [np.array(backend.read(x)) for x in self._carried]
 
-    def steps(self):
-        """How often the function has acted since it was made or renewed."""
+    def steps(self) -> int:
+        """Returns how often the function has acted since the hook was made or renewed."""
         return int(backend.read(self._steps))
 
-    def make_train_function(self, force=False):
-        """Keras's; without `force` it is the beginning of another `fit`, to which the hook does not belong."""
+    def make_train_function(self, force: bool = False):
+        """Calls that of Keras. A call without `force` begins another `fit`, so the hook is removed before."""
         if not force:
             self.release()
             return self._model.make_train_function()
         return self._make(force=True)
 
-    def release(self):
-        """Gives the model its own training step back."""
+    def release(self) -> None:
+        """Restores the methods of the model."""
         model = self._model
         if getattr(vars(model).get("make_train_function"), "__self__", None) is not self:
-            return
+            return  # released already, or replaced by another hook
         for name, value in self._replaced.items():
             if value is None:
                 delattr(model, name)
@@ -88,11 +92,13 @@ class TrainStepHook:
 
 
 class NextBatch:
-    """Keeps the last batch of the next execution of a model's train function, and trains on it all the same.
+    """Passes the last batch of the next execution of a model's train function to `keep`, and trains on it as usual.
+
+    Keras passes an iterator to the train function, and shows callbacks no batch.
 
     Args:
         model: compiled `keras.Model`, in `fit`.
-        count: int, how many batches the execution has.
+        count: int, the number of batches of the execution.
         keep: function of the batch.
     """
 
@@ -104,16 +110,16 @@ class NextBatch:
         model.train_function = self.train
 
     def train(self, *arguments):
-        """Trains once in place of the train function."""
+        """Runs the usual train function once, and restores it on the model."""
         self._model.train_function = self._usual
         return backend.train_and_keep_batch(self._model, self._usual, self._count, self._keep, *arguments)
 
 
 class HookedSteps:
-    """The hook of a method, renewed at each epoch, and the count of its steps.
+    """Holds the hook of a method through the epochs of a `fit`, and checks that it acted in each step.
 
     Args:
-        name: str, of the method, for messages.
+        name: str, name of the method, for messages.
     """
 
     def __init__(self, name):
@@ -125,9 +131,10 @@ class HookedSteps:
 
         Args:
             model: compiled `keras.Model`, in `fit`.
-            work: None if there is nothing to do, or `(specs, carried, settings)`.
-            action: function `(specs, step, rate, settings, values, carried) -> (values, carried)`.
+            work: `(specs, carried, settings)`, or None if the steps need no action.
+            action: pure function `(specs, step, rate, settings, values, carried) -> (values, carried)`.
         """
+        # The specs are constants of the compiled step: with other ones it must be compiled anew.
         shape = work and (work[0], len(work[1]))
         if self._hook and shape != self._shape:
             self.release()
@@ -144,10 +151,10 @@ class HookedSteps:
         self._since = batches_and_steps(model.optimizer)[0]
 
     def end(self, model):
-        """What the steps of an epoch have left: `(specs, carried)`, the latter a list of arrays; None if nothing.
+        """Returns `(specs, carried)` after the steps of an epoch, `carried` a list of arrays; None without a hook.
 
         Raises:
-            RuntimeError: if a training step was made without the action that belongs to it.
+            RuntimeError: if the action was not called in each of the optimizer's steps.
         """
         if not self._hook:
             return None
@@ -161,14 +168,14 @@ class HookedSteps:
             )
         return self._shape[0], self._hook.carried()
 
-    def release(self):
-        """Gives the model its own training step back."""
+    def release(self) -> None:
+        """Removes the hook from the model."""
         if self._hook:
             self._hook.release()
         self._hook = None
 
     def __getstate__(self):
-        """None of it: a copy belongs to no `fit`."""
+        """Returns the state without the hook, which belongs to one `fit` of one model."""
         return {**vars(self), "_hook": None, "_shape": None}
 
 

@@ -1,8 +1,11 @@
-"""When an update of the masks is due: the clock is the optimizer's step."""
+"""Decides when an update of the masks is due. Time is counted in optimizer steps."""
 
 import math
+from collections.abc import Sequence
 
-from keras_sparse.schedules import by_epoch, multiples
+import keras
+
+from keras_sparse.schedules import ScheduleLike, by_epoch, multiples
 from keras_sparse.training.optimizer_state import batches_and_steps
 from keras_sparse.validation import check_positive_int
 
@@ -10,26 +13,28 @@ EPOCH = "epoch"
 
 
 class UpdateSchedule:
-    """Finds the steps at which updates are due, and follows a `fit` through its epochs and batches.
+    """Finds the steps at which updates are due, and counts the epochs and batches of a `fit`.
 
-    An update is due when a boundary of a period was crossed, never when `step % period == 0`: many steps may be
-    executed at once, and a step may take many batches. Updates at the end of an epoch are made when the next one
-    begins, so that no callback sees another network than the one that was measured.
+    An update is due if a multiple of the period lies in the steps since the last check. It does not suffice to test
+    `step % period == 0`: many steps may be executed at once, and a step may take many batches. Updates at the end of an
+    epoch are made when the next one begins, so that callbacks at the end of the epoch see the network that was
+    evaluated.
 
     Args:
-        name: str, of the method, for messages.
+        name: str, name of the method, for messages.
         period: as for `keras_sparse.SparseMethod`.
-        until: as for it.
-        until_part: float in (0, 1], the part of the epochs of `fit` after which nothing is due if `until` is None.
+        until: as for `keras_sparse.SparseMethod`.
+        until_part: float in (0, 1], the fraction of the epochs of `fit` after which no update is due if `until` is
+            None.
 
     Attributes:
-        epoch: int from 0, at which schedules by epoch are read.
-        started: int, the optimizer's step at the beginning of `fit`; None before.
-        examined: int, the step up to which no update is owed; None before.
-        was_active: bool, whether any epoch of this `fit` was one in which updates may be due.
+        epoch: int from 0, the epoch at which schedules are evaluated.
+        started: int, the optimizer step at the beginning of `fit`; None before.
+        examined: int, the last optimizer step that was checked for updates; None before.
+        was_active: bool, whether updates were possible in any epoch of this `fit`.
     """
 
-    def __init__(self, name, period, until, until_part=1.0):
+    def __init__(self, name: str, period: ScheduleLike | str | None, until: int | None, until_part: float = 1.0):
         self.name = name
         self.period = period if period in (None, EPOCH) else by_epoch(period, "period", _check_period)
         if until is not None:
@@ -39,43 +44,47 @@ class UpdateSchedule:
         self.started = self.examined = None
         self.was_active = self._active = False
 
-    # What another kind of schedule overrides.
+    # Overridden by other kinds of schedules.
 
-    def due(self, before, now):
-        """The optimizer steps in (before, now] at which an update is due: a sequence of ints."""
+    def due(self, before: int, now: int) -> Sequence[int]:
+        """Returns the optimizer steps in (before, now] at which an update is due."""
         if self.period in (None, EPOCH):
             return ()
         return multiples(self.period(self.epoch), before, now)
 
-    def first(self, step):
-        """The last step of a training that needs no look: the one it starts at."""
+    def first(self, step: int) -> int:
+        """Returns the initial value of `examined` for a training that begins at `step`."""
         return step
 
-    def is_never(self):
-        """Whether no update is ever due."""
+    def is_never(self) -> bool:
+        """Returns whether no update is ever due."""
         return self.period is None
 
-    def describe(self):
-        """The arguments, for messages."""
+    def describe(self) -> str:
+        """Returns the arguments, for messages."""
         return f"period={self.period!r}"
 
-    def epochs_with_updates(self):
-        """How many epochs of this `fit` may change masks; None where that is not known."""
+    def epochs_with_updates(self) -> int | None:
+        """Returns the number of epochs of this `fit` that may have updates; None if it is unknown."""
         return self._epochs and min(self._epochs, self.until or self._epochs)
 
-    def progress(self, step):
-        """How much of the epochs up to `ends()` is over at a step: a float from 0, above 1 after them.
+    def progress(self, step: int) -> float:
+        """Returns the fraction of the epochs up to `ends()` that is over at a step. It is above 1 after them.
 
-        Counted by the epochs of this `fit`, since an optimizer may have trained before.
+        Epochs of this `fit` are counted, not optimizer steps, since the optimizer may have trained before.
         """
         steps = self._steps_per_epoch
         within = (step - self.batches // self._per_step) / steps if steps else 0
         return (self.epoch + within) / self.ends()
 
-    # Through a `fit`.
+    # During a `fit`.
 
-    def ends(self):
-        """The number of epochs after which nothing is due."""
+    def ends(self) -> float:
+        """Returns the number of epochs after which no update is due: an int, or infinity.
+
+        Raises:
+            ValueError: if it is a fraction of the epochs of `fit`, whose number is unknown.
+        """
         if self.until is not None or self.until_part == 1:
             return self.until or math.inf
         if self._epochs is None:
@@ -87,27 +96,30 @@ class UpdateSchedule:
     _epochs = _steps_per_epoch = None
     batches, _per_step = 0, 1
 
-    def begin_fit(self, model, params):
-        """Checks that no execution can hold two updates.
+    def begin_fit(self, model: keras.Model, params: dict) -> None:
+        """Resets the counts, and checks that no execution of several steps can contain two updates.
 
         Args:
             model: compiled `keras.Model`.
-            params: dict, Keras's parameters of the `fit`.
+            params: dict, `params` of a Keras callback.
+
+        Raises:
+            ValueError: if the period is shorter than an execution.
         """
         self._epochs, batches = params.get("epochs"), params.get("steps")
         self._batches_per_epoch = batches
         per_step = batches_and_steps(model.optimizer)[1]
         self._steps_per_epoch = batches / per_step if batches else None
         steps = model.steps_per_execution
-        self._per_execution = steps if isinstance(steps, int) else 1  # "auto" grows from 1
+        self._per_execution = steps if isinstance(steps, int) else 1  # "auto" starts at 1
         shortest = min(getattr(self.period, "values", {0: math.inf}).values())
         if self._per_execution > shortest * per_step:
             self._refuse(self._per_execution, shortest * per_step)
         self.started = self.examined = None
         self.was_active = self._active = False
 
-    def begin_epoch(self, optimizer, epoch):
-        """Reads the clock; returns whether it is the first epoch of this `fit`."""
+    def begin_epoch(self, optimizer, epoch: int) -> bool:
+        """Reads the step of the optimizer; returns whether this is the first epoch of `fit`."""
         self.batches, self._per_step = batches_and_steps(optimizer)
         self._active = not self.is_never() and epoch < self.ends()
         self.was_active |= self._active
@@ -116,21 +128,21 @@ class UpdateSchedule:
             self.started = self.batches // self._per_step
         return is_first
 
-    def owed(self, epoch, last_update, is_loaded):
-        """The step of the update that a model lacks in which a `fit` begins, or None.
+    def owed(self, epoch: int, last_update: int, is_loaded: bool) -> int | None:
+        """Returns the step of an update that has to be made before a resumed `fit` goes on, or None.
 
-        A checkpoint may have been written after the step at which an update was due, and before that update. Older
-        ones were left out on purpose: by another callback, another period, or none. And a model that nobody has loaded
-        lacks none.
+        A checkpoint may have been written after a step at which an update was due, and before that update was made.
+        Only the last execution, or epoch, before the checkpoint counts: updates that were due earlier were omitted on
+        purpose, by training without the method or with another period.
 
         Args:
-            epoch: int from 0, the first of this `fit`.
+            epoch: int from 0, the first epoch of this `fit`.
             last_update: int, the step up to which the model has all updates; -1 before its first training.
-            is_loaded: bool, whether the model's weights come from a file.
+            is_loaded: bool, whether the weights of the model were loaded from a file.
         """
         step = self.started
         self.examined = self.first(step) if last_update < 0 else step
-        self.epoch = max(0, epoch - 1)  # whose end it was
+        self.epoch = max(0, epoch - 1)  # the epoch at the end of which the checkpoint was written
         if last_update < 0 or self.is_never() or self.epoch >= self.ends():
             owed = False
         elif self.period == EPOCH:
@@ -140,29 +152,36 @@ class UpdateSchedule:
             owed = is_loaded and epoch > 0 and any(s > last_update for s in self.due(max(0, step - execution), step))
         return step if owed else None
 
-    def due_between_epochs(self, optimizer, epoch):
-        """The step of the update that ends the epoch before `epoch`, or None; asked before `begin_epoch`."""
+    def due_between_epochs(self, optimizer, epoch: int) -> int | None:
+        """Returns the step of the update between `epoch - 1` and `epoch`, or None. Call it before `begin_epoch`."""
         if self.period != EPOCH or self.started is None or epoch - 1 >= self.ends():
             return None
         batches, per_step = batches_and_steps(optimizer)
         return batches // per_step
 
-    def may_be_due(self, batch):
-        """Whether an update is due after a batch, counted on the host: to read the optimizer synchronises JAX."""
+    def may_be_due(self, batch: int) -> bool:
+        """Returns whether an update is due after a batch.
+
+        Batches are counted on the host, since reading the step of the optimizer would make JAX wait for the device.
+        """
         return self._active and bool(self.due(self.examined, (self.batches + batch + 1) // self._per_step))
 
-    def batches_of_execution(self, batch):
-        """How many batches the execution has that begins with `batch`."""
+    def batches_of_execution(self, batch: int) -> int:
+        """Returns the number of batches of the execution that begins with `batch`."""
         return min(self._per_execution, (self._batches_per_epoch or math.inf) - batch)
 
-    def batches_if_due_after(self, batch):
-        """How many batches the execution has that begins with `batch`, if an update is due after it; else 0."""
+    def batches_if_due_after(self, batch: int) -> int:
+        """Returns the number of batches of the execution that begins with `batch` if an update follows it, else 0."""
         steps, count = self._batches_per_epoch or math.inf, self.batches_of_execution(batch)
         due = self.due(self.examined, (self.batches + batch + count) // self._per_step)
         return count if self._active and (due or (self.period == EPOCH and batch + count == steps)) else 0
 
-    def next_due(self, optimizer):
-        """The step if an update is due now, else None; it is not asked for twice."""
+    def next_due(self, optimizer) -> int | None:
+        """Returns the step if an update is due now, else None. The same update is returned only once.
+
+        Raises:
+            ValueError: if two updates are due at once.
+        """
         if not self._active:
             return None
         batches, per_step = batches_and_steps(optimizer)
@@ -173,8 +192,8 @@ class UpdateSchedule:
         self.examined = step
         return step if due else None
 
-    def follow(self, optimizer):
-        """Notes the steps that were made, if no update is due in them."""
+    def follow(self, optimizer) -> None:
+        """Counts the steps made so far as checked, if no update is due in them."""
         batches, per_step = batches_and_steps(optimizer)
         step = batches // per_step
         if not self._active or not self.due(self.examined, step):
@@ -188,8 +207,8 @@ class UpdateSchedule:
         )
 
 
-def required(period, name):
-    """The period, of a method that does nothing without one.
+def required(period: ScheduleLike | str | None, name: str) -> ScheduleLike | str:
+    """Returns `period` of a method that needs one.
 
     Raises:
         ValueError: if it is None.
