@@ -9,14 +9,13 @@ import browser
 import figures
 import page
 import pytest
+import runs
 from absl import flags
 from common import train
 from common.experiment import LENET_MNIST
 from common.models import lenet_300_100
 from common.options import define_flags
 from nets import UNCOMPILED
-
-import runs
 
 pytest.importorskip("tensorboard")
 pytest.importorskip("matplotlib")

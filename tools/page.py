@@ -16,11 +16,10 @@ from pathlib import Path
 
 import compare
 import figures
+import runs as runs_
 from absl import app, flags
 from matplotlib import pyplot as plt
 from published import published
-
-import runs as runs_
 
 FLAGS = flags.FLAGS
 if __name__ == "__main__":
