@@ -34,9 +34,13 @@ def _is_run(name):
 def _examples():
     short = {"README.md", "new_method.md", "models.md", "custom_loops.md"}
     for path in filter(blocks, GUIDES):
-        yield pytest.param(path, id=path.name, marks=[] if path.name in short else pytest.mark.long)
+        marks = [] if path.name in short else [pytest.mark.long]
+        if path.name == "after_training.md":  # Keras writes LiteRT files on TensorFlow only.
+            marks.append(pytest.mark.tensorflow)
+        yield pytest.param(path, id=path.name, marks=marks)
 
 
+@pytest.mark.filterwarnings("ignore:The export to:UserWarning")
 @pytest.mark.parametrize("path", list(_examples()))
 def test_the_examples_run_twice_in_a_row(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -66,7 +66,8 @@ def _text(rows, rounds):
             f"{benchmark_page.machine()}; {versions}. One input a call, one thread, all routes of a model in one "
             f"process, taking turns {rounds} times; medians. Dense is what TensorFlow's converter makes of the same "
             "weights, zeros stored as numbers; how many times a route is faster is over dense float32. Networks that "
-            "are not trained have random weights, of which bytes and latency are what those of trained ones are.",
+            "are not trained have random weights: bytes and latency are those of trained ones, but for shrunk ones, "
+            "since random masks leave more units without a live weight.",
             "",
             benchmark_page.table(_HEADER, rows),
         ]
