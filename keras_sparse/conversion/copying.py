@@ -1,8 +1,8 @@
-"""Copies a model within one process, without writing down the user's code.
+"""Copies a model object by object, without serializing it.
 
-`keras.models.clone_model` makes each layer anew from its config. That loses what a config does not hold: the user's own
-functions and classes, what a layer adapted, the class of a model. Here the objects themselves are copied, as
-`copy.deepcopy` does it, which Keras's classes do not allow: they pickle themselves by their config.
+`keras.models.clone_model` makes each layer from its config, and loses what a config does not contain: custom functions
+and classes, the state of adapted layers, the class of the model. Here the objects themselves are copied, as by
+`copy.deepcopy`. `deepcopy` itself cannot be used, since Keras's classes define pickling, and so copying, by config.
 """
 
 import copy
@@ -11,34 +11,35 @@ import functools
 import sys
 import types
 import weakref
+from collections.abc import Callable
 
 import keras
 import numpy as np
 
 from keras_sparse import _keras, backend
 
-# What is never copied, beside functions and classes: objects without a state that a layer could change.
+# Objects of these packages are shared with the original, as functions and classes are: layers do not change them.
 _SHARED_PACKAGES = sys.stdlib_module_names | {"numpy", "tensorflow", "jax", "jaxlib", "torch", "absl", "ml_dtypes"}
 _CONSTANTS = (bool, int, float, complex, str, bytes, type, types.ModuleType, enum.Enum)
 _CONTAINERS = (list, tuple, dict, set, frozenset)
 
 
-def copy_model(model):
-    """A copy of a model with variables of its own, not compiled.
+def copy_model(model: keras.Model) -> tuple[keras.Model, Callable]:
+    """Copies a model, with new variables. The copy is not compiled.
 
-    Layers, nested models, wrappers, adapted state and the graph of a functional model are copied, and keep their class,
-    name and path. Functions, classes and tables are shared with the original; a function that holds a layer or a
-    variable in its closure is copied, too. As every Keras model, the copy is placed by the distribution strategy in
-    whose scope it is made.
+    Layers, nested models, wrappers, adapted state and the graph of a functional model are copied, and keep class, name
+    and path. Functions, classes and lookup tables are shared with the original, but a function with a layer or
+    variable in its closure is copied. Like every Keras model, the copy belongs to the distribution strategy in whose
+    scope it is made.
 
     Args:
         model: built `keras.Model` of any kind.
 
     Returns:
-        `(copy, twin)`: the model, and a function from a layer of the original to that of the copy.
+        `(copy, twin)`: the model, and a function from a layer of the original to the same layer of the copy.
 
     Raises:
-        ValueError: if an object in the model cannot be copied, with the layer that holds it.
+        ValueError: if an object in the model cannot be copied. The message names the layer that holds it.
     """
     copier = _Copier()
     new = copier.copy(model)
@@ -47,33 +48,37 @@ def copy_model(model):
 
 
 class _Copier:
-    """Copies objects that refer to each other; each object once.
+    """Copies objects that refer to each other, each object once.
 
-    An object is made empty and noted first, and filled later, from a list: a network is deeper than Python's stack.
+    `copy` makes an empty object and adds it to a list; `finish` copies the attributes of the objects in the list. So
+    the depth of the recursion does not grow with the depth of the network, which would exceed Python's limit.
     """
 
     def __init__(self):
         self._made = {}  # id of the original -> copy
-        self._originals = []  # keeps them alive, so that no id is used twice
-        self._unfilled = []
+        self._originals = []  # keeps the originals alive, so that their ids stay unique
+        self._unfilled = []  # (original, copy) of objects whose attributes are still to be copied
         self._functions = []  # (original, copy) of each keras.Function
-        self._trackers = []
-        self._holder = None  # the layer that is being filled, for messages
-        self._reaching = {}  # id of a function -> whether it holds an object of Keras
+        self._trackers = []  # copies of Keras's trackers, which list variables by id
+        self._holder = None  # the layer whose attributes are being copied, for messages
+        self._reaching = {}  # id of a function -> whether it refers to an object of Keras
         self._compile_names, self._uncompiled = _keras.uncompiled_state()
 
     def copy(self, value):
-        """The copy of an object, or the object itself if it is shared."""
+        """Returns the copy of an object, or the object itself if it is shared."""
+        # Already copied, or constant.
         if id(value) in self._made:
             return self._made[id(value)]
         if value is None or isinstance(value, _CONSTANTS):
             return value
+        # Values: variables, arrays, and tensors of the backend.
         if isinstance(value, keras.Variable):
             return self._copy_variable(value)
         if isinstance(value, (np.ndarray, np.random.Generator, np.random.RandomState)):
             return self._note(value, copy.deepcopy(value))
         if not isinstance(value, keras.Layer) and (native := backend.copy_native(value)) is not value:
             return self._note(value, native)
+        # Containers and functions, with what they refer to.
         if isinstance(value, _CONTAINERS):
             return self._copy_container(value)
         if isinstance(value, types.FunctionType):
@@ -86,6 +91,7 @@ class _Copier:
         if isinstance(value, weakref.ref):
             target = value()
             return value if target is None else self._note(value, weakref.ref(self.copy(target)))
+        # Layers and all other objects.
         if isinstance(value, keras.DTypePolicy) or not _is_plain_object(value):
             return value
         new = self._note(value, object.__new__(type(value)))
@@ -93,12 +99,14 @@ class _Copier:
         return new
 
     def finish(self):
-        """Fills all that has been copied, and joins it to graphs."""
+        """Copies the attributes of all copied objects, then the graphs of functional models."""
         self._fill()
+        # A node of a graph is one call of a layer. Nodes may belong to several functions, so each is copied once.
         nodes = {}
         for function, _ in self._functions:
             nodes.update((id(node), node) for node in _keras.graph_nodes(function))
         self._copy_nodes(nodes.values())
+        # With its nodes copied, the remaining attributes of a function refer to copies only.
         for function, new in self._functions:
             for name in _keras.GRAPH_OF_FUNCTION[1:]:
                 object.__setattr__(new, name, self.copy(getattr(function, name)))
@@ -121,7 +129,7 @@ class _Copier:
     def _copy_container(self, value):
         cls = type(value)
         if cls.__module__.startswith("tensorflow."):
-            # TensorFlow wraps containers for its checkpoints; Keras needs what is in them.
+            # TensorFlow wraps containers for its checkpoints. Copy them as plain containers.
             cls = next(c for c in _CONTAINERS if isinstance(value, c))
             return self._note(value, self._copy_container(cls(value)))
         if isinstance(value, (tuple, frozenset)):
@@ -160,9 +168,9 @@ class _Copier:
         return new
 
     def _reaches_keras(self, value):
-        """Whether a function holds, in its closure or defaults, something that is copied."""
+        """Returns whether a function refers, by closure, defaults or attributes, to something that is copied."""
         if id(value) not in self._reaching:
-            self._reaching[id(value)] = False  # of a function that holds itself
+            self._reaching[id(value)] = False  # for a function that refers to itself
             held = [c.cell_contents for c in value.__closure__ or () if _has_contents(c)]
             held += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values(), *vars(value).values()]
             self._reaching[id(value)] = any(map(self._is_or_holds_keras, held))
@@ -213,24 +221,24 @@ class _Copier:
             for name in _keras.GRAPH_OF_FUNCTION:
                 state.pop(name, None)
         if isinstance(value, keras.Layer):
-            # Losses are those of the last call.
+            # `losses` belong to the last call of the original.
             fresh |= _keras.no_losses()
         if isinstance(value, keras.Model):
             for name in self._compile_names:
                 state.pop(name, None)
             fresh |= self._uncompiled
-            # What stands in for these methods while `fit` runs stays behind.
+            # Hooks that replace methods during one `fit` are not copied; see `training/train_step.py`.
             state = {n: v for n, v in state.items() if not getattr(getattr(v, "__self__", None), "of_one_fit", False)}
         if isinstance(value, keras.KerasTensor):
-            # Which call made it is told when that call is copied; one that belongs to no graph here keeps what it has.
+            # The call that made a tensor is set when that call is copied. Tensors outside of the graphs keep theirs.
             fresh |= {name: state[name] for name in _keras.HISTORY if name in state}
         if isinstance(modules := state.get("_modules"), dict):
-            # On PyTorch a layer is a module, which keeps its variables a second time, and makes that list when asked.
+            # On PyTorch a layer is a torch module, too, with a second list of its variables. Keras makes it anew.
             state["_modules"] = {k: v for k, v in modules.items() if k != "_torch_params"}
             self._originals.append(state["_modules"])
         if _keras.is_tracker(value):
             self._trackers.append(new)
-        # Past each class's `__setattr__`: what it would note down is copied as well.
+        # Not by `=`: what the `__setattr__` of the class would record is an attribute, and copied as well.
         for name, held in state.items():
             if name not in fresh:
                 object.__setattr__(new, name, self.copy(held))
@@ -238,7 +246,7 @@ class _Copier:
             object.__setattr__(new, name, held)
 
     def _copy_nodes(self, nodes):
-        """Copies the calls of operations, in the order in which each operation was called."""
+        """Copies the nodes of graphs, in the order in which each operation was called."""
         nodes = list(nodes)
         for node, _ in _keras.calls_in_order(nodes):
             operation, new = self.copy(node.operation), self.copy(node)
@@ -249,19 +257,19 @@ class _Copier:
 
 
 def _is_plain_object(value):
-    """Whether an object has attributes to copy, and is not of a package whose objects are shared."""
+    """Returns whether an object has attributes to copy, and is not of a package whose objects are shared."""
     cls = type(value)
     if cls.__module__.split(".")[0] in _SHARED_PACKAGES and cls is not types.SimpleNamespace:
         return False
     try:
         object.__new__(cls)
-    except TypeError:  # a class written in C
+    except TypeError:  # a class implemented in C
         return False
     return True
 
 
 def _attributes(value):
-    """The attributes of an object, in its dict and in slots."""
+    """Returns the attributes of an object, from its dict and its slots."""
     held = {}
     for cls in type(value).__mro__:
         names = cls.__dict__.get("__slots__", ())

@@ -1,4 +1,6 @@
-"""From a masked model to a dense one."""
+"""Converts a masked model to a dense one."""
+
+import keras
 
 from keras_sparse import _keras
 from keras_sparse.conversion.copying import copy_model
@@ -8,22 +10,23 @@ from keras_sparse.layers.masking import RecordsMasks, plain_class, unmask_layer
 from keras_sparse.layers.traversal import flatten
 
 
-def densify(model, in_place=False):
-    """Copies a model and makes every masked layer of the copy the plain Keras layer again, its dead weights 0.
+def densify(model: keras.Model, in_place: bool = False) -> keras.Model:
+    """Returns a copy of a model without masks, in which dead weights are 0.
 
-    That goes for layers at any depth: inside of wrappers, blocks of your own, and nested models. The copy computes the
-    same function, has the same names, needs nothing of keras_sparse to be loaded, and is not compiled.
+    All masked layers become plain Keras layers, at any depth: inside wrappers, composite layers and nested models. The
+    copy computes the same function and has the same names. It is not compiled, and can be saved and loaded without
+    keras_sparse.
 
     Args:
-        model: a built `keras.Model` of any kind.
-        in_place: bool, whether to change the model itself, which then stays compiled.
+        model: built `keras.Model` of any kind.
+        in_place: bool, whether to change the model itself, which stays compiled.
 
     Returns:
-        A new model of the class that the model had before it was masked; with `in_place`, the model.
+        A new model, of the class that the model had before it was masked. With `in_place`, the model.
 
     Raises:
-        ValueError: if it is no model, or not built, has an object that cannot be copied, or a layer of a class derived
-            from a masked one.
+        ValueError: if `model` is no built Keras model, or has an object that cannot be copied, or a layer of a user's
+            subclass of a masked class.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Which weights of a model can be masked, and why the others are not."""
+"""Selects the weights of a model to mask, and tells why the others are not masked."""
 
 import dataclasses
 import math
@@ -11,9 +11,9 @@ from keras_sparse.layers.masked import MaskedLayer, spatial_rank
 from keras_sparse.layers.masking import plain_class
 from keras_sparse.layers.masks import Mask
 from keras_sparse.layers.traversal import check_model, flatten
-from keras_sparse.layers.units import units_of
+from keras_sparse.layers.units import Units, units_of
 
-# Classes of Keras layers, and the weights of theirs and of their subclasses that are masked unless told otherwise.
+# Classes of Keras layers, and the names of the weights that are masked by default, also in subclasses.
 _CONVOLUTIONS = (
     *(keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D),
     *(keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose),
@@ -33,11 +33,11 @@ class Weight:
     """A trainable weight of a model, masked or not.
 
     Attributes:
-        layer: the layer that owns it.
-        attribute: str, the name under which the layer holds it; None if it does so in a list, say.
+        layer: the layer that has the weight.
+        attribute: str, the attribute of the layer; None if the layer has the weight in a list or dict.
         variable: `keras.Variable`.
-        names: names and paths of the layers and models that the layer is in, and its own.
-        other: another layer that holds the same variable, or None.
+        names: frozenset of str, names and paths of the layer and of the layers and models around it.
+        other: another layer that has the same variable, or None.
     """
 
     layer: object
@@ -53,40 +53,40 @@ class Weight:
 
     @property
     def name(self) -> str:
-        """The name of the layer; with that of the weight if the layer may have several masked ones."""
+        """The name of the layer, followed by that of the weight unless it is "kernel"."""
         return self.layer.name if self.attribute == "kernel" else f"{self.layer.name}/{self.attribute}"
 
     @property
     def shape(self) -> tuple:
-        """Tuple of ints."""
+        """The shape of the weight: tuple of ints."""
         return tuple(self.variable.shape)
 
     @property
     def size(self) -> int:
-        """How many numbers it holds."""
+        """The number of entries."""
         return math.prod(self.shape)
 
     @property
     def spatial_rank(self) -> int:
-        """How many leading axes are spatial."""
+        """The number of leading axes that are spatial."""
         return spatial_rank(self.layer)
 
     @property
-    def units(self):
-        """The `keras_sparse.layers.units.Units` that it connects."""
+    def units(self) -> Units:
+        """The units that the weight connects."""
         return units_of(self.layer, self.shape, self.attribute)
 
     @property
     def masked_by_default(self) -> bool:
-        """Whether it is a weight of a class in `MASKED_BY_DEFAULT`."""
+        """Whether class and attribute are in `MASKED_BY_DEFAULT`."""
         return any(isinstance(self.layer, c) and self.attribute in names for c, names in MASKED_BY_DEFAULT)
 
     def is_named(self, name: str) -> bool:
-        """Returns whether `name` names it: a layer or model that it is in, or some neighbouring parts of its path."""
+        """Returns whether `name` is that of the layer, of one around it, or consecutive parts of the weight's path."""
         return name in self.names or f"/{name}/" in f"/{self.path}/"
 
     def unmaskable(self) -> str | None:
-        """Returns why it cannot be masked at all, or None."""
+        """Returns the reason why the weight cannot be masked, a phrase; None if it can."""
         if len(self.shape) < 2 and not self.masked_by_default:
             return "has one axis"
         if not keras.backend.is_float_dtype(self.variable.dtype):
@@ -98,7 +98,7 @@ class Weight:
         return None
 
     def dense_reason(self) -> str:
-        """Returns why it is not masked, where it is not: a phrase."""
+        """Returns the reason why a weight without a mask has none, a phrase."""
         if (reason := self.unmaskable()) is not None:
             return reason
         if self.masked_by_default:
@@ -106,13 +106,13 @@ class Weight:
         if self.attribute == "bias":
             return "bias"
         cls = plain_class(self.layer) or type(self.layer)
-        if "Embedding" in cls.__name__ and "embedding" in self.attribute:  # keras-hub's position embeddings, too
+        if "Embedding" in cls.__name__ and "embedding" in self.attribute:  # also keras-hub's position embeddings
             return "embedding"
         return f"not masked by default: {cls.__name__}.{self.attribute}"
 
 
-def weights_of(model) -> list[Weight]:
-    """Returns the trainable weights of a model, frozen ones too, each once, in the model's order."""
+def weights_of(model: keras.Model) -> list[Weight]:
+    """Returns the trainable weights of a model, frozen ones included, each once, in the order of the model."""
     layers = [x for x in (model, *flatten(model)) if not isinstance(x, Mask)]
     names = {id(x): {x.name, x.path} for x in layers}
     for outer in layers:
@@ -126,16 +126,18 @@ def weights_of(model) -> list[Weight]:
             weight = Weight(
                 layer, _public(layer, held.get(id(variable))), variable, frozenset(names[id(layer)] - {None})
             )
+            # A variable of two layers cannot be masked by one of them. SpectralNormalization is an exception: it has
+            # the kernel of its layer as well, and only divides it by a number.
             known = found.get(id(variable))
             if known is None or isinstance(known.layer, keras.layers.SpectralNormalization):
                 found[id(variable)] = weight
-            elif not isinstance(layer, keras.layers.SpectralNormalization):  # which scales a layer's weight as a whole
+            elif not isinstance(layer, keras.layers.SpectralNormalization):
                 found[id(variable)] = dataclasses.replace(known, other=layer)
     return list(found.values())
 
 
 def _public(layer, name):
-    """The name by which a layer reads a weight that it holds as `name`: Keras's `kernel` reads `_kernel`."""
+    """Returns the public attribute of a weight that a layer has as `name`: in Keras, `kernel` returns `_kernel`."""
     if name is None:
         return None
     if isinstance(layer, MaskedLayer) and name[1:] in layer.masked_attributes:
@@ -145,8 +147,8 @@ def _public(layer, name):
     return name[1:] if is_of_keras else name
 
 
-def check_convertible(model, function):
-    """Raises ValueError unless `function` can convert a model: a built `keras.Model`."""
+def check_convertible(model, function: str) -> None:
+    """Raises ValueError unless `model` is a built `keras.Model`. `function` is its name in the message."""
     check_model(model, f"`{function}` takes a keras.Model.", keras.Model)
     maskable = (MaskedLayer, *(c for classes, _ in MASKED_BY_DEFAULT for c in classes))
     unbuilt = [x.name for x in flatten(model) if isinstance(x, maskable) and not x.built]
@@ -157,17 +159,18 @@ def check_convertible(model, function):
         )
 
 
-def eligible(model, keep_dense=(), include=(), sparsities=None) -> list[Weight]:
-    """Returns the weights of a model that are to be masked, in the model's order.
+def eligible(model: keras.Model, keep_dense=(), include=(), sparsities: dict | None = None) -> list[Weight]:
+    """Returns the weights of a model to mask, in the order of the model.
 
     Args:
         model: built `keras.Model`.
         keep_dense: as for `keras_sparse.sparsify`.
         include: as for `keras_sparse.sparsify`.
-        sparsities: dict of name to float or None, as `sparsify` takes it; None if it got no dict.
+        sparsities: dict from names to floats or None, as for `keras_sparse.sparsify`; None if there is no dict.
 
     Raises:
-        ValueError: if there is none, or one that cannot be masked, or a name is unknown.
+        ValueError: if there is nothing to mask, a selected weight cannot be masked, a name is unknown, or the model has
+            masks already.
     """
     weights = weights_of(model)
     already = sorted({w.layer.name for w in weights if isinstance(w.layer, MaskedLayer)})
@@ -200,8 +203,8 @@ def eligible(model, keep_dense=(), include=(), sparsities=None) -> list[Weight]:
     return found
 
 
-def named_sparsity(weight, sparsities):
-    """Returns what a dict of name to sparsity says of a weight: the longest path that names it; None for dense."""
+def named_sparsity(weight: Weight, sparsities: dict) -> float | None:
+    """Returns the sparsity of a weight in a dict from names: that of the name with the most parts; None for dense."""
     names = [n for n in sparsities if weight.is_named(n)]
     return sparsities[max(names, key=lambda n: n.count("/"))] if names else None
 
@@ -210,8 +213,8 @@ def _is_quantized(layer):
     return getattr(layer, "quantization_mode", None) is not None
 
 
-def kept_dense(model, keep_dense) -> list[Weight]:
-    """Returns the weights of a model that `keep_dense` of `keras_sparse.sparsify` keeps."""
+def kept_dense(model: keras.Model, keep_dense) -> list[Weight]:
+    """Returns the weights of a model that `keep_dense` of `keras_sparse.sparsify` selects."""
     return _chosen_layers(model, weights_of(model), keep_dense)
 
 
@@ -236,7 +239,7 @@ def _chosen_layers(model, weights, keep_dense):
 
 
 def _chosen_weights(weights, include):
-    """The weights that `include` names or returns True for."""
+    """Returns the weights that `include` of `keras_sparse.sparsify` selects."""
     if callable(include):
         return [w for w in weights if include(w.variable)]
     names = [include] if isinstance(include, str) else include

@@ -1,26 +1,35 @@
-"""The masks with which sparse training starts: at random, by magnitude, or where a model has zeros."""
+"""Initial masks from the weights of a model: by magnitude, or from its zeros."""
 
 import math
 
+import keras
 import numpy as np
 
 from keras_sparse import backend, criteria
+from keras_sparse.conversion.eligible import Weight
 from keras_sparse.layers.granularity import Pattern, live_count, mask_of, mask_shape, to_elements
 
 INITIAL = ("random", "magnitude", "global_magnitude")
 
 
-def is_trained(model) -> bool:
+def is_trained(model: keras.Model) -> bool:
     """Returns whether a model is compiled with an optimizer that has taken steps."""
     optimizer = getattr(model, "optimizer", None)
     return optimizer is not None and int(backend.read(optimizer.iterations)) > 0
 
 
-def masks_of_zeros(weights, granularity) -> list[np.ndarray]:
-    """Returns the masks that keep exactly the zeros of some weights.
+def masks_of_zeros(weights: list[Weight], granularity: str | tuple) -> list[np.ndarray]:
+    """Returns masks in which exactly the zeros of the weights are dead.
+
+    Args:
+        weights: list of `keras_sparse.conversion.eligible.Weight`.
+        granularity: as for `keras_sparse.sparsify`.
+
+    Returns:
+        List of boolean arrays, in the shapes of the masks.
 
     Raises:
-        ValueError: if all of a weight is 0.
+        ValueError: if all entries of a weight are 0.
     """
     masks = []
     for w in weights:
@@ -34,14 +43,17 @@ def masks_of_zeros(weights, granularity) -> list[np.ndarray]:
     return masks
 
 
-def masks_by_magnitude(weights, sparsities, granularity, one_threshold=False) -> list[np.ndarray]:
-    """Returns the masks that keep the weights of largest mean |w|.
+def masks_by_magnitude(
+    weights: list[Weight], sparsities: list[float], granularity: str | tuple, one_threshold: bool = False
+) -> list[np.ndarray]:
+    """Returns masks in which the elements with the largest mean |w| are live.
 
     Args:
         weights: list of `keras_sparse.conversion.eligible.Weight`.
-        sparsities: list of floats, of each.
+        sparsities: list of floats in [0, 1), the sparsity of each weight.
         granularity: as for `keras_sparse.sparsify`.
-        one_threshold: bool, whether the weights of all layers compete with each other. Each layer keeps its largest.
+        one_threshold: bool, whether one threshold is used for all layers instead of one a layer. Then `sparsities`
+            determine the total only, and at least the largest element of each layer is live.
 
     Returns:
         List of boolean arrays, in the shapes of the masks.
@@ -66,13 +78,13 @@ def masks_by_magnitude(weights, sparsities, granularity, one_threshold=False) ->
 
 
 def _above_one_threshold(scores, units, counts):
-    """Which elements are kept by one threshold over all layers; where elements differ in size, over those of a size."""
+    """Marks the elements above one threshold. Layers whose elements differ in size have separate thresholds."""
     kept = [np.zeros(len(x), bool) for x in scores]
     for unit in set(units):
         members = [i for i, u in enumerate(units) if u == unit]
         for i in members:
             kept[i][np.argmax(scores[i])] = True
-        # The largest of each layer comes first, then all others by magnitude.
+        # Rank the largest element of each layer first, then all others by magnitude.
         ranked = np.concatenate([np.where(kept[i], np.inf, scores[i]) for i in members])
         total = max(len(members), sum(counts[i] for i in members))
         chosen = ~criteria.weakest(ranked, len(ranked) - total)

@@ -1,29 +1,36 @@
-"""The sparsity of each weight that is to be masked, by a distribution or a dict, in whole mask elements."""
+"""Computes the sparsity of each weight, from a distribution or a dict, in whole mask elements."""
 
 import math
 import numbers
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from keras_sparse.conversion.eligible import named_sparsity
+from keras_sparse.conversion.eligible import Weight, named_sparsity
 from keras_sparse.criteria import apportion
 from keras_sparse.distributions import KernelShape
 from keras_sparse.layers.granularity import is_pattern, live_count, mask_shape
 
 
-def layer_sparsities(weights, sparsity, distribution, granularity) -> list[float]:
-    """Returns the sparsity of each weight: whole mask elements, exact for the network to less than one element.
+def layer_sparsities(
+    weights: list[Weight], sparsity: float | dict, distribution: Callable, granularity: str | tuple
+) -> list[float]:
+    """Returns the sparsity of each weight, rounded to whole mask elements.
 
-    The distribution speaks of weights. Where mask elements hold several weights each, the layers whose elements are
-    of one size share what it gave them in whole elements.
+    The distribution returns sparsities of weights, and a mask element may cover several weights. So all layers whose
+    elements are of the same size get together as many live elements as the distribution gives them, to the nearest.
 
     Args:
         weights: list of `keras_sparse.conversion.eligible.Weight`.
-        sparsity: float, or dict of name to float.
-        distribution: function `(shapes, sparsity) -> list of sparsities`; a dict leaves it nothing to say.
+        sparsity: float in [0, 1), or dict from names to floats.
+        distribution: function `(shapes, sparsity) -> list of sparsities`. Not used if `sparsity` is a dict or
+            `granularity` a pattern.
         granularity: as for `keras_sparse.sparsify`.
+
+    Raises:
+        ValueError: if the distribution returns something else, the sparsity does not fit the pattern, or is so high
+            that a layer would have no live element.
     """
     if isinstance(sparsity, dict):
         given = [named_sparsity(w, sparsity) for w in weights]
@@ -48,7 +55,7 @@ def layer_sparsities(weights, sparsity, distribution, granularity) -> list[float
 
 
 def _pattern_sparsity(granularity, sparsity):
-    """The sparsity of an N:M pattern, which is that, or 0 of a network that is to be pruned."""
+    """Returns 1 - N / M, or 0 for a network that will be pruned; raises ValueError for another sparsity."""
     live, size = map(int, granularity.split(":"))
     if sparsity not in (0, None) and not math.isclose(sparsity, 1 - live / size, abs_tol=1e-6):
         raise ValueError(
@@ -59,7 +66,7 @@ def _pattern_sparsity(granularity, sparsity):
 
 
 def _in_whole_elements(weights, elements, live):
-    """How many elements live in each layer, from how many weights do."""
+    """Returns the number of live mask elements of each layer, from the number of live weights."""
     groups = defaultdict(list)
     for i, (w, e) in enumerate(zip(weights, elements, strict=True)):
         groups[w.size // e].append(i)
@@ -82,7 +89,7 @@ def _are_sparsities(given, count):
 
 
 def _feed_the_empty(live, members, weights):
-    """Gives each layer without a live element one of the layer that has most, in place."""
+    """Gives each layer without a live element one from the layer that has most, in place."""
     for i in members:
         if live[i]:
             continue

@@ -1,7 +1,9 @@
-"""From a dense model to a masked one."""
+"""Converts a dense model to a masked one."""
 
 import warnings
+from collections.abc import Callable, Sequence
 
+import keras
 import numpy as np
 
 from keras_sparse import _keras, distributions
@@ -17,58 +19,55 @@ from keras_sparse.validation import check_choice, check_seed, check_sparsity
 
 
 def sparsify(
-    model,
-    sparsity,
-    distribution="uniform",
-    keep_dense=(),
-    granularity="weight",
-    seed=0,
-    initial=None,
-    include=(),
-    in_place=False,
-):
-    """Masks the weights of a copy of a model: those of dense, convolution, EinsumDense and recurrent layers.
+    model: keras.Model,
+    sparsity: float | dict[str, float | None] | None,
+    distribution: str | Callable = "uniform",
+    keep_dense: Sequence[str] | Callable = (),
+    granularity: str | tuple = "weight",
+    seed: int = 0,
+    initial: str | None = None,
+    include: Sequence[str] | Callable = (),
+    in_place: bool = False,
+) -> keras.Model:
+    """Returns a copy of a model with masks over the weights of dense, convolution, EinsumDense and recurrent layers.
 
-    Layers are masked wherever they are: inside of attention and other composite layers, wrappers, blocks of your own,
-    nested and subclassed models. The copy has the names, weights and connections of the model, and so does the class
-    of each layer, but for a subclass of it. Weights that live keep their value. The model itself is not touched. The
-    copy is not compiled, and like every Keras model it is placed by the distribution strategy in whose scope it is
+    These layers are masked at any depth: inside attention and other composite layers, wrappers, nested and subclassed
+    models. Classes, names and connections stay the same, except that a masked layer has a subclass of its class. Live
+    weights keep their values. The copy is not compiled, and belongs to the distribution strategy in whose scope it is
     made.
 
-    Biases, normalizations and embeddings stay dense, and so do the weights of layers of your own, unless `include`
-    names them; `keras_sparse.report` lists them. A warning says if that is more than half of the parameters.
+    Biases, normalizations, embeddings and the weights of custom layers stay dense, unless `include` selects them.
+    `keras_sparse.report` lists them. If they are more than half of the parameters, a warning is given.
 
     Args:
-        model: a built `keras.Model` of any kind.
-        sparsity: float in [0, 1), the removed fraction of all weights that are masked. Or a dict from names, of layers,
-            of models or of weights in the form "layer/recurrent_kernel", to such a float, or to None for dense; what
-            it does not name stays dense. None keeps the zeros that the model has, one that was pruned elsewhere:
-            exactly they are dead, and `distribution`, `initial` and `seed` have no say.
-        distribution: how the sparsity is spread over them: "uniform", "erdos_renyi", "erdos_renyi_kernel", or a
-            function (see `keras_sparse.distributions`).
-        keep_dense: which layers stay dense: a list of names or paths, or a function `layer -> bool`. A model or
-            composite layer that it names stays dense with all layers in it.
-        granularity: "weight" masks single weights, "kernel_slice" whole k x k slices of convolutions, a tuple of two
-            ints such as `(4, 4)` or "4x4" blocks of inputs by outputs, "2:4" two of each four inputs; or, where all
-            weights have one rank, the mask's shape, a tuple that broadcasts to the weight's.
-        seed: int of at least 0, of the random masks. A mask depends on the seed and the weight's place in the model
-            only.
-        initial: which weights live first: "random"; "magnitude", in each layer those of largest |w|;
-            "global_magnitude", those of the network, by one threshold, so that `distribution` has no say. None for
-            "magnitude" where the model is compiled with an optimizer that has taken steps, else "random". For a model
-            with pretrained weights give "magnitude".
-        include: which weights are masked beside those: a list of names as for a dict, such as "embeddings" or
-            "my_layer/w", or a function `variable -> bool`.
-        in_place: bool, whether to mask the layers of the model itself, which then stays compiled. For a class that
-            cannot be copied.
+        model: built `keras.Model` of any kind.
+        sparsity: float in [0, 1), the removed fraction of all masked weights. Or a dict from names of layers, models or
+            weights, such as "lstm_cell/recurrent_kernel", to such floats, or to None for dense; weights without a name
+            in the dict stay dense. Or None to derive the masks from the zeros of a pruned model; `distribution`,
+            `initial` and `seed` are not used then.
+        distribution: the sparsity of each layer: "uniform", "erdos_renyi", "erdos_renyi_kernel", or a function (see
+            `keras_sparse.distributions`).
+        keep_dense: layers that stay dense: list of names or paths, or function `layer -> bool`. All layers inside a
+            model or composite layer that it selects stay dense, too.
+        granularity: "weight" for single weights, "kernel_slice" for k x k slices of convolutions, `(4, 4)` or "4x4" for
+            blocks of inputs by outputs, "2:4" for two live weights of each four inputs; or, if all weights have the
+            same rank, the shape of the mask, a tuple that broadcasts to the shape of each weight.
+        seed: int of at least 0. A random mask is a function of the seed and the place of the weight in the model.
+        initial: the weights that are live first: "random"; "magnitude", those with the largest |w| in each layer; or
+            "global_magnitude", those with the largest |w| in the network, whatever the distribution. None for
+            "magnitude" if the model is compiled with an optimizer that has taken steps, else "random". Use "magnitude"
+            for pretrained weights.
+        include: weights to mask in addition: list of names such as "embeddings" or "my_layer/w", or function
+            `variable -> bool`.
+        in_place: bool, whether to mask the model itself, which stays compiled. Use it if the model cannot be copied.
 
     Returns:
-        A new model of the same class or a subclass of it; with `in_place`, the model.
+        A new model of the same class or a subclass of it. With `in_place`, the model.
 
     Raises:
-        ValueError: if `sparsity` is not in [0, 1), or so high that a layer would have no weight; the model is not
-            built, has no layer to mask, or a masked, quantized or LoRA-enabled one, or one that cannot be copied; a
-            name is unknown; `distribution` returns no sparsities; a weight has no whole number of blocks or groups.
+        ValueError: if an argument is out of its range; a name is unknown; the model is not built, cannot be copied, or
+            has no layer to mask, or a masked, quantized or LoRA-enabled one; the sparsity leaves a layer without
+            weights; or blocks or N:M groups do not divide a weight.
 
     Example:
 
@@ -77,6 +76,7 @@ def sparsify(
     >>> [int(layer.kernel_mask.numpy().sum()) for layer in masked_layers(sparse)]
     [23520, 300]
     """
+    # Check the arguments and select the weights.
     sparsities = sparsity if isinstance(sparsity, dict) else None
     for number in sparsities.values() if sparsities is not None else [sparsity]:
         if number is not None:
@@ -88,6 +88,7 @@ def sparsify(
     check_convertible(model, "sparsify")
     weights = eligible(model, keep_dense, include, sparsities)
     granularity = _as_blocks(granularity, weights)
+    # Find the sparsity of each weight and, unless masks are random, the masks.
     if sparsity is None:
         masks = masks_of_zeros(weights, granularity)
         given = [1 - np.count_nonzero(m) / m.size for m in masks]
@@ -99,8 +100,9 @@ def sparsify(
             masks = masks_by_magnitude(weights, given, granularity, one_threshold=initial == "global_magnitude")
             given = [1 - np.count_nonzero(m) / m.size for m in masks]
     _warn_of_coverage(model, weights, keep_dense)
+    # Mask each layer of the copy, or of the model.
     made, twin = (model, lambda layer: layer) if in_place else copy_model(model)
-    # Seeded by place, not by path: nested models may hold layers of one path, and Keras numbers names through.
+    # Masks are seeded by place, not by path: nested models may have layers of equal paths, and Keras numbers names.
     settings = [MaskSettings(float(s), granularity, (int(seed), place)) for place, s in enumerate(given)]
     by_layer = {}
     for weight, mask, setting in zip(weights, masks, settings, strict=True):
@@ -108,6 +110,7 @@ def sparsify(
         its_masks[weight.attribute], its_settings[weight.attribute] = mask, setting
     for layer, its_masks, its_settings in by_layer.values():
         mask_layer(twin(layer), its_masks, its_settings)
+    # Add what belongs to the model as a whole: the state of the method, fast recurrent layers, masks in configs.
     masked_weights(made)[0].mask.add_method_state()
     mask_recurrent(made)
     record_masks(made)
@@ -117,7 +120,7 @@ def sparsify(
 
 
 def _as_blocks(granularity, weights):
-    """A granularity, where a tuple of two ints that is no mask's shape means blocks: (4, 4) is "4x4"."""
+    """Returns the granularity, with "4x4" in place of (4, 4), unless that is the shape of a mask of all weights."""
     if not isinstance(granularity, tuple) or len(granularity) != 2:
         return granularity
     if any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in granularity):
@@ -131,7 +134,7 @@ def _as_blocks(granularity, weights):
 
 
 def _warn_of_coverage(model, weights, keep_dense):
-    """Warns if less than half of the parameters are masked that nobody keeps dense, and names the largest others."""
+    """Warns if less than half of the parameters are masked, without those that `keep_dense` selects."""
     masked = {id(w.variable) for w in weights} | {id(w.variable) for w in kept_dense(model, keep_dense)}
     others = sorted((w for w in weights_of(model) if id(w.variable) not in masked), key=lambda w: -w.size)
     covered, total = sum(w.size for w in weights), sum(w.size for w in weights) + sum(w.size for w in others)

@@ -1,7 +1,7 @@
-"""Which weights live and die together: the elements of a mask, and the N:M pattern.
+"""Granularity: which weights one mask element covers, and N:M patterns.
 
-A mask's shape divides the shape of the weight: along an axis of `k` weights, a mask of `s` elements has one for each
-block of `k // s` weights. So single weights (`s == k`), whole axes (`s == 1`) and blocks are one case.
+The shape of a mask divides the shape of its weight. If an axis of the weight has k entries and that of the mask s, each
+mask element covers k // s consecutive entries. So single weights (s == k), whole axes (s == 1) and blocks are one case.
 """
 
 import dataclasses
@@ -16,22 +16,27 @@ from keras_sparse.criteria import grow_random
 GRANULARITIES = ("weight", "kernel_slice")
 
 
-def mask_shape(granularity, weight_shape, spatial_rank=0):
-    """Returns the shape of the mask over a weight.
+def mask_shape(granularity: str | tuple, weight_shape: tuple, spatial_rank: int = 0) -> tuple:
+    """Returns the shape of the mask of a weight.
 
     Args:
-        granularity: "weight" for a mask element per weight; "kernel_slice" for one per k x k slice of a convolution (a
-            weight without spatial axes has slices of one weight); "4x4" for blocks of 4 inputs by 4 outputs, the last
-            two axes; "2:4" for a mask element per weight, of which 2 of each 4 inputs live; or the shape of the mask
-            itself, a tuple that broadcasts to the weight's, such as `(1, 1, 1, channels_out)`.
+        granularity: "weight" for single weights; "kernel_slice" for k x k slices of a convolution, or single weights
+            where there are no spatial axes; "4x4" for blocks of 4 inputs by 4 outputs, the last two axes; "2:4" for
+            single weights, of which 2 of each 4 inputs are live; or the shape of the mask, a tuple that broadcasts to
+            the shape of the weight, such as `(1, 1, 1, channels_out)`.
         weight_shape: tuple of ints.
-        spatial_rank: int, how many leading axes of the weight are spatial.
+        spatial_rank: int of at least 0, the number of leading axes that are spatial.
 
     Returns:
-        Tuple of ints. Each divides the size of the weight's axis.
+        Tuple of ints, each a divisor of the size of the axis of the weight.
 
     Raises:
-        ValueError: if `granularity` is none of these, or blocks do not divide the weight.
+        ValueError: if `granularity` is none of these, or the blocks do not divide the weight.
+
+    Example:
+
+    >>> mask_shape("kernel_slice", (3, 3, 16, 32), spatial_rank=2), mask_shape("4x4", (64, 40))
+    ((1, 1, 16, 32), (16, 10))
     """
     shape = tuple(weight_shape)
     if granularity == "weight" or is_pattern(granularity):
@@ -55,17 +60,17 @@ def mask_shape(granularity, weight_shape, spatial_rank=0):
     )
 
 
-def block_of(granularity):
-    """Returns the block `(inputs, outputs)` that "4x4" means, a tuple of ints; None if it means no block."""
+def block_of(granularity: str | tuple) -> tuple | None:
+    """Returns the block `(inputs, outputs)` of a granularity such as "4x4"; None for other granularities."""
     match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", granularity) if isinstance(granularity, str) else None
     return match and tuple(map(int, match.groups()))
 
 
-def is_pattern(granularity):
+def is_pattern(granularity: str | tuple) -> bool:
     """Returns whether a granularity is an N:M pattern, such as "2:4".
 
     Raises:
-        ValueError: if it is one, but N is not in [1, M).
+        ValueError: if it is of this form and N is not in [1, M).
     """
     match = re.fullmatch(r"(\d+):(\d+)", granularity) if isinstance(granularity, str) else None
     if match and not 0 < int(match[1]) < int(match[2]):
@@ -77,16 +82,16 @@ def is_pattern(granularity):
 
 @dataclasses.dataclass(frozen=True)
 class Pattern:
-    """The N:M pattern of a weight: of each group of `size` weights in a row along an axis, `live` live.
+    """The N:M pattern of a weight: of each group of M consecutive weights along the input axis, N are live.
+
+    Attributes:
+        live: int, N.
+        size: int, M.
+        shape: tuple of ints, shape of the weight.
+        axis: int of at least 0, the input axis of the weight.
 
     Reference:
         Mishra et al., "Accelerating sparse deep neural networks", 2021.
-
-    Attributes:
-        live: int, the pattern's N.
-        size: int, the pattern's M.
-        shape: tuple of ints, the weight's.
-        axis: int of at least 0, the weight's input axis.
     """
 
     live: int
@@ -95,11 +100,11 @@ class Pattern:
     axis: int
 
     @classmethod
-    def of(cls, granularity, shape, axis):
-        """Returns the pattern that "2:4" means for a weight, or None if `granularity` is no pattern.
+    def of(cls, granularity: str | tuple, shape: tuple, axis: int) -> "Pattern | None":
+        """Returns the pattern of a weight with a granularity such as "2:4"; None if `granularity` is no pattern.
 
         Raises:
-            ValueError: if the axis is no multiple of M.
+            ValueError: if the size of the axis is no multiple of M.
         """
         if not is_pattern(granularity):
             return None
@@ -112,58 +117,62 @@ class Pattern:
             )
         return cls(live, size, tuple(shape), axis)
 
-    def group(self, positions):
-        """Returns the number of the group of each flat position in the weight, an int array like `positions`."""
+    def group(self, positions: np.ndarray) -> np.ndarray:
+        """Returns the index of the group of each flat position in the weight: int array."""
+        # A flat position is (along * after + inner), where `inner` counts the axes after the input axis.
         after = math.prod(self.shape[self.axis + 1 :])
         inner = positions % after
-        along = positions // after  # All axes before `axis`, and it, as one: groups do not cross its ends.
+        along = (
+            positions // after
+        )  # The axes up to `axis` as one: its size is a multiple of M, so no group crosses its end.
         return along // self.size * after + inner
 
     @property
-    def groups(self):
-        """How many groups the weight has: int."""
+    def groups(self) -> int:
+        """The number of groups of the weight."""
         return math.prod(self.shape) // self.size
 
-    def counts(self, positions):
-        """Returns how many of some flat positions are in each group: int array of length `groups`."""
+    def counts(self, positions: np.ndarray) -> np.ndarray:
+        """Returns the number of the given flat positions in each group: int array of length `groups`."""
         return np.bincount(self.group(positions), minlength=self.groups)
 
-    def strongest(self, scores, count=None):
-        """Returns which weights have the largest scores of their group.
+    def strongest(self, scores: np.ndarray, count: int | None = None) -> np.ndarray:
+        """Marks the weights with the largest scores of each group. Ties go to the earlier weight.
 
         Args:
-            scores: float array of one number for each weight, flat.
-            count: int, how many of each group; None for the pattern's N.
+            scores: 1-D float array, the score of each weight.
+            count: int, the number of weights to mark in each group; None for N.
 
         Returns:
-            Boolean array like `scores`. Of equal scores the first counts as larger.
+            Boolean array of the same shape.
         """
         chosen = np.zeros(len(scores), bool)
         chosen[choose_in_groups(np.arange(len(scores)), scores, self, np.full(self.groups, count or self.live))] = True
         return chosen
 
 
-def choose_in_groups(positions, scores, pattern, counts):
-    """Returns the positions of the largest scores, as many of each group as `counts` says.
+def choose_in_groups(positions: np.ndarray, scores: np.ndarray, pattern: Pattern, counts: np.ndarray) -> np.ndarray:
+    """Selects the positions of the largest scores in each group.
 
     Args:
         positions: int array, flat positions in the weight.
-        scores: float array like it.
+        scores: float array of the same shape.
         pattern: `Pattern`.
-        counts: int array, for each group a number of at most that of its positions.
+        counts: int array, for each group the number of positions to select, at most that of its positions.
 
     Returns:
         Sorted int array.
     """
     groups = pattern.group(positions)
+    # Sort by group, then by descending score. The rank of a position is its place within its group.
     order = np.lexsort((positions, -scores, groups))
     sizes = np.bincount(groups, minlength=pattern.groups)
-    rank = np.arange(len(positions)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # of each within its group
+    rank = np.arange(len(positions)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     return np.sort(positions[order][rank < counts[groups[order]]])
 
 
-def random_mask(shape, live, rng):
-    """Draws a mask with exactly `live` elements True, all such masks being equally likely.
+def random_mask(shape: tuple, live: int, rng: np.random.Generator) -> np.ndarray:
+    """Draws a mask with exactly `live` True elements. All such masks are equally likely.
 
     Args:
         shape: tuple of ints.
@@ -178,17 +187,17 @@ def random_mask(shape, live, rng):
     return mask
 
 
-def live_count(size, sparsity):
-    """Returns how many of `size` mask elements are live at `sparsity`, rounded to the nearest."""
+def live_count(size: int, sparsity: float) -> int:
+    """Returns the number of live mask elements among `size` at a sparsity in [0, 1], rounded to the nearest."""
     return round(size * (1 - sparsity))
 
 
-def mask_of(weight, shape):
-    """Returns the mask that keeps the zeros of a weight: an element lives if one of its weights is not 0.
+def mask_of(weight: np.ndarray, shape: tuple) -> np.ndarray:
+    """Returns the mask of the nonzero weights: an element is live if any weight that it covers is not 0.
 
     Args:
         weight: array.
-        shape: tuple of ints, the mask's.
+        shape: tuple of ints, shape of the mask.
 
     Returns:
         Boolean NumPy array of that shape.
@@ -196,29 +205,30 @@ def mask_of(weight, shape):
     return to_elements(weight, shape).any(axis=0).reshape(shape)
 
 
-def to_elements(weights, shape):
-    """Arranges a weight by the elements of its mask.
+def to_elements(weights: np.ndarray, shape: tuple) -> np.ndarray:
+    """Arranges a weight by mask elements.
 
     Args:
-        weights: array, of the weight's shape.
-        shape: the mask's shape, which divides it.
+        weights: array of the shape of the weight.
+        shape: tuple of ints, shape of the mask, which divides that of the weight.
 
     Returns:
-        Array of shape `(weights per element, elements)`, a view where possible.
+        Array of shape `(weights per element, elements)`, a view if possible.
     """
+    # Split each axis into (elements, weights within an element), and move the latter to the front.
     view, _ = _views(weights.shape, shape)
     elements = math.prod(shape)
-    order = [*range(1, len(view), 2), *range(0, len(view), 2)]  # axes within blocks first
+    order = [*range(1, len(view), 2), *range(0, len(view), 2)]
     return weights.reshape(view).transpose(order).reshape(weights.size // elements, elements)
 
 
-def from_elements(elements, weight_shape, shape):
-    """The inverse of `to_elements`.
+def from_elements(elements: np.ndarray, weight_shape: tuple, shape: tuple) -> np.ndarray:
+    """Returns the weight that `to_elements` arranged.
 
     Args:
         elements: array of shape `(weights per element, elements)`.
-        weight_shape: shape of the weight.
-        shape: the mask's shape.
+        weight_shape: tuple of ints, shape of the weight.
+        shape: tuple of ints, shape of the mask.
 
     Returns:
         Array of shape `weight_shape`.
@@ -228,12 +238,15 @@ def from_elements(elements, weight_shape, shape):
     return elements.reshape([view[i] for i in order]).transpose(np.argsort(order)).reshape(weight_shape)
 
 
-def spread(mask, weight_shape):
-    """Returns a NumPy mask that broadcasts to the weight: its elements are repeated over blocks.
+def spread(mask: np.ndarray, weight_shape: tuple) -> np.ndarray:
+    """Repeats the elements of a mask over blocks, so that it broadcasts to the weight.
 
     Args:
-        mask: boolean array, whose shape divides the weight's.
+        mask: boolean array, whose shape divides that of the weight.
         weight_shape: tuple of ints.
+
+    Returns:
+        Boolean array that broadcasts to `weight_shape`.
     """
     for axis, (n, k) in enumerate(zip(mask.shape, weight_shape, strict=True)):
         if n not in (1, k):
@@ -242,15 +255,15 @@ def spread(mask, weight_shape):
 
 
 def where_live(mask, weights, fill):
-    """Returns a tensor with `fill` in place of the dead weights.
+    """Returns a tensor of weights with `fill` at dead positions.
 
     Args:
-        mask: tensor of booleans or of 0 and 1.
-        weights: tensor, whose shape that of the mask divides.
+        mask: tensor of booleans or of 0 and 1, whose shape divides that of the weights.
+        weights: tensor.
         fill: float.
 
     Returns:
-        Tensor like `weights`.
+        Tensor of the shape and dtype of `weights`.
     """
     live, shape = ops.cast(mask, "bool"), tuple(weights.shape)
     if all(n in (1, k) for n, k in zip(mask.shape, shape, strict=True)):
@@ -261,6 +274,6 @@ def where_live(mask, weights, fill):
 
 
 def _views(weight_shape, shape):
-    """The shapes by which a weight and its mask broadcast: each axis as `(elements, weights of a block)`."""
+    """Returns shapes of weight and mask that broadcast: each axis is split into `(elements, weights of an element)`."""
     pairs = [(n, k // n) if n else (0, 1) for n, k in zip(shape, weight_shape, strict=True)]
     return tuple(i for pair in pairs for i in pair), tuple(i for n, _ in pairs for i in (n, 1))

@@ -1,4 +1,4 @@
-"""How variables lie on the devices of a `keras.distribution`, on JAX: those of a mask as the weight that it masks."""
+"""Lays out the variables of a mask over the devices of a `keras.distribution` like the weight, on JAX."""
 
 import contextlib
 
@@ -9,15 +9,15 @@ from keras_sparse import _keras, backend
 
 @contextlib.contextmanager
 def laid_out_beside(reference, layer):
-    """In this context, lays the new variables of a layer out over the devices as another variable.
+    """Context in which new variables of a layer get the layout of another variable.
 
-    A `keras.distribution.LayoutMap` goes by paths, and would take the path of a mask for one of its own. But a kernel
-    that is split over devices needs its mask split alike, so what the map says of a mask does not count.
+    A `keras.distribution.LayoutMap` assigns layouts by paths, and may match the path of a mask by accident. But if a
+    weight is split over devices, its mask must be split in the same way. So the map is ignored for masks.
 
     Args:
-        reference: `keras.Variable`.
-        layer: `keras.Layer`. Of its variables made here those whose shape broadcasts to that of `reference` lie as it
-            does, but for the axes over which they broadcast; of the others each device holds all.
+        reference: `keras.Variable`, such as the weight.
+        layer: `keras.Layer`, such as the mask. Its new variables whose shapes broadcast to that of `reference` are
+            split like it, except along axes of size 1. Others are replicated.
     """
     layout, distribution = backend.layout_of(reference), keras.distribution.distribution()
     if layout is None:
@@ -36,7 +36,7 @@ def laid_out_beside(reference, layer):
 
 
 def _broadcast(axes, whole, shape):
-    """The axes of a device mesh, None for none, over which to split an array whose shape may broadcast to `whole`."""
+    """Returns the mesh axis, or None, of each axis of an array whose shape may broadcast to `whole`."""
     if len(shape) != len(whole) or any(n not in (1, w) for n, w in zip(shape, whole, strict=True)):
         return (None,) * len(shape)
     axes = (*axes, *(None,) * (len(whole) - len(axes)))

@@ -1,4 +1,4 @@
-"""Keras layers whose weights are masked: `call` stays Keras's own, only the weight that it reads changes."""
+"""Keras layers with masked weights. `call` is Keras's own; only the weight that it reads is masked."""
 
 import dataclasses
 import zlib
@@ -14,35 +14,35 @@ from keras_sparse.validation import check_seed, check_sparsity
 
 
 class MaskedLayer:
-    """Mixin of a Keras layer with masked weights: the layer computes with `where(mask, weight, 0)`.
+    """Mixin of a Keras layer that computes with `where(mask, weight, 0)` for some of its weights.
 
-    A dead weight (mask False) is exactly 0, takes no part in the output and receives no gradient. `where`, and not a
-    product, so that a NaN in a dead weight cannot leak.
+    A dead weight (mask False) has no effect on the output and gets no gradient. It is `where` and not a product, since
+    NaN * 0 is NaN.
 
     Attributes:
-        masked_attributes: tuple of str, of the class: the names of the masked weights.
-        mask_settings: dict from such a name to `MaskSettings`.
-        <name>_mask: for each name the `keras_sparse.layers.masks.Mask`.
-        <name>_variable: for each name the trainable variable under the mask.
+        masked_attributes: tuple of str, a class attribute: names of the masked weights, such as "kernel".
+        mask_settings: dict from these names to `MaskSettings`.
+        <name>_mask: the `keras_sparse.layers.masks.Mask` of each weight.
+        <name>_variable: the trainable variable of each weight.
     """
 
     masked_attributes = ()
 
     @property
     def masked_weights(self) -> list[MaskedWeight]:
-        """The masked weights of this layer."""
+        """The masked weights of this layer, in the order of `masked_attributes`."""
         return [MaskedWeight(self, name) for name in self.masked_attributes]
 
     def save_own_variables(self, store):
-        """Saves Keras's variables, dead weights as 0."""
+        """Sets dead weights to 0, then saves the variables as Keras does."""
         self._clear_dead_weights()
         super().save_own_variables(store)
 
     @property
     def weights(self):
-        """Keras's list. Where Keras takes the values out of a model by it, dead weights are set to 0 before.
+        """The list of weights. If Keras reads it to get the values of the model, dead weights are set to 0 before.
 
-        An optimizer such as Muon moves dead weights, and with no method at work nobody has undone that when
+        Without a method among the callbacks, an optimizer such as Muon has changed dead weights by the time that
         `get_weights`, `get_state_tree`, `export` or the old .h5 format read them.
         """
         if is_reading_out():
@@ -51,7 +51,7 @@ class MaskedLayer:
 
     @property
     def variables(self):
-        """Keras's list; see `weights`."""
+        """The list of variables; see `weights`."""
         if is_reading_out():
             self._clear_dead_weights()
         return super().variables
@@ -61,7 +61,7 @@ class MaskedLayer:
             weight.clear()
 
     def load_own_variables(self, store):
-        """Loads Keras's variables; raises ValueError if the file does not know this layer."""
+        """Loads the variables as Keras does; raises ValueError if the file has none for this layer."""
         if not len(store.keys()):
             raise ValueError(
                 f"The file has no masked layer for {self.path!r}: it was written by a dense model, or by one of other "
@@ -70,14 +70,14 @@ class MaskedLayer:
         super().load_own_variables(store)
 
     def enable_lora(self, *args, **kwargs):
-        """Not supported: LoRA's product would fill the dead weights."""
+        """Raises NotImplementedError: the product that LoRA adds would not be 0 at dead weights."""
         raise NotImplementedError(
             f"LoRA would fill the dead weights of the masked layer {self.name!r}. Apply it to "
             "`keras_sparse.densify(model)` instead."
         )
 
     def quantize(self, *args, **kwargs):
-        """Not supported: quantize the densified model instead."""
+        """Raises NotImplementedError: quantize the result of `densify` instead."""
         raise NotImplementedError(
             f"The masked layer {self.name!r} cannot be quantized in place. Quantize "
             "`keras_sparse.densify(model)` instead."
@@ -85,10 +85,10 @@ class MaskedLayer:
 
 
 class _LiveInitializer:
-    """An initializer of the live weights of a layer, with the dead ones at 0.
+    """Initializer that sets dead weights to 0 and uses another initializer for live ones.
 
-    By initializer, never by an assignment after: Keras may build a layer inside a stateless scope, which forgets
-    assignments. And no function: of those, Keras cannot make large kernels on several devices of JAX.
+    An assignment after `build` would not do: Keras may build a layer in a stateless scope, which drops assignments. It
+    is an object and no function, since Keras cannot make large variables on several devices of JAX from functions.
     """
 
     def __init__(self, initializer, layer):
@@ -100,26 +100,48 @@ class _LiveInitializer:
 
 
 class MaskedKernel(MaskedLayer):
-    """Mixin of a Keras layer that is built with a mask over its kernel.
+    """Mixin of a Keras layer that masks its kernel when it is built.
 
     Args:
-        sparsity: float in [0, 1), the removed fraction of the kernel. The live weights are drawn at random when
-            the layer is built: exactly `round(size * (1 - sparsity))` of them, but at least one. Defaults to 0.
-        granularity: "weight", "kernel_slice" (whole k x k slices of a convolution), "4x4" (blocks of inputs by
-            outputs), "2:4" (2 of each 4 inputs live, if `sparsity` is above 0), or the mask's shape as a tuple that
-            broadcasts to the kernel's.
-        seed: int of at least 0: the same seed and layer path give the same mask in any process, on any backend. Or a
-            tuple of them, which alone decides.
-        method_state: bool, whether the layer holds what a sparse training method remembers, beside its mask.
+        sparsity: float in [0, 1), the removed fraction of the kernel. The live weights are drawn at random when the
+            layer is built: exactly `round(size * (1 - sparsity))` mask elements, but at least one.
+        granularity: "weight", "kernel_slice" (k x k slices of a convolution), "4x4" (blocks of inputs by outputs),
+            "2:4" (2 of each 4 inputs are live, if `sparsity` is above 0), or the shape of the mask, a tuple that
+            broadcasts to the shape of the kernel.
+        seed: int of at least 0. The mask is a function of the seed and the path of the layer, in any process and on any
+            backend. If it is a tuple of ints, the mask is a function of the tuple only.
+        method_state: bool, whether the layer also holds the state of the sparse training method.
             `keras_sparse.sparsify` sets it in one layer of a model.
+        *args: arguments of the Keras layer.
+        **kwargs: arguments of the Keras layer.
 
-    Every other argument is the Keras layer's. `kernel_mask` is the `keras_sparse.layers.masks.Mask`.
+    Attributes:
+        kernel_mask: `keras_sparse.layers.masks.Mask`.
+        kernel_variable: the trainable `keras.Variable`.
+
+    Raises:
+        ValueError: if an argument is out of its range, or LoRA or quantization is requested.
+
+    Example:
+
+    >>> layer = MaskedDense(300, sparsity=0.9)
+    >>> layer.build((None, 784))
+    >>> int(layer.kernel_mask.numpy().sum())
+    23520
     """
 
     masked_attributes = ("kernel",)
     locals().update(weight_properties("kernel"))
 
-    def __init__(self, *args, sparsity=0.0, granularity="weight", seed=0, method_state=False, **kwargs):
+    def __init__(
+        self,
+        *args,
+        sparsity: float = 0.0,
+        granularity: str | tuple = "weight",
+        seed: int | tuple = 0,
+        method_state: bool = False,
+        **kwargs,
+    ):
         check_sparsity(sparsity)
         super().__init__(*args, **kwargs)
         if getattr(self, "lora_rank", None) or self.quantization_mode:
@@ -140,21 +162,21 @@ class MaskedKernel(MaskedLayer):
 
     @property
     def sparsity(self) -> float:
-        """The removed fraction of the kernel with which the layer starts."""
+        """The removed fraction of the kernel at the start of training."""
         return self.mask_settings["kernel"].sparsity
 
     @property
     def granularity(self) -> str | tuple:
-        """What a mask element covers."""
+        """What one mask element covers."""
         return self.mask_settings["kernel"].granularity
 
     @property
     def seed(self) -> int | tuple:
-        """The seed of the first mask."""
+        """The seed of the initial mask."""
         return self.mask_settings["kernel"].seed
 
     def build(self, input_shape):
-        """Builds the Keras layer and the mask over its kernel."""
+        """Builds the Keras layer and the mask of its kernel."""
         super().build(input_shape)
         shape = mask_shape(self.granularity, self.kernel_variable.shape, spatial_rank(self))
         self.masked_weights[0].build_mask(shape, default_seed=self._path_seed())
@@ -162,7 +184,7 @@ class MaskedKernel(MaskedLayer):
             self.kernel_mask.add_method_state()
 
     def add_weight(self, *args, **kwargs):
-        """As in Keras, but the kernel starts with its dead weights at 0, and only live ones are regularized."""
+        """Adds a weight as Keras does. Dead weights of the kernel start at 0, and only live ones are regularized."""
         if kwargs.get("name") == "kernel":
             kwargs["initializer"] = _LiveInitializer(keras.initializers.get(kwargs["initializer"]), self)
             if kwargs.get("regularizer") is not None:
@@ -177,7 +199,7 @@ class MaskedKernel(MaskedLayer):
         return [zlib.crc32(self.path.encode())]
 
     def get_config(self):
-        """The Keras layer's config and the arguments of the mixin."""
+        """Returns the config of the Keras layer and the arguments of the mixin."""
         return {
             **super().get_config(),
             **dataclasses.asdict(self.mask_settings["kernel"]),
@@ -186,49 +208,49 @@ class MaskedKernel(MaskedLayer):
 
 
 def spatial_rank(layer) -> int:
-    """How many leading axes of a layer's weights are spatial: Keras's convolutions have a rank, other layers none."""
+    """Returns the number of leading spatial axes of a layer's weights: the `rank` of a convolution, otherwise 0."""
     return getattr(layer, "rank", 0)
 
 
-MASKED = {}  # Keras layer class -> the class of this file that masks its kernel
+MASKED = {}  # Keras layer class -> class of this file that masks its kernel
 
 
 def _masked(cls):
-    """Registers a masked class with Keras's saving and under the Keras class that it masks."""
+    """Registers a masked class for saving and in `MASKED`."""
     MASKED[cls.__mro__[3]] = cls
     return keras.saving.register_keras_serializable(package="keras_sparse")(cls)
 
 
 @_masked
 class MaskedDense(MaskedKernel, keras.layers.Dense):
-    """`keras.layers.Dense` with a masked kernel; `MaskedKernel` has the three arguments it adds."""
+    """`keras.layers.Dense` with a masked kernel. `MaskedKernel` describes the arguments that it adds."""
 
 
 @_masked
 class MaskedConv1D(MaskedKernel, keras.layers.Conv1D):
-    """`keras.layers.Conv1D` with a masked kernel; `MaskedKernel` has the three arguments it adds."""
+    """`keras.layers.Conv1D` with a masked kernel. `MaskedKernel` describes the arguments that it adds."""
 
 
 @_masked
 class MaskedConv2D(MaskedKernel, keras.layers.Conv2D):
-    """`keras.layers.Conv2D` with a masked kernel; `MaskedKernel` has the three arguments it adds."""
+    """`keras.layers.Conv2D` with a masked kernel. `MaskedKernel` describes the arguments that it adds."""
 
 
 @_masked
 class MaskedConv3D(MaskedKernel, keras.layers.Conv3D):
-    """`keras.layers.Conv3D` with a masked kernel; `MaskedKernel` has the three arguments it adds."""
+    """`keras.layers.Conv3D` with a masked kernel. `MaskedKernel` describes the arguments that it adds."""
 
 
 @_masked
 class MaskedConv2DTranspose(MaskedKernel, keras.layers.Conv2DTranspose):
-    """`keras.layers.Conv2DTranspose` with a masked kernel; `MaskedKernel` has the three arguments it adds."""
+    """`keras.layers.Conv2DTranspose` with a masked kernel. `MaskedKernel` describes the arguments that it adds."""
 
 
 @_masked
 class MaskedDepthwiseConv2D(MaskedKernel, keras.layers.DepthwiseConv2D):
-    """`keras.layers.DepthwiseConv2D` with a masked kernel; `MaskedKernel` has the three arguments it adds."""
+    """`keras.layers.DepthwiseConv2D` with a masked kernel. `MaskedKernel` describes the arguments that it adds."""
 
 
 @_masked
 class MaskedEinsumDense(MaskedKernel, keras.layers.EinsumDense):
-    """`keras.layers.EinsumDense` with a masked kernel; `MaskedKernel` has the three arguments it adds."""
+    """`keras.layers.EinsumDense` with a masked kernel. `MaskedKernel` describes the arguments that it adds."""

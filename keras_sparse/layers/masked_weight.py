@@ -1,4 +1,4 @@
-"""One masked weight: the variable that the optimizer trains, its mask, and the weight that the layer computes with."""
+"""One masked weight of a layer: its variable, its mask, and the tensor that the layer computes with."""
 
 import dataclasses
 import math
@@ -20,7 +20,7 @@ class MaskSettings:
     Attributes:
         sparsity: float in [0, 1), the removed fraction.
         granularity: as for `keras_sparse.layers.granularity.mask_shape`.
-        seed: int of at least 0, or tuple of them.
+        seed: int of at least 0, or tuple of ints of at least 0.
     """
 
     sparsity: float = 0.0
@@ -29,17 +29,17 @@ class MaskSettings:
 
     @classmethod
     def from_config(cls, config: dict) -> "MaskSettings":
-        """Makes settings of what JSON made of `dataclasses.asdict`: its lists are tuples."""
+        """Returns the settings from `dataclasses.asdict` as JSON gives it back: with lists in place of tuples."""
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskedWeight:
-    """A masked weight of a layer. Two are equal if they are the same weight of the same layer.
+    """A masked weight of a layer. Two of them are equal if layer and attribute are the same.
 
     Attributes:
         layer: `keras.Layer`, a `keras_sparse.layers.masked.MaskedLayer`.
-        attribute: str, the name under which the layer holds the weight, such as "kernel" or "recurrent_kernel".
+        attribute: str, the name of the weight in the layer, such as "kernel" or "recurrent_kernel".
     """
 
     layer: object
@@ -47,12 +47,12 @@ class MaskedWeight:
 
     @property
     def name(self) -> str:
-        """The name of the layer; with that of the weight if the layer has several masked ones."""
+        """The name of the layer, followed by that of the weight if the layer has several masked weights."""
         return self._named(self.layer.name)
 
     @property
     def path(self) -> str:
-        """The path of the layer, likewise."""
+        """The path of the layer, followed by the name of the weight if the layer has several masked weights."""
         return self._named(self.layer.path)
 
     def _named(self, layer):
@@ -60,7 +60,7 @@ class MaskedWeight:
 
     @property
     def variable(self):
-        """The trainable `keras.Variable` under the mask.
+        """The trainable `keras.Variable`, without the mask.
 
         Raises:
             AttributeError: if the layer is not built.
@@ -92,39 +92,44 @@ class MaskedWeight:
 
     @property
     def trainable(self) -> bool:
-        """Whether the layer is not frozen."""
+        """Whether neither the layer nor the variable is frozen."""
         return self.layer.trainable and self.variable.trainable
 
     @property
     def shape(self) -> tuple:
-        """Shape of the weight: tuple of ints."""
+        """The shape of the weight: tuple of ints."""
         return tuple(self.variable.shape)
 
     @property
     def units(self) -> Units:
-        """The `Units` that the weight connects."""
+        """The units that the weight connects."""
         return units_of(self.layer, self.shape, self.attribute)
 
     @property
     def pattern(self) -> Pattern | None:
-        """The N:M pattern that the mask keeps; None if it keeps none."""
+        """The N:M pattern of the mask; None if it has none."""
         return Pattern.of(self.settings.granularity, self.shape, self.units.input_axis)
 
     def value(self):
-        """Returns the tensor that the layer computes with: the weight, with dead ones 0."""
+        """Returns the tensor that the layer computes with: `where(mask, variable, 0)`."""
         return self.masked(self.variable)
 
     def masked(self, weights):
-        """Returns a tensor of the weight's shape with 0 at dead places."""
+        """Returns `weights`, a tensor of the shape of the weight, with 0 at dead positions."""
         return where_live(self.mask.value, ops.convert_to_tensor(weights), 0)
 
     def clear(self):
-        """Sets dead weights to 0, where variables can be assigned."""
+        """Sets dead weights to 0, unless the code runs where variables cannot be assigned, such as in a trace."""
         if self.built and backend.can_assign(self.variable, self.mask.value):
             self.variable.assign(self.value())
 
     def draw(self, shape, default_seed=()):
-        """Returns a random mask of a shape: boolean array with the live weights that the settings ask for."""
+        """Returns a random mask of the given shape, by the settings: boolean array.
+
+        Args:
+            shape: tuple of ints, shape of the mask.
+            default_seed: sequence of ints that are added to the seed if it is a single int.
+        """
         settings = self.settings
         seeds = [settings.seed, *default_seed] if isinstance(settings.seed, int) else settings.seed
         rng = np.random.default_rng(seeds)
@@ -137,12 +142,12 @@ class MaskedWeight:
         return units_of(self.layer, shape, self.attribute).input_axis
 
     def build_mask(self, shape, mask=None, default_seed=()):
-        """Makes the mask's variable.
+        """Creates the variable of the mask.
 
         Args:
-            shape: tuple of ints, the mask's.
-            mask: boolean array of that shape; None to draw it.
-            default_seed: ints that count where the settings have a single seed.
+            shape: tuple of ints, shape of the mask.
+            mask: boolean array of this shape; None for `draw`.
+            default_seed: as for `draw`.
         """
 
         def initializer(shape, dtype=None):
@@ -153,14 +158,15 @@ class MaskedWeight:
 
 
 def storage(attribute: str) -> str:
-    """Returns the name under which a layer holds the variable of a masked weight, as Keras's layers do: "_kernel"."""
+    """Returns the name under which a layer holds the variable of a masked weight: "_kernel", as in Keras."""
     return f"_{attribute}"
 
 
 class LiveRegularizer:
-    """A regularizer of the live weights only.
+    """Regularizer that applies another one to the live weights only.
 
-    The slope of |w| at 0 is 1 on JAX, and other regularizers couple weights: a dead weight would get a gradient.
+    Otherwise dead weights would get a gradient: JAX takes 1 for the derivative of |w| at 0, and some regularizers
+    couple weights.
     """
 
     def __init__(self, regularizer, weight: MaskedWeight):
@@ -172,21 +178,22 @@ class LiveRegularizer:
 
 
 def weight_properties(attribute: str) -> dict:
-    """Returns the properties of a masked layer for one masked weight, for the namespace of its class.
+    """Returns the properties for one masked weight, for the namespace of the class of a masked layer.
 
-    `<attribute>` is the weight with dead ones 0, as the layer's `call` reads it; `<attribute>_variable` the variable.
+    `<attribute>` is the masked weight, as `call` reads it. `<attribute>_variable` is the variable.
     """
 
     def read(self):
+        # In the loop of a recurrent layer, the masked weight was computed before the loop; see recurrent.py.
         held = vars(self).get("_held_weights")
         return held[attribute] if held else MaskedWeight(self, attribute).value()
 
-    def write(self, variable):  # Some Keras layers assign `kernel` itself when built, others `_kernel`.
+    def write(self, variable):  # In `build`, some Keras layers assign to `kernel`, others to `_kernel`.
         setattr(self, storage(attribute), variable)
 
     def variable(self):
         return MaskedWeight(self, attribute).variable
 
     read.__doc__ = f"The {attribute} that the layer computes with: dead weights are 0."
-    variable.__doc__ = f"The trainable variable under the mask of the {attribute}."
+    variable.__doc__ = f"The trainable variable of the {attribute}, without the mask."
     return {attribute: property(read, write), f"{attribute}_variable": property(variable)}

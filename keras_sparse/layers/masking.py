@@ -1,11 +1,11 @@
-"""Masks weights of a built layer in place, by swapping its class, and takes the masks off again.
+"""Masks weights of a built layer in place by changing its class, and removes the masks again.
 
-As `torch.nn.utils.parametrize` does it: the layer gets a subclass of its class in which the weight is a property that
-returns the masked weight. So any layer can be masked, one of the user's own, too, and stays an instance of its class.
+The layer gets a subclass of its class, in which the weight is a property that returns the masked weight, as in
+`torch.nn.utils.parametrize`. So any layer can be masked, custom ones too, and stays an instance of its class.
 
-Files: the config of a composite layer, a subclassed model or a layer of the user's own says nothing of masks. It is
-written as `{"layer": the plain layer, "masks": [...]}`, with an entry for each masked weight inside of it, at any
-depth. Loading makes the plain layer, and masks it in place as soon as it is built.
+Files: the config of a composite layer, a subclassed model or a custom layer has no entries for masks inside it. So it
+is saved as `{"layer": config of the plain layer, "masks": [...]}`, with an entry for each masked weight inside it, at
+any depth. Loading makes the plain layer, and masks it in place as soon as it is built.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import dataclasses
 import functools
 
 import keras
+import numpy as np
 
 from keras_sparse import _keras
 from keras_sparse.layers.granularity import mask_shape
@@ -24,22 +25,24 @@ from keras_sparse.layers.traversal import addresses, flatten
 
 
 class RecordsMasks:
-    """Mixin of a Keras layer or model that writes the masks inside of it to its config.
+    """Mixin of a Keras layer or model that saves the masks inside it in its config.
 
     Attributes:
-        plain_class: of the class: that of the layer without masks.
-        pending_masks: the masks of the config that the layer was made from, while it is not built; else None.
+        plain_class: class attribute, the class of the layer without masks.
+        pending_masks: list of the masks in the config of a layer that is not built yet, so that they cannot be made;
+            None otherwise.
     """
 
     plain_class = None
     pending_masks = None
 
     def __new__(cls, *args, **kwargs):
-        """Makes a plain layer: layers are masked after they are built."""
+        """Makes a plain layer, for code such as `type(layer)(...)`. Layers are masked after they are built."""
         return cls.plain_class(*args, **kwargs)
 
     def get_config(self):
-        """Returns the plain layer as Keras serializes it, and how each weight inside of it is masked."""
+        """Returns the config of the plain layer, as Keras serializes it, and the settings of all masks inside it."""
+        # An address finds the layer after loading. The class is saved to check that it is the same layer.
         masks = [
             {
                 "layer": address,
@@ -54,15 +57,17 @@ class RecordsMasks:
         ]
         with _plain_classes(self):
             layer = keras.saving.serialize_keras_object(self)
-        for key in ("build_config", "compile_config"):  # which Keras writes beside this config
+        for key in ("build_config", "compile_config"):  # Keras saves both next to this config.
             layer.pop(key, None)
         return {"layer": layer, "masks": masks}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        """Makes the plain layer that `get_config` wrote, which is masked when it is built."""
-        if set(config) != {"layer", "masks"}:
+        """Makes the plain layer from what `get_config` returned. It is masked when it is built."""
+        if set(config) != {"layer", "masks"}:  # the config of the plain class: code may call `type(layer).from_config`
             return cls.plain_class.from_config(config)
+        # All masked classes are registered under one name, so `cls` may be another one than that of the saved layer.
+        # Its plain class is passed as a custom object only if the name agrees.
         known = {cls.plain_class.__name__: cls.plain_class} if cls.plain_class else {}
         known = {k: v for k, v in known.items() if k == config["layer"]["class_name"]}
         layer = keras.saving.deserialize_keras_object(config["layer"], {**known, **(custom_objects or {})})
@@ -72,19 +77,23 @@ class RecordsMasks:
         return layer
 
     def build_from_config(self, config):
-        """Builds the layer as Keras does, and masks it."""
+        """Builds the layer as Keras does, then masks it."""
         super().build_from_config(config)
         self._mask_if_built()
 
     def __call__(self, *args, **kwargs):
-        """Calls the layer. The first call may build layers inside of it, which are masked then."""
+        """Calls the layer. The first call may build layers inside it, which are masked then."""
         outputs = super().__call__(*args, **kwargs)
         if self.pending_masks is not None and not _keras.in_stateless_scope():
             self._mask_if_built()
         return outputs
 
     def load_own_variables(self, store):
-        """Loads Keras's variables; raises ValueError if masks of the file have no weight yet."""
+        """Loads the variables as Keras does.
+
+        Raises:
+            ValueError: if layers inside are not built, so that the masks of the file cannot be made.
+        """
         self._mask_if_built()
         if self.pending_masks is not None:
             raise ValueError(
@@ -95,10 +104,12 @@ class RecordsMasks:
         super().load_own_variables(store)
 
     def _mask_if_built(self):
-        """Masks what the config said, if all of it is built."""
-        # A wrapper may hold the weight of its layer itself, SpectralNormalization does, and takes it when it is built.
+        """Makes the masks of the config, if all layers that they belong to are built."""
+        # The outer layer must be built, too: a wrapper such as SpectralNormalization takes the variable of its layer
+        # when it is built, and must not get a masked tensor.
         if self.pending_masks is None or not self.built:
             return
+        # Collect the masks of each layer. Wait if a layer is missing or not built yet.
         layers, masks = dict(addresses(self)), {}
         for entry in self.pending_masks:
             layer = layers.get(entry["layer"])
@@ -106,8 +117,9 @@ class RecordsMasks:
                 return
             masks.setdefault(id(layer), (layer, []))[1].append(entry)
         del vars(self)["pending_masks"]
-        if id(self) in masks:
+        if id(self) in masks:  # `mask_layer` expects a layer of a plain class
             self.__class__ = self.plain_class
+        # Draw the masks anew by their settings. The values in the file replace them when the variables are loaded.
         fields = [f.name for f in dataclasses.fields(MaskSettings)]
         for layer, entries in masks.values():
             settings = {e["weight"]: MaskSettings.from_config({k: e[k] for k in fields}) for e in entries}
@@ -119,15 +131,16 @@ class RecordsMasks:
 
 
 @functools.cache
-def masked_class(cls, attributes=()):
-    """Returns the subclass of a layer's class in which some weights are masked.
+def masked_class(cls: type, attributes: tuple = ()) -> type:
+    """Returns a subclass of a layer's class in which some weights are masked.
 
     Args:
         cls: class of a Keras layer or model.
-        attributes: tuple of str, the names of the weights; () for a layer that only has masked layers inside of it.
+        attributes: tuple of str, names of the weights; () for a layer that only has masked layers inside it.
 
     Returns:
-        A class. The config of its instances records their masks: `RecordsMasks`.
+        Subclass of `cls` and `RecordsMasks`, and of `MaskedLayer` if there are attributes. Its name is that of `cls`
+        after "Masked".
     """
     bases, namespace = [RecordsMasks], {"plain_class": cls, "__module__": __name__, "__doc__": cls.__doc__}
     if issubclass(cls, keras.layers.RNN):
@@ -138,7 +151,8 @@ def masked_class(cls, attributes=()):
         for attribute in attributes:
             namespace |= weight_properties(attribute)
     made = type(cls)(f"Masked{cls.__name__}", (*bases, cls), namespace)
-    # All such classes share one name: any of them reads what any other wrote, in a process that made none of them, too.
+    # All these classes are registered under one name. A process that loads a file has not made the class of the layer
+    # yet, and any of them, `RecordsMasks` itself too, can make the layer from its config.
     return _register(made)
 
 
@@ -146,29 +160,34 @@ _register = keras.saving.register_keras_serializable(package="keras_sparse", nam
 _register(RecordsMasks)
 
 
-def mask_layer(layer, masks, settings):
-    """Masks weights of a built Keras layer, in place: its class becomes a masked one.
+def mask_layer(layer: keras.Layer, masks: dict[str, np.ndarray | None], settings: dict[str, MaskSettings]) -> None:
+    """Masks weights of a built Keras layer in place, by changing its class.
 
     Args:
         layer: built layer that is not masked.
-        masks: dict from the name of a weight to a boolean array, True where live, whose shape divides the weight's; or
-            to None to draw it by the settings.
-        settings: dict from that name to `MaskSettings`.
+        masks: dict from names of weights to boolean arrays, True where live, whose shapes divide those of the weights.
+            None instead of an array draws the mask by the settings.
+        settings: dict from the same names to `MaskSettings`.
     """
+    # Layers of Keras with a class in `MASKED` get that, whose config has the arguments of the mask. Others get a class
+    # of `masked_class`.
     cls, attributes = type(layer), tuple(masks)
     is_kernel = cls in MASKED and attributes == ("kernel",)
+    # The attribute becomes a property of the class, so the variable must leave the dict of the layer. Keras's Dense
+    # has it as "_kernel" already; a layer that has it as "w" gets it back as "_w", by the setter of the property.
     variables = {name: vars(layer).pop(name, None) for name in attributes}
     with _keras.unlocked(layer):
         layer.__class__ = MASKED[cls] if is_kernel else masked_class(cls, attributes)
         for name, variable in variables.items():
-            if variable is not None:  # held under that very name
+            if variable is not None:
                 setattr(layer, name, variable)
             setattr(layer, f"{name}_mask", Mask(name=f"{name}_mask"))
-    # Past `__setattr__`, which on TensorFlow wraps dicts.
+    # Not by `=`, since Keras on TensorFlow would wrap the dict.
     object.__setattr__(layer, "mask_settings", dict(settings))
     if is_kernel:
         layer._starts_with_method_state = False
-    vars(layer)["_quantize"] = vars(layer).pop("quantize", None)  # of the class that it had
+    vars(layer)["_quantize"] = vars(layer).pop("quantize", None)  # put aside: `MaskedLayer.quantize` is used now
+    # Make the masks, restrict regularizers to live weights, and set dead weights to 0.
     for weight in layer.masked_weights:
         shape = mask_shape(weight.settings.granularity, weight.shape, spatial_rank(layer))
         with _keras.scope_of(layer):
@@ -178,12 +197,13 @@ def mask_layer(layer, masks, settings):
         weight.clear()
 
 
-def unmask_layer(layer):
-    """Makes a masked layer the plain Keras layer again, in place, its dead weights 0.
+def unmask_layer(layer: keras.Layer) -> None:
+    """Restores the plain class of a masked layer in place, and sets its dead weights to 0.
 
     Args:
-        layer: built layer of a masked class, or one that only records the masks inside of it.
+        layer: built layer of a masked class, or one that only saves the masks inside it.
     """
+    # The steps of `mask_layer` in reverse order.
     plain, weights = plain_class(layer), layer.masked_weights if isinstance(layer, MaskedLayer) else []
     for weight in weights:
         weight.variable.assign(weight.value())
@@ -200,8 +220,8 @@ def unmask_layer(layer):
         vars(layer)["quantize"] = quantize
 
 
-def plain_class(layer):
-    """Returns the class that a layer has without masks; None for one of a class that a user derived from a masked."""
+def plain_class(layer: keras.Layer) -> type | None:
+    """Returns the class of a layer without masks; None if its class is a user's subclass of a masked class."""
     cls = type(layer)
     if not issubclass(cls, (MaskedLayer, RecordsMasks)):
         return cls
@@ -210,7 +230,7 @@ def plain_class(layer):
 
 @contextlib.contextmanager
 def _plain_classes(layer):
-    """In this context, a layer and those inside of it have the classes that they have without masks."""
+    """Context in which a layer and the layers inside it have their plain classes, for Keras's serialization."""
     changed = [(x, type(x)) for x in (layer, *flatten(layer)) if isinstance(x, (MaskedLayer, RecordsMasks))]
     try:
         for x, _ in changed:
@@ -221,23 +241,24 @@ def _plain_classes(layer):
             x.__class__ = cls
 
 
-def has_masks(layer):
-    """Returns whether a layer or one inside of it is masked."""
+def has_masks(layer: keras.Layer) -> bool:
+    """Returns whether a layer, or one inside it, is masked."""
     return any(isinstance(x, MaskedLayer) for x in (layer, *flatten(layer)))
 
 
-def mask_recurrent(layer):
-    """Makes the recurrent layers in a layer or model that have masked cells apply the masks once for a sequence."""
+def mask_recurrent(layer: keras.Layer) -> None:
+    """Makes recurrent layers with masked cells, inside a layer or model, apply the masks once a sequence."""
     for x in (layer, *flatten(layer)):
         if isinstance(x, keras.layers.RNN) and not isinstance(x, RecordsMasks) and has_masks(x):
             x.__class__ = masked_class(type(x))
 
 
-def record_masks(model):
-    """Makes a model's files bring its masks back, whatever hides them from Keras's configs.
+def record_masks(model: keras.Model) -> None:
+    """Makes the config of a model contain all its masks.
 
-    A functional or Sequential model writes down each of its layers. A layer or model of another class writes down only
-    how it was made: the outermost of these get a class that adds the masks of all layers inside of them.
+    The config of a functional or Sequential model contains those of its layers. The config of any other layer or model
+    contains the arguments of its constructor only. So the outermost of these that have masked layers inside get a
+    class that adds the masks: `RecordsMasks`.
 
     Args:
         model: built `keras.Model` with masked layers.

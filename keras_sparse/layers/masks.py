@@ -1,4 +1,4 @@
-"""The mask: which elements of a weight are live."""
+"""The mask of a weight."""
 
 import math
 
@@ -13,16 +13,18 @@ from keras_sparse.layers.layouts import laid_out_beside
 
 @keras.saving.register_keras_serializable(package="keras_sparse")
 class Mask(keras.layers.Layer):
-    """Holds the mask of one weight, and in one layer of a model what its sparse training method has to remember.
+    """Holds the mask of one weight and, in one layer of a model, the state of the sparse training method.
 
-    It is a layer of its own because Keras saves variables layer by layer: a mask that a `Dense` subclass added to
-    itself would be saved and then fail to load.
+    It is a sublayer of the masked layer, since Keras saves variables layer by layer: `Dense` loads the variables that
+    it knows, and would fail to load a mask that a subclass had added to it.
+
+    A mask can be used like a boolean array: by NumPy, `keras.ops` and indexing.
 
     Attributes:
-        value: uint8 variable, 1 where live and 0 where dead. Its shape broadcasts to the weight's. A number and not a
-            boolean, since Keras's tools take the weights of a model for numbers: TensorBoard draws them.
-        method_state: uint8 variable of `keras_sparse.layers.method_state`, which travels wherever the weights do; None
-            in all layers of a model but the first masked one.
+        value: uint8 variable, 1 where live and 0 where dead. Its shape divides that of the weight. It is not boolean,
+            since some tools of Keras expect numbers: TensorBoard makes histograms of all weights.
+        method_state: uint8 variable, the bytes of `keras_sparse.layers.method_state.MethodState`; None in all layers of
+            a model but one.
     """
 
     def __init__(self, **kwargs):
@@ -30,15 +32,15 @@ class Mask(keras.layers.Layer):
         super().__init__(**kwargs)
 
     method_state = None
-    step_variables = ()  # what acts inside of the training step carries from one to the next; in no file
-    loaded = False  # whether `method_state` comes from a file and no method has gone on with it yet
+    step_variables = ()  # variables that `TrainStepHook` carries from step to step; they are in no file
+    loaded = False  # whether `method_state` was loaded from a file, and no method has used it since
 
     def build(self, mask_shape, initializer="ones"):
         """Creates the mask.
 
         Args:
-            mask_shape: shape of the mask.
-            initializer: `(shape, dtype) -> array of 0 and 1`, or a Keras initializer's name.
+            mask_shape: tuple of ints, shape of the mask.
+            initializer: function `(shape, dtype) -> array of 0 and 1`, or the name of a Keras initializer.
         """
         self.value = self.add_weight(
             name="value", shape=mask_shape, dtype="uint8", initializer=initializer, trainable=False
@@ -46,12 +48,12 @@ class Mask(keras.layers.Layer):
 
     @property
     def variables(self):
-        """Keras's list, and what is carried inside of the training step: `fit` on JAX hands a step these only."""
+        """The list of variables, `step_variables` included, since `fit` on JAX passes only listed ones to a step."""
         return [*super().variables, *self.step_variables]
 
     def carry(self, variables):
-        """Takes the variables that the training step carries, in place of those it has."""
-        object.__setattr__(self, "step_variables", tuple(variables))  # A built layer takes no variables by `=`.
+        """Replaces `step_variables`."""
+        object.__setattr__(self, "step_variables", tuple(variables))  # A built layer does not accept variables by `=`.
 
     def add_method_state(self):
         """Creates `method_state`, empty, if there is none."""
@@ -67,13 +69,17 @@ class Mask(keras.layers.Layer):
             )
 
     def save_own_variables(self, store):
-        """Saves the mask and what the method remembers, by name."""
+        """Saves the mask and the state of the method, by name."""
         store["value"] = self.numpy().astype("uint8")
         if self.method_state is not None:
             store["method_state"] = backend.read(self.method_state)
 
     def load_own_variables(self, store):
-        """Loads what `save_own_variables` saved, or an earlier version's file; says what is wrong with a misfit."""
+        """Loads a file of this or an earlier version.
+
+        Raises:
+            ValueError: if the file has no mask for this layer, or one of another shape.
+        """
         held = {name: np.asarray(store[name]) for name in store.keys()}  # noqa: SIM118 - Keras's store is no dict
         name = "value" if "value" in held else "0"  # of version 0.1
         if name not in held:
@@ -96,7 +102,7 @@ class Mask(keras.layers.Layer):
             self.loaded = True
 
     def quantize(self, *args, **kwargs):
-        """Not supported; `keras.Model.quantize` asks the layers without sublayers, and makes a warning of it."""
+        """Raises NotImplementedError. `keras.Model.quantize` calls this for layers without sublayers, and warns."""
         raise NotImplementedError(
             f"The masked layer of {self.path!r} cannot be quantized in place, and was left as it is. Quantize "
             "`keras_sparse.densify(model)` instead."
@@ -108,36 +114,36 @@ class Mask(keras.layers.Layer):
             raise AttributeError(f"Build the layer of {self.name!r} before reading its mask: call it on an input.")
         return backend.read(self.value).astype(bool)
 
-    # A mask can be given wherever an array of booleans can: to NumPy, to `keras.ops`, to an index.
+    # The mask as a boolean array.
 
     def __array__(self, dtype=None, copy=None):
-        """Returns `numpy()`, for `numpy.asarray` and for `keras.ops` on all backends."""
+        """Returns `numpy()`. Called by `numpy.asarray` and, on some backends, by `keras.ops`."""
         return self.numpy() if dtype is None else self.numpy().astype(dtype)
 
     def __getitem__(self, index):
-        """Returns a part of `numpy()`."""
+        """Returns `numpy()[index]`."""
         return self.numpy()[index]
 
     def __jax_array__(self):
-        """Returns the mask as a tensor of booleans, for `keras.ops` on JAX."""
+        """Returns the mask as a boolean tensor. Called by `keras.ops` on JAX."""
         return ops.cast(self.value, "bool")
 
     @property
     def dtype(self) -> str:
-        """Type of the mask as an array: "bool"."""
+        """The dtype of the mask as an array: "bool"."""
         return "bool"
 
     @property
     def shape(self) -> tuple:
-        """Shape of the mask, a tuple of ints."""
+        """The shape of the mask: tuple of ints."""
         return tuple(self.value.shape)
 
     @property
     def ndim(self) -> int:
-        """Number of axes of the mask."""
+        """The number of axes of the mask."""
         return len(self.shape)
 
     @property
     def size(self) -> int:
-        """Number of elements of the mask."""
+        """The number of mask elements."""
         return math.prod(self.shape)

@@ -1,7 +1,7 @@
-"""What a sparse training method remembers, as the bytes of a variable: it goes wherever the weights of a model go.
+"""The state of a sparse training method, as the bytes of a variable.
 
-Files, `get_weights`, `restore_best_weights` and JAX's state all carry variables, and nothing else. So the method's
-name, the step of its last update and the entries of its state dict are written as JSON into one variable of bytes.
+Files, `get_weights`, `restore_best_weights` and the state of a stateless loop contain variables, and nothing else. So
+the name of the method, the step of its last update and its state dict are written as JSON into one uint8 variable.
 """
 
 import dataclasses
@@ -14,23 +14,23 @@ CAPACITY = 1024  # bytes
 
 @dataclasses.dataclass(frozen=True)
 class MethodState:
-    """What a method has left in a model.
+    """The state of a method in a model.
 
     Attributes:
-        method: str, the name of its class; None if none has trained the model.
-        last_update: int, the optimizer's step up to which all updates are made; -1 before the first `fit`.
-        state: dict of str to number, str, bool, list or small array: the method's own.
+        method: str, name of the class of the method; None if no method has trained the model.
+        last_update: int, the optimizer step up to which all updates have been made; -1 before the first `fit`.
+        state: dict from str to number, str, bool, list or small array, the result of the method's `get_state`.
     """
 
     method: str | None = None
     last_update: int = -1
     state: dict = dataclasses.field(default_factory=dict)
 
-    def to_bytes(self):
-        """The uint8 array, of length `CAPACITY`, that a model carries.
+    def to_bytes(self) -> np.ndarray:
+        """Returns the state as a uint8 array of length `CAPACITY`.
 
         Raises:
-            ValueError: if the state is too long, or has an entry that is none of the above.
+            ValueError: if the state is too long, or has an entry of another type.
         """
         try:
             text = json.dumps(dataclasses.asdict(self), default=_array_to_json, separators=(",", ":"))
@@ -48,14 +48,14 @@ class MethodState:
         return np.pad(written, (0, CAPACITY - len(written)))
 
     @classmethod
-    def from_bytes(cls, array):
-        """The inverse of `to_bytes`; an array of zeros is an empty state."""
+    def from_bytes(cls, array: np.ndarray) -> "MethodState":
+        """Returns the state that `to_bytes` wrote; an empty one for an array of zeros."""
         text = np.asarray(array, "uint8").tobytes().rstrip(b"\0").decode()
         return cls(**json.loads(text, object_hook=_array_from_json)) if text else cls()
 
 
 def of_version_0_1(store):
-    """The bytes of what a file of version 0.1 holds beside a mask, a dict of arrays; None if there was no method."""
+    """Returns the state in a file of version 0.1, as bytes, from its dict of arrays; None if no method had trained."""
     name = bytes(np.asarray(store.get("method", []), "uint8")).decode() or None
     last_update, threshold = int(store.get("1", -1)), float(store.get("2", 0.0))
     if name is None and last_update < 0:

@@ -1,16 +1,16 @@
-"""Whether Keras is taking the values of a model out of it."""
+"""Detects that Keras reads the values of a model."""
 
 import sys
 
-# Functions of Keras that take the values of a model out of it.
+# Functions of Keras that read the values of a model.
 READERS = {"get_weights", "get_state_tree", "export", "export_saved_model", "save_weights_to_hdf5_group"}
 
 
-def is_reading_out():
-    """Whether one of `READERS` is at work, by the call stack.
+def is_reading_out() -> bool:
+    """Returns whether one of `READERS` is on the call stack.
 
-    No public hook tells: Keras asks a layer for the same lists of variables to read them and to write to them, and
-    whoever writes may have set the kernels and not yet the masks.
+    There is no public hook: Keras uses the same lists of variables for reading and for writing. A function that writes
+    them may have set the weights and not the masks yet, so that clearing dead weights then would destroy weights.
     """
     frame = sys._getframe(2)
     while frame is not None:

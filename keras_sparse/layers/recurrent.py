@@ -1,4 +1,4 @@
-"""Recurrent layers with masked cells: masks are applied once for a sequence, not at each of its steps."""
+"""Recurrent layers with masked cells: the masks are applied once a sequence, not at each time step."""
 
 import contextlib
 
@@ -9,12 +9,12 @@ from keras_sparse.layers.traversal import flatten
 class MasksOncePerSequence:
     """Mixin of a `keras.layers.RNN` whose cell has masked weights.
 
-    Its loop over time is a `while` of the backend, out of which TensorFlow does not move what is the same at each step:
-    a mask of n weights would be applied T times, forward and backward.
+    The loop over time is a `while` of the backend, and TensorFlow does not move computations that are the same at each
+    step out of it. So a mask would be applied T times for T time steps, forward and backward.
     """
 
     def inner_loop(self, *args, **kwargs):
-        """Runs the loop over time with the masked weights of the cell computed before it."""
+        """Runs the loop over time with masked weights that were computed before it."""
         with contextlib.ExitStack() as stack:
             for layer in flatten(self):
                 if isinstance(layer, MaskedLayer):
@@ -24,7 +24,7 @@ class MasksOncePerSequence:
 
 @contextlib.contextmanager
 def _held(layer):
-    """In this context, the layer reads tensors that are computed here instead of masking a weight at each reading."""
+    """Context in which the layer reads masked weights that were computed at its beginning."""
     vars(layer)["_held_weights"] = {w.attribute: w.value() for w in layer.masked_weights}
     try:
         yield

@@ -1,4 +1,4 @@
-"""The layers of a model at any depth, and the masked ones and masked weights among them."""
+"""Lists the layers of a model at any depth, the masked ones, and the masked weights."""
 
 import keras
 
@@ -8,20 +8,20 @@ from keras_sparse.layers.masked_weight import MaskedWeight
 from keras_sparse.layers.masks import Mask
 
 
-def flatten(layer):
-    """The layers inside of a layer or model, at any depth, each once.
+def flatten(layer: keras.Layer) -> list[keras.Layer]:
+    """Returns the layers inside a layer or model, at any depth, each once.
 
     Args:
-        layer: a `keras.Layer`.
+        layer: `keras.Layer`.
 
     Returns:
-        List of layers, in the model's order: depth first, a layer before those inside of it.
+        List of layers in the order of the model: depth first, a layer before the layers inside it.
     """
     found = {}
 
     def visit(outer):
         inner = _keras.sublayers(outer)
-        if isinstance(outer, keras.Model):  # whose own order is that of its calls
+        if isinstance(outer, keras.Model):  # `layers` has the order in which a functional model calls them
             inner = [*outer.layers, *inner]
         for x in inner:
             if id(x) not in found:
@@ -33,16 +33,17 @@ def flatten(layer):
     return list(found.values())
 
 
-def addresses(outer):
-    """Returns `(address, layer)` of a layer and each inside of it: "1.0" is the first sublayer of the second.
+def addresses(outer: keras.Layer) -> list[tuple]:
+    """Returns an address for a layer and for each layer inside it, for files.
 
-    Names cannot serve as addresses: Keras numbers those that a layer's code does not give anew in each process.
+    "1.0" is the address of the first sublayer of the second sublayer. Names are no addresses: Keras numbers the names
+    that it makes, differently in each process.
 
     Args:
-        outer: `keras.Layer`. Its masks do not count as sublayers.
+        outer: `keras.Layer`. Masks do not count as sublayers.
 
     Returns:
-        List of pairs, each layer once, the outermost first, with the address "".
+        List of pairs `(address, layer)`, each layer once, the outermost first with the address "".
     """
     found = {}
 
@@ -57,24 +58,27 @@ def addresses(outer):
     return list(found.values())
 
 
-def masked_layers(model):
-    """The masked layers of a model, nested ones included, each once, in the model's order.
+def masked_layers(model: keras.Model) -> list[keras.Layer]:
+    """Returns the masked layers of a model at any depth, each once, in the order of the model.
 
     Args:
-        model: a `keras.Model` of any kind: Sequential, functional or subclassed.
-
-    Returns:
-        List of layers.
+        model: `keras.Model` of any kind: Sequential, functional or subclassed.
 
     Raises:
-        ValueError: if it is no model.
+        ValueError: if `model` is no Keras layer or model.
+
+    Example:
+
+    >>> model = sparsify(keras.Sequential([keras.Input((784,)), keras.layers.Dense(10, name="out")]), 0.9)
+    >>> [layer.name for layer in masked_layers(model)]
+    ['out']
     """
     check_model(model, "A keras.Model is expected, with masked layers such as keras_sparse.sparsify makes.")
     return [x for x in (model, *flatten(model)) if isinstance(x, MaskedLayer)]
 
 
-def check_model(model, expected, kind=keras.Layer):
-    """Raises ValueError, which begins with the sentence `expected`, unless `model` is of a `kind`."""
+def check_model(model, expected: str, kind: type = keras.Layer) -> None:
+    """Raises ValueError unless `model` is an instance of `kind`. The message begins with the sentence `expected`."""
     if isinstance(model, kind):
         return
     module = type(model).__module__
@@ -89,17 +93,17 @@ def check_model(model, expected, kind=keras.Layer):
     raise ValueError(f"{expected} Received: {model!r} of type {type(model).__name__}.{legacy}")
 
 
-def masked_weights(model) -> list[MaskedWeight]:
+def masked_weights(model: keras.Model) -> list[MaskedWeight]:
     """Returns the masked weights of a model, in the order of `masked_layers`.
 
     Args:
-        model: a `keras.Model` of any kind.
+        model: `keras.Model` of any kind.
 
     Returns:
         List of `keras_sparse.layers.masked_weight.MaskedWeight`.
 
     Raises:
-        ValueError: if it is no model, or a masked weight does not exist yet.
+        ValueError: if `model` is no Keras layer or model, or a masked layer is not built.
     """
     weights = [w for layer in masked_layers(model) for w in layer.masked_weights]
     unbuilt = [w.layer.name for w in weights if not w.built]
@@ -111,11 +115,11 @@ def masked_weights(model) -> list[MaskedWeight]:
     return weights
 
 
-def trainable_masked_weights(model) -> list[MaskedWeight]:
-    """Returns the masked weights that a method may change: those of layers that are not frozen.
+def trainable_masked_weights(model: keras.Model) -> list[MaskedWeight]:
+    """Returns the masked weights that are not frozen, which are those that a method may change.
 
     Raises:
-        ValueError: if there is none, or one that does not exist yet.
+        ValueError: if there is none, or a masked layer is not built.
     """
     weights = [w for w in masked_weights(model) if w.trainable]
     if not weights:

@@ -1,9 +1,10 @@
-"""The units of a layer: which input unit and which output unit each weight of its kernel connects."""
+"""The units of a layer: which input unit and which output unit each entry of a weight connects."""
 
 import dataclasses
 import math
 
 import keras
+import numpy as np
 
 _TRANSPOSED = (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose)
 _DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
@@ -12,17 +13,17 @@ _GROUPED = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 
 @dataclasses.dataclass(frozen=True)
 class Units:
-    """The bipartite graph that a layer is: some axes of its kernel number the input units, some the output units.
+    """The bipartite graph of a kernel: some of its axes index the input units, and some the output units.
 
-    An axis may number both: the channels of a depthwise convolution, the heads of an EinsumDense, the groups of a
-    grouped convolution. Each index of such axes is a graph of its own. A kernel has no axis for the groups of a grouped
-    convolution: they are the outer part of its last one, so that `split` makes two axes of it.
+    An axis may index both: the channels of a depthwise convolution, the heads of an EinsumDense, the groups of a
+    grouped convolution. Each index along such axes is a separate graph. The kernel of a grouped convolution has no
+    axis for the groups: they are the outer part of its last axis, which `split` splits in two.
 
     Attributes:
-        kernel: tuple of ints, the kernel's shape.
-        inputs: tuple of ints of at least 0, axes of `split(kernel)`.
-        outputs: tuple of ints of at least 0, axes of `split(kernel)`.
-        last_groups: int, into how many groups the last axis of the kernel is split; 1 for none.
+        kernel: tuple of ints, shape of the kernel.
+        inputs: tuple of ints of at least 0, axes of `split(kernel)` that index the input units.
+        outputs: tuple of ints of at least 0, axes of `split(kernel)` that index the output units.
+        last_groups: int of at least 1, the number of groups in the last axis of the kernel.
     """
 
     kernel: tuple
@@ -30,43 +31,39 @@ class Units:
     outputs: tuple
     last_groups: int = 1
 
-    def split(self, shape):
-        """The shape of a kernel or mask with the groups as an axis of their own.
+    def split(self, shape: tuple) -> tuple:
+        """Returns the shape of a kernel or mask with a separate axis for the groups.
 
         Args:
-            shape: tuple of ints, the kernel's shape or one that broadcasts to it.
+            shape: tuple of ints, the shape of the kernel or one that broadcasts to it.
 
         Returns:
-            Tuple of ints, to which an array of that shape can be reshaped; it broadcasts to `split(kernel)`.
+            Tuple of ints, to which an array of this shape can be reshaped. It broadcasts to `split(kernel)`.
         """
         if self.last_groups == 1:
             return tuple(shape)
         groups = 1 if shape[-1] == 1 else self.last_groups
         return (*shape[:-1], groups, shape[-1] // groups)
 
-    def dead(self, mask):
-        """How many units no live weight connects.
+    def dead(self, mask: np.ndarray) -> tuple[int, int]:
+        """Returns the numbers of input units and output units without a live weight.
 
         Args:
-            mask: boolean array whose shape broadcasts to the kernel's.
-
-        Returns:
-            `(inputs, outputs)`, two ints.
+            mask: boolean array whose shape divides that of the kernel.
         """
         mask, kernel = mask.reshape(self.split(mask.shape)), self.split(self.kernel)
         return tuple(_dead(mask, kernel, axes) for axes in (self.inputs, self.outputs))
 
     @property
-    def groups(self):
-        """How many graphs of its own the layer consists of: int of at least 1."""
+    def groups(self) -> int:
+        """The number of separate graphs."""
         return self._size(set(self.inputs) & set(self.outputs))
 
     @property
-    def as_convolution(self):
-        """The shape of the kernel of the convolution with `groups` that connects as many units.
+    def as_convolution(self) -> tuple:
+        """The shape of the kernel of a grouped convolution with the same numbers of weights, units and `groups`.
 
-        Returns:
-            `(*kernel axes, inputs of one group, outputs of all groups)`, a tuple of ints of as many weights.
+        It is `(*kernel axes, inputs of one group, outputs of all groups)`.
         """
         inputs, outputs = set(self.inputs), set(self.outputs)
         kernel = self.split(self.kernel)
@@ -74,8 +71,8 @@ class Units:
         return (*others, self._size(inputs - outputs), self._size(outputs))
 
     @property
-    def input_axis(self):
-        """The axis of the kernel along which the inputs of one output unit lie: int of at least 0."""
+    def input_axis(self) -> int:
+        """The axis of the kernel along which the inputs of one output unit lie."""
         return max(set(self.inputs) - set(self.outputs), default=self.inputs[-1])
 
     def _size(self, axes):
@@ -83,17 +80,14 @@ class Units:
         return math.prod(kernel[i] for i in axes)
 
 
-def units_of(layer, kernel, attribute="kernel"):
+def units_of(layer: keras.Layer, kernel: tuple, attribute: str = "kernel") -> Units:
     """Returns the units that a weight of a layer connects.
 
     Args:
-        layer: Dense, EinsumDense, convolution (grouped, transposed, depthwise, separable too), masked or not; or any
-            other with a weight `(..., inputs, outputs)`.
-        kernel: tuple of ints, the shape of the weight.
-        attribute: str, the name of the weight in the layer.
-
-    Returns:
-        `Units`.
+        layer: a Keras layer, masked or not. Weights of layers other than EinsumDense and convolutions are taken to have
+            the axes `(..., inputs, outputs)`.
+        kernel: tuple of ints, shape of the weight.
+        attribute: str, name of the weight in the layer.
     """
     kernel = tuple(kernel)
     last, before = len(kernel) - 1, len(kernel) - 2
@@ -115,13 +109,14 @@ def units_of(layer, kernel, attribute="kernel"):
     return plain_units(kernel)
 
 
-def plain_units(kernel):
-    """The `Units` of a kernel of shape `(..., inputs, outputs)`."""
+def plain_units(kernel: tuple) -> Units:
+    """Returns the units of a weight of shape `(..., inputs, outputs)`."""
     return Units(tuple(kernel), (len(kernel) - 2,), (len(kernel) - 1,))
 
 
 def _dead(mask, kernel, axes):
-    """How many units, numbered by `axes` of the kernel, have no live weight."""
+    """Returns the number of units, indexed by `axes` of the kernel, without a live weight."""
+    # A mask element may cover several units: each dead one counts `repeat` times.
     alive = mask.any(axis=tuple(i for i in range(mask.ndim) if i not in axes))
     repeat = math.prod(kernel[i] for i in axes) // alive.size
     return int((~alive).sum()) * repeat

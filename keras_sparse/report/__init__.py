@@ -1,4 +1,4 @@
-"""What sparse models are made of, and how two of them differ."""
+"""Statistics of a masked model, and the comparison of two masked models."""
 
 from keras_sparse.report.comparison import Comparison, compare
 from keras_sparse.report.report import Report, report

@@ -1,7 +1,8 @@
-"""How the masks of two models differ."""
+"""Compares the masks of two models."""
 
 import dataclasses
 
+import keras
 import numpy as np
 
 from keras_sparse.layers.traversal import masked_weights
@@ -15,10 +16,10 @@ class LayerComparison:
     """The masks of one weight in two models.
 
     Attributes:
-        name: path of the layer in the first model.
-        shape: shape of the weight.
-        live: pair of ints, the live weights of each.
-        both: int, the weights that live in both.
+        name: str, path of the weight in the first model.
+        shape: tuple of ints, shape of the weight.
+        live: pair of ints, the number of live weights in each model.
+        both: int, the number of weights that are live in both models.
     """
 
     name: str
@@ -28,17 +29,17 @@ class LayerComparison:
 
     @property
     def jaccard(self) -> float:
-        """Live in both over live in at least one, in [0, 1]; 1 where nothing lives."""
+        """The number of weights live in both models over that live in any, in [0, 1]; 1 if no weight is live."""
         either = sum(self.live) - self.both
         return self.both / either if either else 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """The masks of two models, layer by layer; printing it gives a table.
+    """The comparison of the masks of two models, layer by layer. `print` shows a table.
 
     Attributes:
-        names: pair of str, of the models.
+        names: pair of str, names of the models.
         layers: tuple of `LayerComparison`.
     """
 
@@ -47,7 +48,7 @@ class Comparison:
 
     @property
     def jaccard(self) -> float:
-        """The Jaccard index of all masks as one, in [0, 1]."""
+        """The Jaccard index of all masks together, in [0, 1]."""
         whole = LayerComparison("", (), tuple(map(sum, zip(*(x.live for x in self.layers), strict=True))), self._both)
         return whole.jaccard
 
@@ -57,11 +58,11 @@ class Comparison:
 
     @property
     def moved(self) -> int:
-        """How many live weights the layers of the second model have gained in all over those of the first."""
+        """The number of live weights that layers of the second model have more than those of the first, summed."""
         return sum(max(0, x.live[1] - x.live[0]) for x in self.layers)
 
     def to_dict(self) -> dict:
-        """Returns the comparison as plain data."""
+        """Returns the comparison as a dict of plain data."""
         layers = [{**vars(x), "jaccard": x.jaccard} for x in self.layers]
         return {"names": self.names, "layers": layers, "jaccard": self.jaccard, "moved": self.moved}
 
@@ -97,17 +98,23 @@ class Comparison:
         return rendering.rich_tables(self._tables())
 
 
-def compare(model_a, model_b) -> Comparison:
-    """Returns how the masks of two models overlap, and which layers have more live weights in the second.
+def compare(model_a: keras.Model, model_b: keras.Model) -> Comparison:
+    """Returns how far the masks of two models overlap, and how many weights moved between layers.
 
-    Two random masks of density d overlap with a Jaccard index of about d / (2 - d).
+    The Jaccard index of two independent random masks of density d is about d / (2 - d).
 
     Args:
-        model_a: a built `keras.Model` with masked layers.
-        model_b: another of the same architecture: their masked weights are compared in order.
+        model_a: built `keras.Model` with masked layers.
+        model_b: `keras.Model` of the same architecture. Masked weights are compared in the order of the models.
 
     Raises:
-        ValueError: if the masked weights of the two are not of the same shapes.
+        ValueError: if there are no masked weights, or their shapes differ.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((784,)), keras.layers.Dense(10)])
+    >>> compare(sparsify(model, 0.9), sparsify(model, 0.9)).jaccard
+    1.0
     """
     first, second = masked_weights(model_a), masked_weights(model_b)
     shapes = [[(w.shape, tuple(w.mask.value.shape)) for w in x] for x in (first, second)]

@@ -1,4 +1,4 @@
-"""How often a layer uses each of its weights for one input: once for each position of its output, as a rule."""
+"""Counts how often a layer uses each of its weights for one input: usually once for each position of its output."""
 
 import math
 
@@ -17,11 +17,11 @@ _ATTENTIONS = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention
 _CELLS = (keras.layers.SimpleRNNCell, keras.layers.LSTMCell, keras.layers.GRUCell)
 
 
-def steps_in_time(model) -> dict:
-    """Returns how often the layers inside of recurrent and time-distributed layers are called for one input.
+def steps_in_time(model: keras.Model) -> dict[int, int | None]:
+    """Returns how often the layers inside recurrent and time-distributed layers are called for one input.
 
     Returns:
-        Dict from the id of a layer to an int of at least 1, or None where a number of steps is not fixed.
+        Dict from the id of such a layer to an int of at least 1, or None if the number of time steps is not fixed.
     """
     steps = {}
     for outer in (model, *flatten(model)):
@@ -50,10 +50,10 @@ def lengths_in_attention(model) -> dict:
     return lengths
 
 
-def uses(layer, steps=1, lengths=()):
-    """Returns how often a call of a layer uses each of its weights for one input.
+def uses(layer: keras.Layer, steps: int | None = 1, lengths: tuple = ()) -> int | None:
+    """Returns how often a layer uses each of its weights for one input.
 
-    Each use of a weight is one multiplication and one addition.
+    Each use of a weight is one multiply-accumulate.
 
     Args:
         layer: built layer.
@@ -61,7 +61,7 @@ def uses(layer, steps=1, lengths=()):
         lengths: of `lengths_in_attention`; the sizes of those axes for which the layer is built for any size.
 
     Returns:
-        Int of at least 0; None if an axis has no fixed size or the layer is of a kind that is not known.
+        Int of at least 0; None if an axis has no fixed size, or the kind of the layer is unknown.
     """
     positions = _positions(layer, lengths)
     return None if None in (positions, steps) else positions * steps
@@ -69,7 +69,7 @@ def uses(layer, steps=1, lengths=()):
 
 def _positions(layer, lengths):
     if isinstance(layer, keras.layers.Embedding):
-        return 0  # Its weights are looked up.
+        return 0  # Weights are looked up, not multiplied.
     if isinstance(layer, _CELLS):
         return 1
     shape = _input_shape(layer)
@@ -96,9 +96,9 @@ def _positions(layer, lengths):
 
 
 def _einsum_axes(equation, shape):
-    """The sizes of the axes of an EinsumDense's input that its kernel does not have, but for the batch."""
+    """Returns the sizes of the axes of an EinsumDense's input that its kernel does not have, without the batch axis."""
     letters, kernel = equation.split("->")[0].split(",")
-    ellipsis = "." * (len(shape) - len(letters.replace("...", "")))  # a dot an axis
+    ellipsis = "." * (len(shape) - len(letters.replace("...", "")))  # one dot for each axis of the ellipsis
     letters = letters.replace("...", ellipsis)
     return [n for n, letter in zip(shape, letters, strict=True) if letter not in kernel][1:]
 
@@ -110,6 +110,6 @@ def _convolved(size, kernel, stride, dilation, padded):
 def _input_shape(layer):
     config = layer.get_build_config() or {}
     shape = config.get("input_shape")
-    while shape and isinstance(shape[0], (list, tuple)):  # of several inputs, the first
+    while shape and isinstance(shape[0], (list, tuple)):  # the first of several inputs
         shape = shape[0]
     return shape

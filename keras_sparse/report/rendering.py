@@ -1,4 +1,4 @@
-"""Tables of a report as text, Markdown, HTML and for rich."""
+"""Renders tables as text, Markdown and HTML, and for the package rich."""
 
 import dataclasses
 import html as html_
@@ -6,17 +6,17 @@ import sys
 
 HEAD = ("layer", "weight", "weights", "live", "density", "MACs", "of dense", "bytes", "dead in", "dead out")
 DENSE_HEAD = ("not masked", "weight", "weights", "MACs", "why")
-LEFT = ("layer", "weight", "not masked", "why")  # columns of words; those of numbers are aligned to the right
+LEFT = ("layer", "weight", "not masked", "why")  # columns aligned to the left: those of words
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table as strings.
+    """A table of strings.
 
     Attributes:
-        head: tuple of str.
+        head: tuple of str, titles of the columns.
         rows: list of tuples of str.
-        caption: str, a sentence below it.
+        caption: str, text below the table.
     """
 
     head: tuple
@@ -25,7 +25,7 @@ class Table:
 
 
 def tables(report) -> list[Table]:
-    """Returns the tables of a `keras_sparse.report.Report`: masked weights, and dense ones if there are any."""
+    """Returns the tables of a `keras_sparse.report.Report`: masked weights and, if there are any, dense weights."""
     rows = [
         (
             x.name,
@@ -52,7 +52,7 @@ def tables(report) -> list[Table]:
 
 
 def summary(report) -> str:
-    """Returns the sums of a report in a sentence."""
+    """Returns the totals of a report, as one sentence."""
     return (
         f"{report.name}: {report.live_weights:,} of {report.sparse_weights:,} weights live, sparsity "
         f"{report.sparsity:.4f}; {report.parameters:,} parameters with the dense ones, sparsity of the network "
@@ -105,7 +105,7 @@ def _html_row(tag, row, sides):
 
 
 def rich_tables(made: list[Table]):
-    """Returns tables for `rich.print`."""
+    """Returns tables as an object for `rich.print`."""
     import rich.console
     import rich.table
 
@@ -120,12 +120,12 @@ def rich_tables(made: list[Table]):
     return rich.console.Group(*parts)
 
 
-def show(report):
-    """Prints an object that has both `__rich__` and `__str__`: by rich where the output is a terminal."""
+def show(report) -> None:
+    """Prints an object with `__rich__` and `__str__`: by rich if the output is a terminal, else as text."""
     if not sys.stdout.isatty():
         print(report)
         return
-    import rich  # which Keras needs, too
+    import rich  # a dependency of Keras
 
     rich.print(report)
 

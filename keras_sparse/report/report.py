@@ -1,9 +1,10 @@
-"""What a sparse model is made of: density, parameters, multiply-accumulates, bytes and dead units of each layer."""
+"""Statistics of a masked model: density, parameters, multiply-accumulates, bytes and dead units of each weight."""
 
 import dataclasses
 import json
 import math
 
+import keras
 from keras import ops
 
 from keras_sparse.conversion.eligible import weights_of
@@ -14,18 +15,18 @@ from keras_sparse.report.multiply_accumulates import lengths_in_attention, steps
 
 @dataclasses.dataclass(frozen=True)
 class LayerReport:
-    """One masked weight: that of a layer, as a rule.
+    """Statistics of one masked weight. Most masked layers have one.
 
     Attributes:
-        name: path of the layer; with the name of the weight if the layer has several.
-        shape: shape of the weight.
-        weights: how many numbers the weight holds.
-        live: how many of them are live.
-        macs: multiply-accumulates of the live weights for one input of one call; None where an axis has no fixed size.
-        dense_macs: the same for all weights.
-        dead_inputs: input units (channels) without a live weight into the layer.
-        dead_units: output units (channels) without a live weight.
-        bytes: of the live weights and a bit a mask element.
+        name: str, path of the layer, followed by the name of the weight if the layer has several masked weights.
+        shape: tuple of ints, shape of the weight.
+        weights: int, the number of entries.
+        live: int, the number of live entries.
+        macs: int, multiply-accumulates of the live entries for one input; None if they are unknown.
+        dense_macs: int, multiply-accumulates of all entries for one input; None if they are unknown.
+        dead_inputs: int, the number of input units (channels) without a live weight.
+        dead_units: int, the number of output units (channels) without a live weight.
+        bytes: int, the size of the live weights and of one bit for each mask element.
     """
 
     name: str
@@ -40,20 +41,20 @@ class LayerReport:
 
     @property
     def density(self) -> float:
-        """Fraction of the weights that is live."""
+        """The live fraction of the weight, in [0, 1]."""
         return self.live / self.weights
 
 
 @dataclasses.dataclass(frozen=True)
 class DenseWeightReport:
-    """One trainable weight that is not masked.
+    """A trainable weight that is not masked.
 
     Attributes:
-        name: path of the layer and name of the weight.
-        shape: its shape.
-        weights: how many numbers it holds.
-        macs: multiply-accumulates for one input; None where that is not known.
-        reason: why it is not masked, a phrase.
+        name: str, path of the layer and name of the weight.
+        shape: tuple of ints.
+        weights: int, the number of entries.
+        macs: int, multiply-accumulates for one input; None if they are unknown.
+        reason: str, why the weight is not masked.
     """
 
     name: str
@@ -65,18 +66,18 @@ class DenseWeightReport:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """All weights of a model, masked or not, and their sums.
+    """Statistics of a model: all weights, masked or not, and their totals.
 
-    `print` gives a table, a notebook shows one, and so does `rich.print`; `show` takes rich where the output is a
-    terminal. `to_markdown`, `to_html`, `to_json` and `to_dict` give it in other forms.
+    `print`, `rich.print` and notebooks show tables. `show` uses rich if the output is a terminal. `to_markdown`,
+    `to_html`, `to_json` and `to_dict` return other formats.
 
     Attributes:
-        name: of the model.
+        name: str, name of the model.
         layers: tuple of `LayerReport`, the masked weights.
         dense: tuple of `DenseWeightReport`, the trainable weights that are not masked.
-        dense_parameters: trainable parameters that are not masked, without those of frozen layers.
-        bytes: of all trainable parameters, masked weights stored as their live values and a bit a weight for the mask.
-        dense_bytes: of all trainable parameters, masked weights stored dense.
+        dense_parameters: int, the number of trainable parameters that are not masked, without those of frozen layers.
+        bytes: int, size of all trainable parameters, with masked weights stored as in `LayerReport.bytes`.
+        dense_bytes: int, size of all trainable parameters, with masked weights stored dense.
     """
 
     name: str
@@ -88,49 +89,49 @@ class Report:
 
     @property
     def sparse_weights(self) -> int:
-        """Masked weights, live or dead."""
+        """The number of masked weights, live or dead."""
         return sum(x.weights for x in self.layers)
 
     @property
     def live_weights(self) -> int:
-        """Live masked weights."""
+        """The number of live masked weights."""
         return sum(x.live for x in self.layers)
 
     @property
     def parameters(self) -> int:
-        """Trainable parameters that count: the live weights and all that is not masked."""
+        """The number of live masked weights and of trainable parameters that are not masked."""
         return self.live_weights + self.dense_parameters
 
     @property
     def sparsity(self) -> float:
-        """Removed fraction of the masked weights; 0 without any."""
+        """The removed fraction of the masked weights, in [0, 1]; 0 if there are none."""
         return 1 - self.live_weights / self.sparse_weights if self.layers else 0.0
 
     @property
     def network_sparsity(self) -> float:
-        """Removed fraction of all trainable parameters."""
+        """The removed fraction of all trainable parameters, in [0, 1]."""
         total = self.sparse_weights + self.dense_parameters
         return (self.sparse_weights - self.live_weights) / total if total else 0.0
 
     @property
     def macs(self) -> int | None:
-        """Multiply-accumulates of the live and the dense weights for one input; None where one is not known."""
+        """The multiply-accumulates of live and unmasked weights for one input; None if any is unknown."""
         return _sum(x.macs for x in (*self.layers, *self.dense))
 
     @property
     def dense_macs(self) -> int | None:
-        """The same, were no weight dead."""
+        """The multiply-accumulates of all weights, live or dead, for one input; None if any is unknown."""
         return _sum([*(x.dense_macs for x in self.layers), *(x.macs for x in self.dense)])
 
     def to_dict(self) -> dict:
-        """Returns the report as plain data."""
+        """Returns the report as a dict of plain data."""
         sums = ("sparse_weights", "live_weights", "parameters", "sparsity", "network_sparsity", "macs", "dense_macs")
         layers = [{**vars(x), "density": x.density} for x in self.layers]
         dense = [dict(vars(x)) for x in self.dense]
         return {**vars(self), "layers": layers, "dense": dense, **{k: getattr(self, k) for k in sums}}
 
     def to_json(self) -> str:
-        """Returns the report as JSON: `to_dict`."""
+        """Returns `to_dict()` as JSON."""
         return json.dumps(self.to_dict(), indent=1)
 
     def to_markdown(self) -> str:
@@ -138,7 +139,7 @@ class Report:
         return rendering.markdown(rendering.tables(self))
 
     def to_html(self) -> str:
-        """Returns the report as HTML tables, without a style of their own."""
+        """Returns the report as HTML tables."""
         return rendering.html(rendering.tables(self))
 
     _repr_html_ = to_html
@@ -149,22 +150,19 @@ class Report:
     def __rich__(self):
         return rendering.rich_tables(rendering.tables(self))
 
-    def show(self):
-        """Prints the report: in colours where the output is a terminal, else as plain text."""
+    def show(self) -> None:
+        """Prints the report: formatted by rich if the output is a terminal, else as plain text."""
         rendering.show(self)
 
 
-def report(model) -> Report:
-    """Returns what the weights of a model are made of, and what they cost.
+def report(model: keras.Model) -> Report:
+    """Returns statistics of a model: density, parameters, multiply-accumulates, bytes and dead units of its weights.
 
     Args:
-        model: a built `keras.Model` of any kind. Without masked weights the report lists the dense ones.
-
-    Returns:
-        `Report`.
+        model: built `keras.Model` of any kind, with or without masked layers.
 
     Raises:
-        ValueError: if it is no model, or not built.
+        ValueError: if `model` is no Keras layer or model, or not built.
 
     Example:
 
@@ -212,7 +210,7 @@ def _masked_row(weight, each):
 
 
 def _dense_macs(weight, used):
-    """Multiply-accumulates of a weight that is not masked: none of biases, scales and embeddings."""
+    """Returns the multiply-accumulates of a weight that is not masked: 0 for vectors, biases and embeddings."""
     if len(weight.shape) < 2 or weight.attribute == "bias":  # which has two axes in attention
         return 0
     each = used(weight.layer)
