@@ -124,7 +124,7 @@ def weights_of(model: keras.Model) -> list[Weight]:
         held = {id(v): name for name, v in vars(layer).items() if isinstance(v, keras.Variable)}
         for variable in _keras.own_weights(layer):
             weight = Weight(
-                layer, _public(layer, held.get(id(variable))), variable, frozenset(names[id(layer)] - {None})
+                layer, _public_name(layer, held.get(id(variable))), variable, frozenset(names[id(layer)] - {None})
             )
             # A variable of two layers cannot be masked by one of them. SpectralNormalization is an exception: it has
             # the kernel of its layer as well, and only divides it by a number.
@@ -136,7 +136,7 @@ def weights_of(model: keras.Model) -> list[Weight]:
     return list(found.values())
 
 
-def _public(layer, name):
+def _public_name(layer, name):
     """Returns the public attribute of a weight that a layer has as `name`: in Keras, `kernel` returns `_kernel`."""
     if name is None:
         return None

@@ -76,7 +76,7 @@ def _in_whole_elements(weights, elements, live):
         shares = apportion(total, [live[i] for i in members], [elements[i] for i in members])
         for i, k in zip(members, shares, strict=True):
             counts[i] = k
-        _feed_the_empty(counts, members, weights)
+        _fill_empty_layers(counts, members, weights)
     return counts
 
 
@@ -88,7 +88,7 @@ def _are_sparsities(given, count):
     )
 
 
-def _feed_the_empty(live, members, weights):
+def _fill_empty_layers(live, members, weights):
     """Gives each layer without a live element one from the layer that has most, in place."""
     for i in members:
         if live[i]:

@@ -18,12 +18,12 @@ class MasksOncePerSequence:
         with contextlib.ExitStack() as stack:
             for layer in flatten(self):
                 if isinstance(layer, MaskedLayer):
-                    stack.enter_context(_held(layer))
+                    stack.enter_context(_masked_once(layer))
             return super().inner_loop(*args, **kwargs)
 
 
 @contextlib.contextmanager
-def _held(layer):
+def _masked_once(layer):
     """Context in which the layer reads masked weights that were computed at its beginning."""
     vars(layer)["_held_weights"] = {w.attribute: w.value() for w in layer.masked_weights}
     try:

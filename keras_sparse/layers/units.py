@@ -52,7 +52,7 @@ class Units:
             mask: boolean array whose shape divides that of the kernel.
         """
         mask, kernel = mask.reshape(self.split(mask.shape)), self.split(self.kernel)
-        return tuple(_dead(mask, kernel, axes) for axes in (self.inputs, self.outputs))
+        return tuple(_count_dead(mask, kernel, axes) for axes in (self.inputs, self.outputs))
 
     @property
     def groups(self) -> int:
@@ -114,7 +114,7 @@ def plain_units(kernel: tuple) -> Units:
     return Units(tuple(kernel), (len(kernel) - 2,), (len(kernel) - 1,))
 
 
-def _dead(mask, kernel, axes):
+def _count_dead(mask, kernel, axes):
     """Returns the number of units, indexed by `axes` of the kernel, without a live weight."""
     # A mask element may cover several units: each dead one counts `repeat` times.
     alive = mask.any(axis=tuple(i for i in range(mask.ndim) if i not in axes))

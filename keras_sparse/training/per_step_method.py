@@ -77,7 +77,7 @@ class PerStepMethod(SparseMethod):
         if not carried:
             return
         layers = trainable_masked_weights(model)
-        self._close(model, specs, carried)
+        self._check_and_count(model, specs, carried)
         if not finite(layers):
             self._skip(model, layers, model.optimizer)
 
@@ -111,7 +111,7 @@ class PerStepMethod(SparseMethod):
         values, carried = act(np.int32(step), rate, self.settings(), backend.tensors(variables), carried)
         backend.assign_all(variables, values)
         self._kept = [np.array(ops.convert_to_numpy(x)) for x in carried]
-        self._close(model, specs, self._kept)
+        self._check_and_count(model, specs, self._kept)
         self._updates += 1
 
     _kept = None  # arrays that `act` carries from one call of `update` to the next
@@ -132,7 +132,7 @@ class PerStepMethod(SparseMethod):
             values = [[w, mask, *held] for w, mask, held in zip(weights, masks, slots, strict=True)]
         return values, carried
 
-    def _close(self, model, specs, carried):
+    def _check_and_count(self, model, specs, carried):
         """Raises RuntimeError unless masks and carried positions agree; updates state and counts."""
         ends = itertools.accumulate(spec.live for spec in specs)
         for spec, layer, end in zip(specs, trainable_masked_weights(model), ends, strict=True):

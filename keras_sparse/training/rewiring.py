@@ -55,7 +55,7 @@ def wake(key, step, specs, masks, live, crossed):
     def search(draw, found, woken, *marks):
         drawn, counts = draws.distinct(key, step, draw, [spec.size for spec in specs])
         marked = [elements_at(mark, group.rows(drawn)) for mark, group in zip(marks, groups, strict=True)]
-        dead = ops.logical_and(counts, ops.logical_not(ops.cast(_in_order(marked, groups), "bool")))
+        dead = ops.logical_and(counts, ops.logical_not(ops.cast(_rows_by_layer(marked, groups), "bool")))
         # place[i, j] = number of dead positions of layer i found before the j-th of this row, in this turn or earlier.
         # The j-th position is activated if it is dead and place[i, j] < needed[i].
         place = ops.reshape(before(ops.reshape(dead, (-1,))), drawn.shape)
@@ -73,7 +73,7 @@ def wake(key, step, specs, masks, live, crossed):
 
     # If layer i found fewer positions than it needs, only found[i] of its crossed weights are dropped: those at the
     # lowest positions.
-    def some_stay():
+    def drop_as_many_as_found():
         # `ordered` has the crossed positions, sorted. Those of layer i begin at begins[i], since `live` and `first` go
         # layer by layer. A crossed position is dropped if it is less than limits[i], number found[i] of its layer,
         # counted from 0.
@@ -85,7 +85,7 @@ def wake(key, step, specs, masks, live, crossed):
         gone = ops.logical_and(crossed, live < ops.take(limits, layer))
         return gone, before(gone) + ops.take(unused, layer)
 
-    gone, place = ops.cond(ops.any(found < needed), some_stay, lambda: (crossed, rank[:-1]))
+    gone, place = ops.cond(ops.any(found < needed), drop_as_many_as_found, lambda: (crossed, rank[:-1]))
     # Unmark the dropped weights. In `live`, the activated positions replace the dropped ones.
     masks = list(masks)
     for mark, group in zip(marks, groups, strict=True):
@@ -155,7 +155,7 @@ def _groups(specs):
     return [_Group(specs, layers) for layers in ([small] if small else []) + large]
 
 
-def _in_order(rows, groups):
+def _rows_by_layer(rows, groups):
     """Returns the rows of all groups as one array, in the order of the layers."""
     order = np.argsort([i for group in groups for i in group.layers])
     return rows[0] if len(groups) == 1 else ops.take(ops.concatenate(rows), order.astype("int32"), axis=0)
