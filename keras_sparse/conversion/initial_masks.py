@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from keras_sparse import backend, criteria
-from keras_sparse.conversion.eligible import Weight
+from keras_sparse.conversion.maskable_weights import Weight
 from keras_sparse.layers.granularity import Pattern, live_count, mask_of, mask_shape, to_elements
 
 INITIAL = ("random", "magnitude", "global_magnitude")
@@ -22,7 +22,7 @@ def masks_of_zeros(weights: list[Weight], granularity: str | tuple) -> list[np.n
     """Returns masks in which exactly the zeros of the weights are dead.
 
     Args:
-        weights: list of `keras_sparse.conversion.eligible.Weight`.
+        weights: list of `keras_sparse.conversion.maskable_weights.Weight`.
         granularity: as for `keras_sparse.sparsify`.
 
     Returns:
@@ -49,7 +49,7 @@ def masks_by_magnitude(
     """Returns masks in which the elements with the largest mean |w| are live.
 
     Args:
-        weights: list of `keras_sparse.conversion.eligible.Weight`.
+        weights: list of `keras_sparse.conversion.maskable_weights.Weight`.
         sparsities: list of floats in [0, 1), the sparsity of each weight.
         granularity: as for `keras_sparse.sparsify`.
         one_threshold: bool, whether one threshold is used for all layers instead of one a layer. Then `sparsities`

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from keras_sparse.conversion.eligible import Weight, named_sparsity
+from keras_sparse.conversion.maskable_weights import Weight, named_sparsity
 from keras_sparse.criteria import apportion
 from keras_sparse.distributions import KernelShape
 from keras_sparse.layers.granularity import is_pattern, live_count, mask_shape
@@ -22,7 +22,7 @@ def layer_sparsities(
     elements are of the same size get together as many live elements as the distribution gives them, to the nearest.
 
     Args:
-        weights: list of `keras_sparse.conversion.eligible.Weight`.
+        weights: list of `keras_sparse.conversion.maskable_weights.Weight`.
         sparsity: float in [0, 1), or dict from names to floats.
         distribution: function `(shapes, sparsity) -> list of sparsities`. Not used if `sparsity` is a dict or
             `granularity` a pattern.

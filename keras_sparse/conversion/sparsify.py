@@ -8,12 +8,12 @@ import numpy as np
 
 from keras_sparse import _keras, distributions
 from keras_sparse.conversion.copying import copy_model
-from keras_sparse.conversion.eligible import check_convertible, eligible, kept_dense, weights_of
 from keras_sparse.conversion.initial_masks import INITIAL, is_trained, masks_by_magnitude, masks_of_zeros
 from keras_sparse.conversion.layer_sparsities import layer_sparsities
+from keras_sparse.conversion.maskable_weights import check_convertible, eligible, kept_dense, weights_of
 from keras_sparse.layers.granularity import mask_shape
+from keras_sparse.layers.mask_in_place import mask_layer, mask_recurrent, record_masks
 from keras_sparse.layers.masked_weight import MaskSettings
-from keras_sparse.layers.masking import mask_layer, mask_recurrent, record_masks
 from keras_sparse.layers.traversal import masked_weights
 from keras_sparse.validation import check_choice, check_seed, check_sparsity
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from keras_sparse.conversion.copying import copy_model
 from keras_sparse.conversion.densify import densify
-from keras_sparse.conversion.eligible import check_convertible
+from keras_sparse.conversion.maskable_weights import check_convertible
 from keras_sparse.export.replacing import replacing
 from keras_sparse.validation import check_choice
 

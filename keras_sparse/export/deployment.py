@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sparse.conversion.eligible import check_convertible, weights_of
+from keras_sparse.conversion.maskable_weights import check_convertible, weights_of
 from keras_sparse.export.on_arm import what_keeps_arm_dense
 from keras_sparse.export.what_pays import sparse_dense_pays, sparsity_that_pays
 from keras_sparse.validation import check_choice, check_positive_int

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_sparse.conversion.densify import densify
-from keras_sparse.conversion.eligible import check_convertible
+from keras_sparse.conversion.maskable_weights import check_convertible
 from keras_sparse.export import litert, running
 from keras_sparse.export.replacing import replacing
 from keras_sparse.validation import check_choice, check_positive_int

@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_sparse import _keras
 from keras_sparse.conversion.densify import densify
-from keras_sparse.conversion.eligible import check_convertible
+from keras_sparse.conversion.maskable_weights import check_convertible
 from keras_sparse.export.channels import Channels
 
 

@@ -7,8 +7,8 @@ import numpy as np
 from keras import ops
 
 from keras_sparse import backend
+from keras_sparse.layers.device_layouts import laid_out_beside
 from keras_sparse.layers.granularity import Pattern, live_count, random_mask, where_live
-from keras_sparse.layers.layouts import laid_out_beside
 from keras_sparse.layers.masks import Mask
 from keras_sparse.layers.units import Units, units_of
 

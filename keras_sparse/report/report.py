@@ -7,7 +7,7 @@ import math
 import keras
 from keras import ops
 
-from keras_sparse.conversion.eligible import weights_of
+from keras_sparse.conversion.maskable_weights import weights_of
 from keras_sparse.layers.traversal import check_model, masked_weights
 from keras_sparse.report import rendering
 from keras_sparse.report.multiply_accumulates import lengths_in_attention, steps_in_time, uses

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import keras
 
 from keras_sparse import _keras
+from keras_sparse.layers.mask_in_place import plain_class
 from keras_sparse.layers.masked import MaskedLayer, spatial_rank
-from keras_sparse.layers.masking import plain_class
 from keras_sparse.layers.masks import Mask
 from keras_sparse.layers.traversal import check_model, flatten
 from keras_sparse.layers.units import Units, units_of
