@@ -178,7 +178,7 @@ def overlap(runs):
         means = [statistics.mean(x.jaccard for x in pairs) for pairs in by_layer]
         chance = [statistics.mean(map(_by_chance, pairs)) for pairs in by_layer]
         label = next(k for k, v in runs_.series(runs).items() if v == same)
-        axes.scatter(places, means, s=22, color=_colour(i), marker=MARKERS[i % len(MARKERS)], label=label)
+        axes.scatter(places, means, s=22, color=_colour(i), marker=_marker(i), label=label)
         chance_label = "by chance" if i == len(groups) - 1 else None
         axes.scatter(places, chance, s=60, marker="_", color="#8C8C8C", label=chance_label)
     axes.set(ylabel="overlap of two seeds (Jaccard)", ylim=(0, None))
@@ -203,6 +203,11 @@ def _is_masked(run):
 
 def _colour(i):
     return COLOURS[i % len(COLOURS)]
+
+
+def _marker(i):
+    """Another one with each colour when the colours begin anew."""
+    return MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]
 
 
 def _plain(axis, form="{x:g}"):
