@@ -3,6 +3,7 @@
     python tools/benchmark.py step                                       # LeNet-300-100
     python tools/benchmark.py step --network wrn --rounds 15 --steps 3   # WRN-28-2
     python tools/benchmark.py step --network resnet50 --batch_size 16 --rounds 15 --steps 1
+    python tools/benchmark.py step --network lstm --rounds 15 --steps 50     # or transformer
 
 prints the time of a training step of the dense and of the masked network, measured alternately in one process. Then it
 prints, for each method, the time of an update, and the average time per step including updates at the periods of Table
@@ -37,6 +38,8 @@ from common.data import Images
 from common.experiment import LENET_MNIST, RESNET50_IMAGENET, WRN_CIFAR10
 from common.models import lenet_300_100, resnet, wide_resnet
 from common.options import define_flags
+from common.sequence_experiments import LSTM_MNIST, TRANSFORMER_MNIST
+from common.sequence_models import lstm, transformer
 from common.train import steps_per_execution
 
 import keras_sparse as ks
@@ -45,12 +48,16 @@ NETWORKS = {  # name -> (function that makes the network, its experiment, number
     "lenet": (lenet_300_100, LENET_MNIST, 60_000),
     "wrn": (wide_resnet, WRN_CIFAR10, 50_000),
     "resnet50": (resnet, RESNET50_IMAGENET, 1_281_167),
+    "transformer": (transformer, TRANSFORMER_MNIST, 60_000),
+    "lstm": (lstm, LSTM_MNIST, 60_000),
 }
 
 LOAD = {
     "lenet": data.load,
     "wrn": functools.partial(data.load, augmentation=PadCropFlip(4)),
     "resnet50": stream.load,
+    "transformer": data.load,
+    "lstm": data.load,
 }
 
 FLAGS = flags.FLAGS
