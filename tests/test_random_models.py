@@ -1,9 +1,9 @@
 """Random models of 20 kinds of layers, wrappers, blocks of one's own, shared layers and models nested to depth 3.
 
-Hypothesis draws a tenth of `--examples` models, since each takes seconds. Of each, sparsify(0.0) and densify must not change a bit of its outputs,
-weights must go through another model's, and the invariants must hold after each update of a random method. Every tenth
-model is trained by `fit` and checked after each step (every fiftieth on JAX, where steps that are not compiled take
-ten times longer).
+Hypothesis draws a tenth of `--examples` models, since each takes seconds. Of each, sparsify(0.0) and densify must not
+change a bit of its outputs, weights must go through another model's, and the invariants must hold after each update of
+a random method. Every tenth model is trained by `fit` and checked after each step (every fiftieth on JAX, where steps
+that are not compiled take ten times longer).
 """
 
 import keras

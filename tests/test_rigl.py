@@ -44,7 +44,7 @@ def test_dense_gradients_equal_differences_of_the_loss_for_dead_weights_too(blob
     layers = ks.masked_layers(model)
     for i, layer in enumerate(layers):  # biases, so that units without live inputs are not at the kink of ReLU
         layer.bias.assign(np.random.default_rng(i).normal(size=layer.bias.shape))
-    gradients = dense_gradients(model, layers)(x, y, None)
+    gradients = dense_gradients(model, ks.masked_weights(model))(x, y, None)
     for layer, gradient in zip(layers, gradients, strict=True):
         assert gradient.shape == tuple(layer.kernel_variable.shape)
         dead = np.flatnonzero(~layer.kernel_mask.numpy())[::7]
@@ -66,7 +66,9 @@ def test_the_dense_gradient_includes_that_of_regularizers():
     )
     model.compile("sgd", lambda y, p: 0.0 * keras.ops.sum(p))
     (layer,) = ks.masked_layers(model)
-    (gradient,) = dense_gradients(model, [layer])(np.ones((2, 4), "float32"), np.zeros((2, 3), "float32"), None)
+    (gradient,) = dense_gradients(model, layer.masked_weights)(
+        np.ones((2, 4), "float32"), np.zeros((2, 3), "float32"), None
+    )
     live = layer.kernel_mask.numpy()
     np.testing.assert_allclose(gradient, np.where(live, numpy(layer.kernel_variable), 0), atol=1e-6)
 
@@ -79,7 +81,7 @@ def test_dense_gradients_change_no_variable():
     model.optimizer.build(model.trainable_variables)
     x, y = np.random.default_rng(0).normal(size=(8, 4)).astype("float32"), np.arange(8) % 3
     before = [numpy(v).copy() for v in [*model.variables, *model.optimizer.variables]]
-    gradients = dense_gradients(model, ks.masked_layers(model))
+    gradients = dense_gradients(model, ks.masked_weights(model))
     first = gradients(x, y, None)
     for v, b in zip([*model.variables, *model.optimizer.variables], before, strict=True):
         np.testing.assert_array_equal(numpy(v), b)
@@ -237,7 +239,7 @@ def two_heads():
 @pytest.mark.filterwarnings("ignore:Gradients do not exist:UserWarning")
 def test_an_output_without_a_loss_has_gradient_0(blobs):
     model, (x, y) = two_heads(), blobs
-    gradients = dense_gradients(model, ks.masked_layers(model))(x, {"used": y}, None)
+    gradients = dense_gradients(model, ks.masked_weights(model))(x, {"used": y}, None)
     by_name = dict(zip([layer.name for layer in ks.masked_layers(model)], gradients, strict=True))
     assert not by_name["unused"].any()
     assert by_name["used"].any()

@@ -70,7 +70,7 @@ def test_ctrl_c_stops_the_runs_at_work_and_the_same_command_goes_on(command, tmp
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for(tmp_path / "o/rate1/backup/1", tmp_path / "o/rate2/backup/1")  # Two at once, after "bad" has failed.
     process.send_signal(signal.SIGINT)
-    printed, errors = process.communicate(timeout=30)
+    printed, errors = process.communicate(timeout=120)
     assert "Stopping 2 runs" in printed
     assert "Stopped. The same command goes on." in errors
     assert not list((tmp_path / "o").rglob("result.json"))

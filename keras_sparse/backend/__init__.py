@@ -10,7 +10,8 @@ import keras
 
 from keras_sparse.backend.common import assign_all, inner_optimizer, scope, tensors
 
-_backend = importlib.import_module(f"keras_sparse.backend.{keras.backend.backend()}")
+name = keras.backend.backend()
+_backend = importlib.import_module(f"keras_sparse.backend.{name}")
 
 assign = _backend.assign
 can_assign = _backend.can_assign

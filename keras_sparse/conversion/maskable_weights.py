@@ -173,7 +173,7 @@ def eligible(model: keras.Model, keep_dense=(), include=(), sparsities: dict | N
             masks already.
     """
     weights = weights_of(model)
-    already = sorted({w.layer.name for w in weights if isinstance(w.layer, MaskedLayer)})
+    already = list(dict.fromkeys(w.layer.name for w in weights if isinstance(w.layer, MaskedLayer)))
     if already:
         raise ValueError(
             f"The model is masked already, in {already}. To draw new masks, give `sparsify` the model that "
@@ -194,7 +194,8 @@ def eligible(model: keras.Model, keep_dense=(), include=(), sparsities: dict | N
             "EinsumDense and recurrent layers that `keep_dense` does not keep, and those that `include` names. The "
             f"model's layers: {sorted({type(x).__name__ for x in flatten(model)})}."
         )
-    changed = [w.name for w in found if getattr(w.layer, "lora_enabled", False) or _is_quantized(w.layer)]
+    spared = _layers_kept_dense(model, keep_dense)
+    changed = [x.name for x in flatten(model) if _is_changed(x) and id(x) not in spared]
     if changed:
         raise ValueError(
             f"LoRA-enabled and quantized layers cannot be masked: {changed}. Give `sparsify` the model as it was "
@@ -209,8 +210,10 @@ def named_sparsity(weight: Weight, sparsities: dict) -> float | None:
     return sparsities[max(names, key=lambda n: n.count("/"))] if names else None
 
 
-def _is_quantized(layer):
-    return getattr(layer, "quantization_mode", None) is not None
+def _is_changed(layer):
+    """Whether a layer that is masked by default is quantized, its kernel no trained weight any more, or has LoRA."""
+    is_default = any(isinstance(layer, classes) for classes, _ in MASKED_BY_DEFAULT)
+    return is_default and bool(getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None))
 
 
 def kept_dense(model: keras.Model, keep_dense) -> list[Weight]:
@@ -220,9 +223,8 @@ def kept_dense(model: keras.Model, keep_dense) -> list[Weight]:
 
 def _chosen_layers(model, weights, keep_dense):
     if callable(keep_dense):
-        layers = [x for x in flatten(model) if keep_dense(x)]
-        inside = {id(y) for x in layers for y in (x, *flatten(x))}
-        return [w for w in weights if id(w.layer) in inside]
+        kept = _layers_kept_dense(model, keep_dense)
+        return [w for w in weights if id(w.layer) in kept]
     names = [keep_dense] if isinstance(keep_dense, str) else keep_dense
     if not isinstance(names, Iterable) or not all(isinstance(x, str) for x in names):
         raise ValueError(
@@ -236,6 +238,13 @@ def _chosen_layers(model, weights, keep_dense):
             f"{[w.name for w in weights if w.masked_by_default]}."
         )
     return [w for w in weights if any(w.is_named(n) for n in names)]
+
+
+def _layers_kept_dense(model, keep_dense):
+    """Returns the ids of the layers that `keep_dense` selects, and of those inside of them."""
+    names = [keep_dense] if isinstance(keep_dense, str) else keep_dense
+    selects = keep_dense if callable(keep_dense) else lambda x: x.name in names or x.path in names
+    return {id(y) for x in flatten(model) if selects(x) for y in (x, *flatten(x))}
 
 
 def _chosen_weights(weights, include):

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_sparse import backend
 from keras_sparse.conversion.densify import densify
 from keras_sparse.conversion.maskable_weights import check_convertible
 from keras_sparse.export import litert, running
@@ -120,10 +121,11 @@ def _check_weights(format, weights, representative_dataset):
             "`weights='int8'` needs `representative_dataset`, about a hundred inputs: they tell how large activations "
             "get. Received: representative_dataset=None. Give some of the training data, such as x_train[:200]."
         )
-    backend = keras.backend.backend()
-    if (format == "litert" and backend != "tensorflow") or (format == "tf_saved_model" and backend == "torch"):
+    if (format == "litert" and backend.name != "tensorflow") or (
+        format == "tf_saved_model" and backend.name == "torch"
+    ):
         raise ValueError(
-            f"The format {format!r} needs another backend. Received: {backend!r}. Write the model by "
+            f"The format {format!r} needs another backend. Received: {backend.name!r}. Write the model by "
             "keras_sparse.save_model, and export it in a process with KERAS_BACKEND=tensorflow, which reads it."
         )
 
