@@ -1,5 +1,6 @@
 """Several runs at once: what fails, what is cut off, and how it goes on."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -67,7 +68,9 @@ def test_one_that_fails_stops_no_other(command, tmp_path):
 
 
 def test_ctrl_c_stops_the_runs_at_work_and_the_same_command_goes_on(command, tmp_path):
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Where the tests run in the background of a shell, they and their children ignore SIGINT.
+    default = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=default)
     wait_for(tmp_path / "o/rate1/backup/1", tmp_path / "o/rate2/backup/1")  # Two at once, after "bad" has failed.
     process.send_signal(signal.SIGINT)
     printed, errors = process.communicate(timeout=120)
