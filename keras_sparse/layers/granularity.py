@@ -268,9 +268,9 @@ def where_live(mask, weights, fill):
     live, shape = ops.cast(mask, "bool"), tuple(weights.shape)
     if all(n in (1, k) for n, k in zip(mask.shape, shape, strict=True)):
         return ops.where(live, weights, ops.full_like(weights, fill))
-    view, spread = _views(shape, tuple(mask.shape))
+    view, mask_view = _views(shape, tuple(mask.shape))
     weights = ops.reshape(weights, view)
-    return ops.reshape(ops.where(ops.reshape(live, spread), weights, ops.full_like(weights, fill)), shape)
+    return ops.reshape(ops.where(ops.reshape(live, mask_view), weights, ops.full_like(weights, fill)), shape)
 
 
 def _views(weight_shape, shape):

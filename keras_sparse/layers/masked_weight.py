@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_sparse import backend
 from keras_sparse.layers.device_layouts import laid_out_beside
-from keras_sparse.layers.granularity import Pattern, live_count, random_mask, where_live
+from keras_sparse.layers.granularity import Pattern, is_pattern, live_count, random_mask, where_live
 from keras_sparse.layers.masks import Mask
 from keras_sparse.layers.units import Units, units_of
 
@@ -108,7 +108,14 @@ class MaskedWeight:
     @property
     def pattern(self) -> Pattern | None:
         """The N:M pattern of the mask; None if it has none."""
-        return Pattern.of(self.settings.granularity, self.shape, self.units.input_axis)
+        return self._pattern(self.shape)
+
+    def _pattern(self, shape):
+        # Most masks have no pattern, and every update asks: only a pattern needs to know the axis of the inputs.
+        granularity = self.settings.granularity
+        if not is_pattern(granularity):
+            return None
+        return Pattern.of(granularity, shape, units_of(self.layer, shape, self.attribute).input_axis)
 
     def value(self):
         """Returns the tensor that the layer computes with: `where(mask, variable, 0)`."""
@@ -133,13 +140,10 @@ class MaskedWeight:
         settings = self.settings
         seeds = [settings.seed, *default_seed] if isinstance(settings.seed, int) else settings.seed
         rng = np.random.default_rng(seeds)
-        pattern = Pattern.of(settings.granularity, shape, self._input_axis(shape)) if settings.sparsity else None
+        pattern = self._pattern(shape) if settings.sparsity else None
         if pattern is not None:
             return pattern.strongest(rng.random(math.prod(shape))).reshape(shape)
         return random_mask(shape, max(1, live_count(math.prod(shape), settings.sparsity)), rng)
-
-    def _input_axis(self, shape):
-        return units_of(self.layer, shape, self.attribute).input_axis
 
     def build_mask(self, shape, mask=None, default_seed=()):
         """Creates the variable of the mask.
