@@ -14,6 +14,7 @@ Reference:
 """
 
 from absl import app
+
 from common import options, train
 from common.experiment import LENET_MNIST
 from common.models import lenet_300_100

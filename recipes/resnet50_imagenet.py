@@ -18,6 +18,7 @@ Reference:
 """
 
 from absl import app
+
 from common import options, train
 from common.experiment import RESNET50_IMAGENET
 from common.models import resnet

@@ -10,6 +10,7 @@ recipes/RESULTS.md has the accuracy of the methods, with seeds and commands.
 """
 
 from absl import app
+
 from common import options, train
 from common.sequence_experiments import TRANSFORMER_MNIST
 from common.sequence_models import transformer

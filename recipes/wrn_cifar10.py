@@ -18,6 +18,7 @@ Reference:
 import functools
 
 from absl import app
+
 from common import options, train
 from common.augment import PadCropFlip
 from common.data import load

@@ -12,11 +12,11 @@ import jax
 import keras
 import numpy as np
 import pytest
-from nets import compiled, mlp
 
 import keras_sparse as ks
 from keras_sparse.backend import read as view
 from keras_sparse.training.optimizer_state import slots
+from nets import compiled, mlp
 
 x, y = np.random.default_rng(0).normal(size=(48, 8)).astype("float32"), np.arange(48, dtype="int32") % 3
 

@@ -2,9 +2,9 @@
 
 import keras
 import numpy as np
-from nets import state
 
 import keras_sparse as ks
+from nets import state
 
 
 class _Before(keras.callbacks.Callback):

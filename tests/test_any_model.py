@@ -1,15 +1,15 @@
 """Models of many kinds: masked wherever a weight is, trained with the budget kept, saved, loaded, made dense again."""
 
-import any_models
 import keras
 import numpy as np
 import pytest
-from any_models import CASES
 from keras import layers
-from nets import numpy
 
+import any_models
 import keras_sparse as ks
+from any_models import CASES
 from keras_sparse.layers.masked import MaskedLayer
+from nets import numpy
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 JIT = "auto" if keras.backend.backend() == "jax" else False

@@ -11,15 +11,15 @@ import keras
 import numpy as np
 import pytest
 from absl import app, flags
+from keras import layers
+
+import keras_sparse as ks
 from common import train
 from common.experiment import LENET_MNIST
 from common.models import lenet_300_100
 from common.options import define_flags
-from keras import layers
-from nets import compiled, mlp
-
-import keras_sparse as ks
 from keras_sparse.layers import MASKED, MaskedConv2D, MaskedDense
+from nets import compiled, mlp
 
 ROOT = Path(__file__).parents[1]
 X = np.random.default_rng(0).normal(size=(24, 8)).astype("float32")

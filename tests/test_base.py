@@ -6,13 +6,13 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from nets import assert_dead_is_zero, compiled, live_weights, mlp, needs_steps_per_execution, numpy, ready, state
 
 import keras_sparse as ks
 from keras_sparse.layers import MaskedDense
 from keras_sparse.training.layer_state import LayerState, by_unit
 from keras_sparse.training.optimizer_state import slots
 from keras_sparse.training.saved_state import read_state, write_state
+from nets import assert_dead_is_zero, compiled, live_weights, mlp, needs_steps_per_execution, numpy, ready, state
 
 
 class Recorder(ks.DynamicSparse):

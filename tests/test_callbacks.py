@@ -2,10 +2,10 @@
 
 import keras
 import pytest
-from nets import assert_dead_is_zero, live_weights, mlp, numpy, ready
 
 import keras_sparse as ks
 from keras_sparse.callbacks.from_sparsity import is_as_sparse
+from nets import assert_dead_is_zero, live_weights, mlp, numpy, ready
 
 
 def prune(step):

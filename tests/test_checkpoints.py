@@ -7,10 +7,10 @@ import sys
 import keras
 import numpy as np
 import pytest
-from nets import assert_dead_is_zero, compiled, mlp, numpy, ready, state
-from test_contract import METHODS, assert_equal_states, residual_conv
 
 import keras_sparse as ks
+from nets import assert_dead_is_zero, compiled, mlp, numpy, ready, state
+from test_contract import METHODS, assert_equal_states, residual_conv
 
 pytestmark = pytest.mark.long
 

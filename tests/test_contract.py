@@ -8,10 +8,10 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from nets import assert_dead_is_zero, live_weights, mlp, needs_steps_per_execution, numpy, ready, state
-from processes import Script
 
 import keras_sparse as ks
+from nets import assert_dead_is_zero, live_weights, mlp, needs_steps_per_execution, numpy, ready, state
+from processes import Script
 
 
 def documented_method():

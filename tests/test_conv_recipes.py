@@ -9,6 +9,8 @@ import keras
 import numpy as np
 import pytest
 from absl import app, flags
+
+import keras_sparse as ks
 from common import data, devices, stream, train
 from common.augment import PadCropFlip
 from common.experiment import RESNET50_IMAGENET, WRN_CIFAR10
@@ -17,8 +19,6 @@ from common.options import define_flags
 from image_sets import data_dir  # noqa: F401
 from nets import UNCOMPILED, numpy
 from processes import Script
-
-import keras_sparse as ks
 
 pytestmark = pytest.mark.long
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
-from nets import mlp, numpy, state
 
 import keras_sparse as ks
 from keras_sparse.layers import MaskedConv2D, MaskedDense
+from nets import mlp, numpy, state
 
 
 def residual():

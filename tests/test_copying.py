@@ -6,10 +6,10 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
-from nets import compiled, numpy
 
 import keras_sparse as ks
 from keras_sparse.layers import MaskedDense
+from nets import compiled, numpy
 
 TRAINED = {"epochs": 1, "batch_size": 48, "verbose": 0}
 # On TensorFlow tracing takes longer than a few eager steps, on JAX it is the reverse.

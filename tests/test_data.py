@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from absl import app
+
 from common import data, stream
 from common.augment import PadCropFlip, ResizedCropFlip, centre
 from export_arrays import export

@@ -9,15 +9,15 @@ import re
 import keras
 import numpy as np
 import pytest
-import threefry as plain
-from nets import assert_dead_is_zero, compiled, live_weights, mlp, needs_steps_per_execution, numpy, ready, state
-from replay import Replay
 
 import keras_sparse as ks
+import threefry as plain
 from keras_sparse.backend import tensors
 from keras_sparse.layers import MaskedDense
 from keras_sparse.training import rewiring
 from keras_sparse.training.layer_state import layer_specs, variables_of
+from nets import assert_dead_is_zero, compiled, live_weights, mlp, needs_steps_per_execution, numpy, ready, state
+from replay import Replay
 
 
 def signs_for_life(seed, first, size):

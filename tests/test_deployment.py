@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from test_save_model import lenet
 
 import keras_sparse as ks
+from test_save_model import lenet
 
 
 def row(report, name):

@@ -5,15 +5,15 @@ import math
 
 import numpy as np
 import pytest
-import threefry as plain
 from keras import ops
-from nets import numpy
 
+import threefry as plain
 from keras_sparse import counter_rng as draws
 from keras_sparse.backend import compiled
 from keras_sparse.training import rewiring
 from keras_sparse.training.layer_state import LayerSpec
 from keras_sparse.training.rewiring import before, wake
+from nets import numpy
 
 POSITIONS = np.arange(20_000, dtype="int32")
 

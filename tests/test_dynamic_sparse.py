@@ -3,13 +3,13 @@
 import keras
 import numpy as np
 import pytest
-from nets import assert_dead_is_zero, compiled, live_weights, mlp, ready, state
-from reference import algorithm_1
-from replay import Replay
 
 import keras_sparse as ks
 from keras_sparse.layers import MaskedConv2D, MaskedDense
 from keras_sparse.training.saved_state import read_state
+from nets import assert_dead_is_zero, compiled, live_weights, mlp, ready, state
+from reference import algorithm_1
+from replay import Replay
 
 
 def two_layers(first, second):

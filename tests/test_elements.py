@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import numpy
 
 from keras_sparse import backend
 from keras_sparse.backend import assign
 from keras_sparse.backend import read as view
 from keras_sparse.backend import write_elements as write
 from keras_sparse.training.dead_weights import clear_variable as clear
+from nets import numpy
 
 SHAPES = st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple)
 

@@ -7,6 +7,7 @@ import time
 
 import keras
 import pytest
+
 from common.endings import CtrlC
 from nets import mlp, ready
 

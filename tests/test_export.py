@@ -7,11 +7,11 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from nets import mlp
-from test_save_model import lenet
 
 import keras_sparse as ks
 from keras_sparse.export import flatbuffer, litert, running, sparse_tensors
+from nets import mlp
+from test_save_model import lenet
 
 pytest.importorskip("ai_edge_litert")
 pytestmark = pytest.mark.tensorflow

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
-from nets import assert_dead_is_zero, compiled, live_weights, mlp, needs_steps_per_execution, numpy, ready, state
 
 import keras_sparse as ks
 from keras_sparse.layers import MaskedDense
+from nets import assert_dead_is_zero, compiled, live_weights, mlp, needs_steps_per_execution, numpy, ready, state
 
 pytestmark = [
     pytest.mark.long,

@@ -10,10 +10,10 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from nets import assert_dead_is_zero, live_weights, mlp, ready, state
 
 import keras_sparse as ks
 from keras_sparse.training.layer_state import LayerState
+from nets import assert_dead_is_zero, live_weights, mlp, ready, state
 
 
 def curve(step, begin=0, end=24, frequency=6, final=0.9):

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
-from nets import numpy
 
 import keras_sparse as ks
 from keras_sparse.layers.granularity import Pattern, from_elements, mask_shape, to_elements, where_live
+from nets import numpy
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
-from nets import numpy
 
 import keras_sparse as ks
+from nets import numpy
 
 
 def network():

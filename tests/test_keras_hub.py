@@ -3,11 +3,11 @@
 import keras
 import numpy as np
 import pytest
-from nets import numpy
 
 import keras_sparse as ks
 from keras_sparse.layers.method_state import MethodState
 from keras_sparse.training.saved_state import read_state
+from nets import numpy
 
 models = pytest.importorskip("keras_hub", reason="pip install keras-hub").models
 

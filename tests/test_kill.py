@@ -19,6 +19,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+
 from nets import UNCOMPILED
 from processes import Script
 

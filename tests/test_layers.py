@@ -4,13 +4,13 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from nets import numpy
 
 import keras_sparse as ks
 from keras_sparse.layers import MASKED, MaskedConv2D, MaskedDense
 from keras_sparse.layers.granularity import mask_shape
 from keras_sparse.layers.method_state import MethodState
 from keras_sparse.training.saved_state import read_state, write_state
+from nets import numpy
 
 CASES = {
     "Dense": ((7,), {"units": 5}),

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
-from nets import compiled, live_weights, mlp, numpy, ready, state
 
 import keras_sparse as ks
+from nets import compiled, live_weights, mlp, numpy, ready, state
 
 BACKEND = keras.backend.backend()
 # On TensorFlow tracing takes longer than a few eager steps, on JAX it is the reverse.

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from common.experiment import LENET_MNIST, RESNET50_IMAGENET, WRN_CIFAR10
-from common.models import lenet_300_100, resnet, resnet50, wide_resnet
 from keras import ops
 
 import keras_sparse as ks
+from common.experiment import LENET_MNIST, RESNET50_IMAGENET, WRN_CIFAR10
+from common.models import lenet_300_100, resnet, resnet50, wide_resnet
 
 
 def of_the_paper(experiment, sparse):

@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from nets import assert_dead_is_zero, live_weights, mlp, needs_steps_per_execution, numpy, ready, state
-from test_contract import METHODS, PRUNED_TO, assert_equal_states, budget_after
 
 import keras_sparse as ks
+from nets import assert_dead_is_zero, live_weights, mlp, needs_steps_per_execution, numpy, ready, state
+from test_contract import METHODS, PRUNED_TO, assert_equal_states, budget_after
 
 pytestmark = [pytest.mark.long, pytest.mark.parametrize("name", METHODS)]
 

@@ -4,10 +4,10 @@ import io
 
 import keras
 import pytest
-from common import progress
-from nets import ready
 
 import keras_sparse as ks
+from common import progress
+from nets import ready
 
 
 def shown(blobs, epochs=4, **settings):

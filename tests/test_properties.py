@@ -15,7 +15,6 @@ import pytest
 from hypothesis import Phase, assume, given, reject, settings
 from hypothesis import strategies as st
 from keras import layers
-from nets import assert_dead_is_zero, compiled, state
 
 import keras_sparse as ks
 from keras_sparse import backend
@@ -23,6 +22,7 @@ from keras_sparse import counter_rng as draws
 from keras_sparse.training.growth import LargestGradient
 from keras_sparse.training.layer_state import layer_states
 from keras_sparse.training.optimizer_state import keeps_zeros, slots
+from nets import assert_dead_is_zero, compiled, state
 
 pytestmark = pytest.mark.long
 

@@ -9,14 +9,14 @@ that are not compiled take ten times longer).
 import keras
 import numpy as np
 import pytest
-from any_models import Block, OwnDense, Private, Tied
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from keras import layers
-from nets import numpy
 
 import keras_sparse as ks
+from any_models import Block, OwnDense, Private, Tied
 from keras_sparse.training.optimizer_state import slots
+from nets import numpy
 
 pytestmark = pytest.mark.long
 

@@ -12,13 +12,13 @@ import keras
 import numpy as np
 import pytest
 from absl import app, flags
+
+import keras_sparse as ks
 from common import data, folder, methods, train
 from common.experiment import LENET_MNIST, WRN_CIFAR10
 from common.models import lenet_300_100, wide_resnet
 from common.options import define_flags, refuse
 from nets import UNCOMPILED, numpy
-
-import keras_sparse as ks
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--dataset=mnist_5k", "--train_split=train[:1000]", "--verbose=0", *UNCOMPILED]

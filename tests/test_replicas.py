@@ -6,11 +6,11 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from nets import compiled, mlp
-from processes import Script
 
 import keras_sparse as ks
 from keras_sparse import backend
+from nets import compiled, mlp
+from processes import Script
 
 
 def test_one_device_agrees_with_itself(blobs):

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from nets import mlp
 
 import keras_sparse as ks
+from nets import mlp
 
 
 def masked(model, masks):

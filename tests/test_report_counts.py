@@ -4,11 +4,11 @@ import functools
 
 import keras
 import pytest
-from common.experiment import RESNET50_IMAGENET, WRN_CIFAR10
-from common.models import lenet_300_100, resnet50, wide_resnet
 from keras import layers
 
 import keras_sparse as ks
+from common.experiment import RESNET50_IMAGENET, WRN_CIFAR10
+from common.models import lenet_300_100, resnet50, wide_resnet
 
 # Operations that multiply by weights: those of queries with keys, and with values, are an "Einsum".
 PRODUCTS = ("MatMul", "BatchMatMulV2", "Conv2D", "DepthwiseConv2dNative")

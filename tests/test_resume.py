@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from nets import compiled, mlp, needs_steps_per_execution, numpy, ready
-from test_contract import METHODS
 
 import keras_sparse as ks
+from nets import compiled, mlp, needs_steps_per_execution, numpy, ready
+from test_contract import METHODS
 
 pytestmark = pytest.mark.long
 

@@ -5,12 +5,12 @@ import math
 import keras
 import numpy as np
 import pytest
-from nets import compiled, live_weights, mlp, needs_steps_per_execution, numpy, ready, state
-from replay import Replay
 
 import keras_sparse as ks
 from keras_sparse.layers import MaskedDense
 from keras_sparse.training.growth import LargestGradient
+from nets import compiled, live_weights, mlp, needs_steps_per_execution, numpy, ready, state
+from replay import Replay
 
 
 def dense_gradients(model, layers):

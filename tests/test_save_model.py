@@ -10,10 +10,10 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from nets import compiled, mlp, numpy
 
 import keras_sparse as ks
 from keras_sparse.export import compact
+from nets import compiled, mlp, numpy
 
 
 def lenet(sparsity=0.98):

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from nets import compiled, live_weights, mlp, ready, state
-from replay import Replay
 
 import keras_sparse as ks
 from keras_sparse.criteria import apportion
 from keras_sparse.training.layer_state import LayerState
+from nets import compiled, live_weights, mlp, ready, state
+from replay import Replay
 
 
 def tensor(weights):

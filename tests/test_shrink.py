@@ -6,9 +6,9 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from keras import layers
-from nets import numpy
 
 import keras_sparse as ks
+from nets import numpy
 
 
 def randomized(model, seed, sparsity):

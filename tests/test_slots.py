@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from nets import assert_dead_is_zero, compiled, live_weights, mlp, numpy, state
 
 import keras_sparse as ks
 from keras_sparse.training.optimizer_state import batches_and_steps, cure_of_nan, keeps_zeros, slots
+from nets import assert_dead_is_zero, compiled, live_weights, mlp, numpy, state
 
 OPTIMIZERS = sorted(
     name

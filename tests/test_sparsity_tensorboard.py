@@ -6,12 +6,12 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from nets import compiled, ready
 
 import keras_sparse as ks
 from keras_sparse.callbacks import event_file
 from keras_sparse.callbacks.mask_history import MaskHistory
 from keras_sparse.report import pictures
+from nets import compiled, ready
 
 accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 make_ndarray = pytest.importorskip("tensorboard.util.tensor_util").make_ndarray

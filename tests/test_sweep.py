@@ -8,8 +8,9 @@ import sys
 import time
 from pathlib import Path
 
-import jobs
 import pytest
+
+import jobs
 import sweep
 
 ROOT = Path(__file__).parents[1]

@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import benchmark_page
 import compare
-import pytest
 import sweep
 from processes import Script
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
-from nets import numpy
 
 import keras_sparse as ks
 from keras_sparse import criteria
 from keras_sparse.layers.units import units_of
 from keras_sparse.training.layer_state import layer_states
+from nets import numpy
 
 BITS = 12  # bits by which the weights of a kernel are distinguished in one pass
 

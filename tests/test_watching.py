@@ -5,12 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from absl import flags
+
 import browser
 import figures
 import page
-import pytest
 import runs
-from absl import flags
 from common import train
 from common.experiment import LENET_MNIST
 from common.models import lenet_300_100

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from nets import assert_dead_is_zero, live_weights, mlp, ready, state
-from test_contract import METHODS
 
 import keras_sparse as ks
+from nets import assert_dead_is_zero, live_weights, mlp, ready, state
+from test_contract import METHODS
 
 x, y = np.random.default_rng(0).normal(size=(48, 8)).astype("float32"), np.arange(48, dtype="int32") % 3
 

@@ -27,11 +27,13 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "recipes"))
 
-import benchmark_export
-import benchmark_peers
 import keras
 import numpy as np
 from absl import app, flags
+
+import benchmark_export
+import benchmark_peers
+import keras_sparse as ks
 from common import data, methods, stream
 from common.augment import PadCropFlip
 from common.data import Images
@@ -41,8 +43,6 @@ from common.options import define_flags
 from common.sequence_experiments import LSTM_MNIST, TRANSFORMER_MNIST
 from common.sequence_models import lstm, transformer
 from common.train import steps_per_execution
-
-import keras_sparse as ks
 
 NETWORKS = {  # name -> (function that makes the network, its experiment, number of training images)
     "lenet": (lenet_300_100, LENET_MNIST, 60_000),

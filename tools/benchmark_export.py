@@ -7,15 +7,15 @@ import warnings
 from importlib import metadata
 from pathlib import Path
 
-import benchmark_page
 import keras
 import numpy as np
 from absl import flags
+
+import benchmark_page
+import keras_sparse as ks
 from common import data
 from common.experiment import LENET_MNIST, RESNET50_IMAGENET, WRN_CIFAR10
 from common.models import lenet_300_100, resnet, wide_resnet
-
-import keras_sparse as ks
 from keras_sparse.export import litert, running
 
 FLAGS = flags.FLAGS

@@ -8,8 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import benchmark_page
 from absl import flags
+
+import benchmark_page
 
 FLAGS = flags.FLAGS
 _PEERS = Path(__file__).parent / "peers"

@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 
 import matplotlib
-import runs as runs_
 from absl import app, flags
+
+import runs as runs_
 from published import published
 
 matplotlib.use("Agg")

@@ -14,11 +14,12 @@ import json
 import sys
 from pathlib import Path
 
+from absl import app, flags
+from matplotlib import pyplot as plt
+
 import compare
 import figures
 import runs as runs_
-from absl import app, flags
-from matplotlib import pyplot as plt
 from published import published
 
 FLAGS = flags.FLAGS

@@ -20,8 +20,9 @@ import sys
 import time
 from pathlib import Path
 
-import jobs as jobs_
 from absl import app, flags
+
+import jobs as jobs_
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("recipe", "recipes/lenet_mnist.py", "The recipe's script.")
