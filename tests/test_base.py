@@ -9,7 +9,7 @@ import pytest
 
 import keras_sparse as ks
 from keras_sparse.layers import MaskedDense
-from keras_sparse.training.layer_state import LayerState, by_unit
+from keras_sparse.training.layer_state import LayerState, by_element_size
 from keras_sparse.training.optimizer_state import slots
 from keras_sparse.training.saved_state import read_state, write_state
 from nets import assert_dead_is_zero, compiled, live_weights, mlp, needs_steps_per_execution, numpy, ready, state
@@ -338,11 +338,11 @@ def test_tensorboard_shows_the_sparsity(blobs, tmp_path):
     assert len(events.Tensors("epoch_dropped")) == 3
 
 
-def test_by_unit_groups_layers_between_which_weights_may_move():
+def test_by_element_size_groups_layers_between_which_weights_may_move():
     tensors = [
         LayerState.of(np.ones(s), np.ones(m, bool)) for s, m in [((3, 3, 2, 2), (1, 1, 2, 2)), ((4, 4), (4, 4))] * 2
     ]
-    assert by_unit(tensors) == [[0, 2], [1, 3]]
+    assert by_element_size(tensors) == [[0, 2], [1, 3]]
 
 
 @pytest.mark.parametrize("make", [lambda: ks.DynamicSparse(5, None), lambda: ks.RigL(period=None)])

@@ -1,10 +1,8 @@
 """Delays a callback until the network has reached a given sparsity."""
 
-import math
 import warnings
 
 import keras
-import numpy as np
 
 from keras_sparse.layers.traversal import masked_weights
 from keras_sparse.validation import check_sparsity
@@ -70,8 +68,6 @@ def is_as_sparse(model: keras.Model, sparsity: float) -> bool:
 
     The number of live mask elements is rounded in each layer, so that one mask element per layer is tolerated.
     """
-    layers = masked_weights(model)
-    masks = [(x.mask.numpy(), math.prod(x.variable.shape)) for x in layers]
-    units = [size // mask.size for mask, size in masks]
-    live = sum(np.count_nonzero(mask) * unit for (mask, _), unit in zip(masks, units, strict=True))
-    return live <= (1 - sparsity) * sum(size for _, size in masks) + sum(units)
+    weights = masked_weights(model)
+    live, tolerated = sum(w.count_live() for w in weights), sum(w.element_size for w in weights)
+    return live <= (1 - sparsity) * sum(w.size for w in weights) + tolerated

@@ -64,9 +64,9 @@ def masks_by_magnitude(
     ]
     masks = []
     if one_threshold:
-        units = [w.size // math.prod(s) for w, s in zip(weights, shapes, strict=True)]
+        sizes = [w.size // math.prod(s) for w, s in zip(weights, shapes, strict=True)]
         kept = _above_one_threshold(
-            scores, units, [live_count(len(x), s) for x, s in zip(scores, sparsities, strict=True)]
+            scores, sizes, [live_count(len(x), s) for x, s in zip(scores, sparsities, strict=True)]
         )
     else:
         counts = [max(1, live_count(len(x), s)) for x, s in zip(scores, sparsities, strict=True)]
@@ -77,11 +77,11 @@ def masks_by_magnitude(
     return masks
 
 
-def _above_one_threshold(scores, units, counts):
+def _above_one_threshold(scores, element_sizes, counts):
     """Marks the elements above one threshold. Layers whose elements differ in size have separate thresholds."""
     kept = [np.zeros(len(x), bool) for x in scores]
-    for unit in set(units):
-        members = [i for i, u in enumerate(units) if u == unit]
+    for size in set(element_sizes):
+        members = [i for i, s in enumerate(element_sizes) if s == size]
         for i in members:
             kept[i][np.argmax(scores[i])] = True
         # Rank the largest element of each layer first, then all others by magnitude.

@@ -71,8 +71,8 @@ def _in_whole_elements(weights, elements, live):
     for i, (w, e) in enumerate(zip(weights, elements, strict=True)):
         groups[w.size // e].append(i)
     counts = [0] * len(weights)
-    for unit, members in groups.items():
-        total = round(sum(live[i] for i in members) / unit)
+    for element_size, members in groups.items():
+        total = round(sum(live[i] for i in members) / element_size)
         shares = apportion(total, [live[i] for i in members], [elements[i] for i in members])
         for i, k in zip(members, shares, strict=True):
             counts[i] = k

@@ -101,6 +101,20 @@ class MaskedWeight:
         return tuple(self.variable.shape)
 
     @property
+    def size(self) -> int:
+        """The number of entries of the weight."""
+        return math.prod(self.variable.shape)
+
+    @property
+    def element_size(self) -> int:
+        """The number of entries that one mask element covers."""
+        return self.size // self.mask.size
+
+    def count_live(self) -> int:
+        """Returns the number of live entries."""
+        return int(np.count_nonzero(self.mask.numpy())) * self.element_size
+
+    @property
     def units(self) -> Units:
         """The units that the weight connects."""
         return units_of(self.layer, self.shape, self.attribute)

@@ -39,13 +39,13 @@ class MethodState:
                 f"`state` of {self.method} must return a dict of numbers, strings, lists and small arrays. "
                 f"Received: {self.state!r}, with which JSON says: {error}."
             ) from error
-        written = np.frombuffer(text.encode(), "uint8")
+        written = text.encode()
         if len(written) > CAPACITY:
             raise ValueError(
                 f"`state` of {self.method} must fit into {CAPACITY} bytes as JSON. Received: {len(written)} bytes, "
                 f"of the entries {sorted(self.state)}. Keep numbers and small arrays in it only."
             )
-        return np.pad(written, (0, CAPACITY - len(written)))
+        return np.frombuffer(bytearray(written.ljust(CAPACITY, b"\0")), "uint8")
 
     @classmethod
     def from_bytes(cls, array: np.ndarray) -> "MethodState":

@@ -121,7 +121,19 @@ def trainable_masked_weights(model: keras.Model) -> list[MaskedWeight]:
     Raises:
         ValueError: if there is none, or a masked layer is not built.
     """
-    weights = [w for w in masked_weights(model) if w.trainable]
+    return [weight for _, weight in numbered_weights(model)]
+
+
+def numbered_weights(model: keras.Model) -> list[tuple[int, MaskedWeight]]:
+    """Returns `(place, weight)` of each of the `trainable_masked_weights`.
+
+    Frozen weights are numbered, too, so that the place of a weight, on which random draws depend, does not change if
+    others are frozen.
+
+    Raises:
+        ValueError: as for `trainable_masked_weights`.
+    """
+    weights = [(i, w) for i, w in enumerate(masked_weights(model)) if w.trainable]
     if not weights:
         raise ValueError(
             f"The model {model.name!r} has no trainable masked layer, so there is nothing for a sparse training method "

@@ -4,8 +4,6 @@ Reference:
     Bellec et al., "Deep Rewiring: Training very sparse deep networks", ICLR 2018.
 """
 
-import math
-
 import keras
 import numpy as np
 from keras import ops
@@ -190,7 +188,7 @@ class DeepR(PerStepMethod):
 
 
 def _live(layer):
-    return np.flatnonzero(backend.read(layer.mask.value)).astype("int32")
+    return np.flatnonzero(layer.mask.numpy()).astype("int32")
 
 
 def _check_layers(model):
@@ -205,7 +203,7 @@ def _check_layers(model):
             "DeepR rewires layers with an N:M pattern or layers without one, and the model has both: "
             f"{[x.name for x in layers if x.pattern is not None]} have one. Give all layers the same `granularity`."
         )
-    count = max(first + math.prod(layer.variable.shape) for first, layer in placed(model))
+    count = max(first + layer.size for first, layer in placed(model))
     if count > rewiring.MOST_POSITIONS:
         raise ValueError(
             "DeepR numbers the weights of all masked layers by 32-bit integers, so there can be at most "

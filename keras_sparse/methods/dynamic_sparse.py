@@ -12,7 +12,7 @@ from keras_sparse import criteria
 from keras_sparse.schedules import ScheduleLike, by_epoch
 from keras_sparse.training.checks import check_reachable
 from keras_sparse.training.growth import RandomGrowth
-from keras_sparse.training.layer_state import LayerState, by_unit
+from keras_sparse.training.layer_state import LayerState, by_element_size
 from keras_sparse.training.sparse_method import SparseMethod
 from keras_sparse.training.update_schedule import required
 from keras_sparse.validation import check_fraction, check_number, check_positive_int
@@ -126,7 +126,7 @@ class DynamicSparse(SparseMethod):
         target = self._target(self._epoch, sum(len(x.live) for x in layers))
         self._current = criteria.adapt_threshold(self._current, total, target, self.tolerance)
         # Keep the strongest if more were dropped than can be grown.
-        for group in by_unit(layers):
+        for group in by_element_size(layers):
             free = sum(self.regrowth.room(layers[i]) for i in group)
             kept = criteria.keep_strongest([dropped[i] for i in group], [layers[i].scores for i in group], free)
             for i, d in zip(group, kept, strict=True):
@@ -136,7 +136,7 @@ class DynamicSparse(SparseMethod):
     def redistribute(self, layers: list[LayerState], dropped: list[np.ndarray]) -> list[int]:
         """Shares growth among the layers in proportion to their surviving elements, up to the free positions."""
         counts = [0] * len(layers)
-        for group in by_unit(layers):
+        for group in by_element_size(layers):
             lost = [np.count_nonzero(dropped[i]) for i in group]
             survivors = [len(layers[i].live) - n for i, n in zip(group, lost, strict=True)]
             free = [self.regrowth.room(layers[i]) for i in group]

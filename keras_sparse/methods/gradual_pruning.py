@@ -13,7 +13,7 @@ import numpy as np
 from keras_sparse import criteria
 from keras_sparse.layers.traversal import trainable_masked_weights
 from keras_sparse.schedules import multiples
-from keras_sparse.training.layer_state import LayerState, by_unit, sparsity
+from keras_sparse.training.layer_state import LayerState, by_element_size, sparsity
 from keras_sparse.training.pattern_update import needed
 from keras_sparse.training.sparse_method import SparseMethod
 from keras_sparse.training.update_schedule import UpdateSchedule
@@ -132,7 +132,7 @@ class GradualPruning(SparseMethod):
 
     def budget(self, layers: list[LayerState]) -> int:
         """Returns the number of weights that are live after pruning to the scheduled sparsity."""
-        return sum(keep * layers[group[0]].unit for group, keep in self._keep(layers))
+        return sum(keep * layers[group[0]].element_size for group, keep in self._keep(layers))
 
     def drop(self, layers: list[LayerState]) -> list[np.ndarray]:
         """Drops the weakest elements of each layer, or of all layers together."""
@@ -191,7 +191,7 @@ class GradualPruning(SparseMethod):
         target = self._sparsity()
         check_sparsity(target, f"schedule({self._step + 1})")
         density = 1 - target
-        groups = [[i] for i in range(len(layers))] if self.scope == "layer" else by_unit(layers)
+        groups = [[i] for i in range(len(layers))] if self.scope == "layer" else by_element_size(layers)
         for group in groups:
             size, live = (sum(f(layers[i]) for i in group) for f in (lambda t: t.size, lambda t: len(t.live)))
             least = sum(np.count_nonzero(_protected(layers[i])) for i in group)

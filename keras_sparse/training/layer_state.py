@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_sparse.backend import read, scope
 from keras_sparse.layers.granularity import Pattern, to_elements, where_live
-from keras_sparse.layers.traversal import masked_weights, trainable_masked_weights
+from keras_sparse.layers.traversal import masked_weights, numbered_weights
 from keras_sparse.layers.units import Units, plain_units
 from keras_sparse.training.dead_weights import leaves_zeros
 from keras_sparse.training.optimizer_state import momentum, slots
@@ -51,12 +51,12 @@ class LayerState:
 
     @property
     def weights(self) -> np.ndarray:
-        """The weight arranged by mask elements: array of shape `(unit, size)`."""
+        """The weight arranged by mask elements: array of shape `(element_size, size)`."""
         return to_elements(self.kernel, self.mask_shape)
 
     @functools.cached_property
     def values(self) -> np.ndarray:
-        """The weights of the live elements: array of shape `(unit, number of live elements)`."""
+        """The weights of the live elements: array of shape `(element_size, number of live elements)`."""
         return self.weights.take(self.live, axis=1)
 
     @functools.cached_property
@@ -71,7 +71,7 @@ class LayerState:
 
     @staticmethod
     def magnitude(values: np.ndarray) -> np.ndarray:
-        """Returns the mean |value| of each element, for an array of shape `(unit, elements)`."""
+        """Returns the mean |value| of each element, for an array of shape `(element_size, elements)`."""
         magnitude = np.abs(values)
         return magnitude[0] if len(magnitude) == 1 else magnitude.mean(axis=0)
 
@@ -81,7 +81,7 @@ class LayerState:
         return math.prod(self.mask_shape)
 
     @property
-    def unit(self) -> int:
+    def element_size(self) -> int:
         """The number of weights that one mask element covers."""
         return self.kernel.size // self.size
 
@@ -91,40 +91,28 @@ class LayerState:
         return self.size - len(self.live)
 
     def positions(self, elements: np.ndarray) -> np.ndarray:
-        """Returns the flat positions, in the weight, of mask elements: int array of shape `(unit, elements)`."""
-        if self.unit == 1:
+        """Returns positions in the flat weight, of mask elements: int array of shape `(element_size, elements)`."""
+        if self.element_size == 1:
             return elements[None]
         return to_elements(np.arange(self.kernel.size).reshape(self.kernel.shape), self.mask_shape)[:, elements]
 
 
-def numbered_weights(model: keras.Model) -> list[tuple]:
-    """Returns `(place, weight)` of each of the `trainable_masked_weights`.
-
-    Frozen weights are numbered, too, so that the place of a weight, on which random draws depend, does not change if
-    others are frozen.
-    """
-    trained = set(trainable_masked_weights(model))
-    return [(i, x) for i, x in enumerate(masked_weights(model)) if x in trained]
-
-
 def layer_states(layers: list) -> list[LayerState]:
     """Returns the `LayerState` of each given masked weight."""
-    return [LayerState.of(read(x.variable), read(x.mask.value), x.units, x.pattern) for x in layers]
+    return [LayerState.of(read(x.variable), x.mask.numpy(), x.units, x.pattern) for x in layers]
 
 
 def live_weights(states: list[LayerState]) -> int:
     """Returns the number of live weights."""
-    return sum(len(t.live) * t.unit for t in states)
+    return sum(len(t.live) * t.element_size for t in states)
 
 
 def sparsity(layers: list) -> float:
     """Returns the removed fraction of the given masked weights, in [0, 1]."""
-    sizes = [math.prod(x.variable.shape) for x in layers]
-    live = [n * x.mask.numpy().mean() for n, x in zip(sizes, layers, strict=True)]
-    return float(1 - sum(live) / sum(sizes))
+    return 1 - sum(x.count_live() for x in layers) / sum(x.size for x in layers)
 
 
-def by_unit(states: list[LayerState]) -> list[list[int]]:
+def by_element_size(states: list[LayerState]) -> list[list[int]]:
     """Returns groups of layers, as indices, between which mask elements may move.
 
     The mask elements of a group cover equally many weights, so a move does not change the number of live weights. A
@@ -132,7 +120,7 @@ def by_unit(states: list[LayerState]) -> list[list[int]]:
     """
     groups = defaultdict(list)
     for i, state in enumerate(states):
-        groups[state.unit if state.pattern is None else ("pattern", i)].append(i)
+        groups[state.element_size if state.pattern is None else ("pattern", i)].append(i)
     return list(groups.values())
 
 
@@ -179,8 +167,8 @@ class LayerSpec:
         index = next((i for i, (v, _) in enumerate(found) if v is slot), None)
         return cls(
             first=first,
-            size=math.prod(kernel.shape),
-            live=int(np.count_nonzero(read(layer.mask.value))),
+            size=layer.size,
+            live=int(np.count_nonzero(layer.mask.numpy())),
             fresh=tuple(fresh for _, fresh in found),
             momentum=index,
             factor=sgd.momentum if slot is not None else 0.0,
@@ -199,7 +187,7 @@ class LayerSpec:
 
 def placed(model: keras.Model) -> list[tuple]:
     """Returns `(first, weight)` of each of the `trainable_masked_weights`, with the `first` of its `LayerSpec`."""
-    firsts = [0, *itertools.accumulate(math.prod(x.variable.shape) for x in masked_weights(model))]
+    firsts = [0, *itertools.accumulate(x.size for x in masked_weights(model))]
     return [(firsts[place], layer) for place, layer in numbered_weights(model)]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_sparse.backend import write_elements
 from keras_sparse.training import pattern_update
-from keras_sparse.training.layer_state import LayerState, numbered_weights
+from keras_sparse.training.layer_state import LayerState
 from keras_sparse.training.optimizer_state import slots
 
 
@@ -36,7 +36,7 @@ def check_update(
                 f"Received: {new!r}."
             )
     sizes = zip(layers, dropped, grown, strict=True)
-    after = sum((len(s.live) - np.count_nonzero(gone) + len(new)) * s.unit for s, gone, new in sizes)
+    after = sum((len(s.live) - np.count_nonzero(gone) + len(new)) * s.element_size for s, gone, new in sizes)
     again = any(_repeats(np.sort(np.concatenate([s.live, new]))) for s, new in zip(layers, grown, strict=True))
     if after != budget or again:
         raise RuntimeError(
@@ -101,14 +101,14 @@ class MaskUpdate:
             state: `LayerState`.
             dropped: boolean array of the shape of `state.live`.
             grown: int array, positions of the mask elements to grow.
-            start: float array of shape `(state.unit, number of grown elements)`, the initial values.
+            start: float array of shape `(state.element_size, number of grown elements)`, the initial values.
         """
         elements = np.concatenate([state.live[dropped], grown])
         alive = np.repeat([False, True], [len(elements) - len(grown), len(grown)])
         weights = state.positions(elements)
         values = np.zeros(weights.shape)
         values[:, alive] = start
-        return cls(elements, alive, elements if state.unit == 1 else weights.ravel(), values.ravel())
+        return cls(elements, alive, elements if state.element_size == 1 else weights.ravel(), values.ravel())
 
     def write(self, layer, optimizer) -> None:
         """Writes the update into the variables of a masked weight and of the optimizer."""
@@ -121,7 +121,7 @@ class MaskUpdate:
             write_elements(self.weights, kernel, *others)
 
 
-def update_masks(method, model: keras.Model, optimizer, step: int) -> tuple[int, int] | None:
+def update_masks(method, model: keras.Model, numbered: list[tuple], optimizer, step: int) -> tuple[int, int] | None:
     """Drops and grows once, as a method chooses.
 
     1. Observe the weights, masks and, for some methods, gradients.
@@ -132,6 +132,7 @@ def update_masks(method, model: keras.Model, optimizer, step: int) -> tuple[int,
     Args:
         method: `keras_sparse.SparseMethod`.
         model: `keras.Model` with masked layers.
+        numbered: list of `(place, weight)`, the `numbered_weights` of the model.
         optimizer: the optimizer of the model, or None.
         step: int of at least 0, the optimizer step, on which random draws depend.
 
@@ -143,8 +144,7 @@ def update_masks(method, model: keras.Model, optimizer, step: int) -> tuple[int,
         ValueError: if the method returned something malformed. Nothing is written then.
         RuntimeError: if the update would break an invariant. Nothing is written then.
     """
-    numbered, name = numbered_weights(model), type(method).__name__
-    layers = [layer for _, layer in numbered]
+    name, layers = type(method).__name__, [layer for _, layer in numbered]
     states = method.regrowth.observe(model, layers)
     if not all(s.finite for s in states):
         return None
@@ -161,7 +161,7 @@ def update_masks(method, model: keras.Model, optimizer, step: int) -> tuple[int,
     ]
     check_update(name, states, dropped, grown, method.budget(states))
     updates = [
-        MaskUpdate.of(s, lost, new, method.initial_values((s.unit, len(new)), rng))
+        MaskUpdate.of(s, lost, new, method.initial_values((s.element_size, len(new)), rng))
         for s, lost, new, rng in zip(states, dropped, grown, rngs, strict=True)
     ]
     del states  # They may share memory with the variables, which can be written in place without such references.

@@ -92,8 +92,8 @@ class PerStepMethod(SparseMethod):
                 f"one of Keras. Pass optimizer=... of the loop. Received: optimizer={optimizer!r}."
             )
         is_new = not self._written.is_of(model)
-        optimizer = self._begin_update(model, step, epoch, optimizer)
-        layers = trainable_masked_weights(model)
+        numbered, optimizer = self._begin_update(model, step, epoch, optimizer)
+        layers = [weight for _, weight in numbered]
         if is_new:
             self._kept, self._compiled = None, {}
             self.start(model)
@@ -137,7 +137,7 @@ class PerStepMethod(SparseMethod):
         ends = itertools.accumulate(spec.live for spec in specs)
         for spec, layer, end in zip(specs, trainable_masked_weights(model), ends, strict=True):
             live = np.sort(carried[0][end - spec.live : end]) - spec.first
-            found = np.flatnonzero(backend.read(layer.mask.value))
+            found = np.flatnonzero(layer.mask.numpy())
             if not np.array_equal(live, found):
                 raise RuntimeError(
                     f"{type(self).__name__} broke an invariant: {len(live)} weights of {layer.name!r} must be live "

@@ -18,12 +18,7 @@ def read_state(model: keras.Model) -> MethodState:
 
 def write_state(model: keras.Model, state: MethodState) -> None:
     """Writes a `MethodState` into a model."""
-    mask = _holder(model)
-    if mask is None:
-        mask = masked_weights(model)[0].mask
-        with backend.scope(model):
-            mask.add_method_state()
-    backend.assign(mask.method_state, state.to_bytes())
+    backend.assign(_holder_or_new(model).method_state, state.to_bytes())
 
 
 def take_loaded(model: keras.Model) -> bool:
@@ -41,24 +36,37 @@ def _holder(model):
     return next((m for m in masks if m.method_state is not None), None)
 
 
+def _holder_or_new(model):
+    """Returns the `Mask` that has the state variable, which is added to the first mask if none has."""
+    mask = _holder(model)
+    if mask is None:
+        mask = masked_weights(model)[0].mask
+        with backend.scope(model):
+            mask.add_method_state()
+    return mask
+
+
 class LastWritten:
     """Remembers the state that a method wrote last, to detect that something else has changed the model since."""
 
     def __init__(self):
-        self._model, self._bytes = None, None
+        self._model = self._mask = self._bytes = None
 
     def write(self, model: keras.Model, state: MethodState) -> None:
         """Writes a `MethodState` into a model, and remembers it."""
-        write_state(model, state)
-        self._model, self._bytes = weakref.ref(model), state.to_bytes().tobytes()
+        if not self.is_of(model):
+            self._model, self._mask = weakref.ref(model), weakref.ref(_holder_or_new(model))
+        array = state.to_bytes()
+        backend.assign(self._mask().method_state, array)
+        self._bytes = array.tobytes()
 
     def is_of(self, model: keras.Model) -> bool:
         """Returns whether the last state was written into this model."""
-        return self._model is not None and self._model() is model
+        return self._model is not None and self._model() is model and self._mask() is not None
 
     def is_in(self, model: keras.Model) -> bool:
         """Returns whether this model still has the state that was written last."""
-        return self.is_of(model) and read_state(model).to_bytes().tobytes() == self._bytes
+        return self.is_of(model) and backend.read(self._mask().method_state).tobytes() == self._bytes
 
     def check(self, model: keras.Model, name: str) -> None:
         """Raises RuntimeError if the method `name` wrote its state into this model, and the state has changed since."""

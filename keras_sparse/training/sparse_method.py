@@ -4,7 +4,7 @@ import keras
 
 from keras_sparse import backend
 from keras_sparse.layers.method_state import MethodState
-from keras_sparse.layers.traversal import trainable_masked_weights
+from keras_sparse.layers.traversal import numbered_weights, trainable_masked_weights
 from keras_sparse.replicas import check_replicas
 from keras_sparse.schedules import ScheduleLike
 from keras_sparse.training import checks, saved_state
@@ -92,9 +92,9 @@ class SparseMethod(Choices, keras.callbacks.Callback):
             ValueError: if an argument is out of its range, or the model is not built or has no trainable masked layer.
             RuntimeError: if the method broke an invariant. Nothing is written then.
         """
-        optimizer = self._begin_update(model, step, epoch, optimizer)
-        layers = trainable_masked_weights(model)
-        moved = update_masks(self, model, optimizer, step)
+        numbered, optimizer = self._begin_update(model, step, epoch, optimizer)
+        layers = [weight for _, weight in numbered]
+        moved = update_masks(self, model, numbered, optimizer, step)
         if moved is None:
             self._skip(model, layers, optimizer)
             return
@@ -128,18 +128,18 @@ class SparseMethod(Choices, keras.callbacks.Callback):
         return tuple([v.value for v in kind] for kind in kinds)
 
     def _begin_update(self, model, step, epoch, optimizer):
-        """Checks the arguments and restores the state of the model; returns the optimizer."""
+        """Checks the arguments and restores the state of the model; returns `(numbered_weights, optimizer)`."""
         check_step(step, "step")
         check_step(epoch, "epoch")
         check_optimizer(optimizer)
-        trainable_masked_weights(model)
+        numbered = numbered_weights(model)
         optimizer = optimizer or getattr(model, "optimizer", None)
         if optimizer is None:
             checks.warn_of_no_optimizer(type(self).__name__, model)
         self._epoch, self._step = epoch, step
         self.update_schedule.epoch = epoch
         self._synchronize(model)
-        return optimizer
+        return numbered, optimizer
 
     def _synchronize(self, model):
         """Restores the state in a model, unless it is the one that this method wrote last."""
