@@ -159,11 +159,14 @@ def check_convertible(model, function: str) -> None:
         )
 
 
-def eligible(model: keras.Model, keep_dense=(), include=(), sparsities: dict | None = None) -> list[Weight]:
+def eligible(
+    model: keras.Model, weights: list[Weight], keep_dense=(), include=(), sparsities: dict | None = None
+) -> list[Weight]:
     """Returns the weights of a model to mask, in the order of the model.
 
     Args:
         model: built `keras.Model`.
+        weights: the `weights_of` the model.
         keep_dense: as for `keras_sparse.sparsify`.
         include: as for `keras_sparse.sparsify`.
         sparsities: dict from names to floats or None, as for `keras_sparse.sparsify`; None if there is no dict.
@@ -172,14 +175,13 @@ def eligible(model: keras.Model, keep_dense=(), include=(), sparsities: dict | N
         ValueError: if there is nothing to mask, a selected weight cannot be masked, a name is unknown, or the model has
             masks already.
     """
-    weights = weights_of(model)
     already = list(dict.fromkeys(w.layer.name for w in weights if isinstance(w.layer, MaskedLayer)))
     if already:
         raise ValueError(
             f"The model is masked already, in {already}. To draw new masks, give `sparsify` the model that "
             "`keras_sparse.densify` makes of it."
         )
-    kept, included = _chosen_layers(model, weights, keep_dense), _chosen_weights(weights, include)
+    kept, included = kept_dense(model, weights, keep_dense), _chosen_weights(weights, include)
     if sparsities is None:
         found = [w for w in weights if w.masked_by_default or w in included]
     else:
@@ -216,12 +218,8 @@ def _is_changed(layer):
     return is_default and bool(getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None))
 
 
-def kept_dense(model: keras.Model, keep_dense) -> list[Weight]:
-    """Returns the weights of a model that `keep_dense` of `keras_sparse.sparsify` selects."""
-    return _chosen_layers(model, weights_of(model), keep_dense)
-
-
-def _chosen_layers(model, weights, keep_dense):
+def kept_dense(model: keras.Model, weights: list[Weight], keep_dense) -> list[Weight]:
+    """Returns those of the `weights_of` a model that `keep_dense` of `keras_sparse.sparsify` selects."""
     if callable(keep_dense):
         kept = _layers_kept_dense(model, keep_dense)
         return [w for w in weights if id(w.layer) in kept]

@@ -86,7 +86,8 @@ def sparsify(
         check_choice(initial, "initial", INITIAL)
     distribution = distributions.get(distribution)
     check_convertible(model, "sparsify")
-    weights = eligible(model, keep_dense, include, sparsities)
+    all_weights = weights_of(model)
+    weights = eligible(model, all_weights, keep_dense, include, sparsities)
     granularity = _as_blocks(granularity, weights)
     # Find the sparsity of each weight and, unless masks are random, the masks.
     if sparsity is None:
@@ -99,7 +100,8 @@ def sparsify(
         if initial != "random":
             masks = masks_by_magnitude(weights, given, granularity, one_threshold=initial == "global_magnitude")
             given = [1 - np.count_nonzero(m) / m.size for m in masks]
-    _warn_of_coverage(model, weights, keep_dense)
+    kept = kept_dense(model, all_weights, keep_dense)
+    _warn_of_coverage(model, weights, [w for w in all_weights if w not in weights and w not in kept])
     # Mask each layer of the copy, or of the model.
     made, twin = (model, lambda layer: layer) if in_place else copy_model(model)
     # Masks are seeded by place, not by path: nested models may have layers of equal paths, and Keras numbers names.
@@ -133,11 +135,10 @@ def _as_blocks(granularity, weights):
     return granularity
 
 
-def _warn_of_coverage(model, weights, keep_dense):
-    """Warns if less than half of the parameters are masked, without those that `keep_dense` selects."""
-    masked = {id(w.variable) for w in weights} | {id(w.variable) for w in kept_dense(model, keep_dense)}
-    others = sorted((w for w in weights_of(model) if id(w.variable) not in masked), key=lambda w: -w.size)
-    covered, total = sum(w.size for w in weights), sum(w.size for w in weights) + sum(w.size for w in others)
+def _warn_of_coverage(model, weights, others):
+    """Warns if the masked weights have fewer parameters than the others. What `keep_dense` selects is in neither."""
+    others = sorted(others, key=lambda w: -w.size)
+    covered, total = sum(w.size for w in weights), sum(w.size for w in [*weights, *others])
     if 2 * covered < total:
         largest = ", ".join(f"{w.path} ({w.size:,}: {w.dense_reason()})" for w in others[:3])
         warnings.warn(
