@@ -28,6 +28,7 @@ read = _backend.read
 to_numpy = _backend.to_numpy
 refresh_held_state = _backend.refresh_held_state
 train_and_keep_batch = _backend.train_and_keep_batch
+where = _backend.where
 write_elements = _backend.write_elements
 
 __all__ = [
@@ -50,5 +51,6 @@ __all__ = [
     "tensors",
     "to_numpy",
     "train_and_keep_batch",
+    "where",
     "write_elements",
 ]

@@ -58,6 +58,17 @@ def assign_all(variables, values):
     keras.tree.map_structure(lambda variable, value: variable.assign(value), variables, values)
 
 
+def where(condition, x, fill: float):
+    """Returns a tensor with the values of `x` where a condition is true, and a number elsewhere.
+
+    Args:
+        condition: tensor of booleans or of 0 and 1, whose shape broadcasts to that of `x`.
+        x: float tensor.
+        fill: float.
+    """
+    return ops.where(ops.cast(condition, "bool"), x, ops.full_like(x, fill))
+
+
 def scope(model):
     """Returns the scope of the model's `tf.distribute` strategy, or an empty context manager."""
     strategy = getattr(model, "distribute_strategy", None)

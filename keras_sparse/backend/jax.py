@@ -66,6 +66,9 @@ def copy_native(value):
     return value
 
 
+where = common.where
+
+
 def layout_of(variable):
     """Returns the `keras.distribution.TensorLayout` of a variable, or None.
 

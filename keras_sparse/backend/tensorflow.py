@@ -96,6 +96,18 @@ def copy_native(value):
     return tf.Variable(value, trainable=value.trainable, name=value.name.split(":")[0])
 
 
+def where(condition, x, fill: float):
+    """Returns a tensor with the values of `x` where a condition is true, and a number elsewhere; see `common.where`."""
+    import tensorflow as tf
+
+    if condition.shape != x.shape:
+        return common.where(condition, x, fill)
+    # This operation does not broadcast. Unless XLA compiles the step, it and its gradient take half the time of
+    # `tf.where`, which does.
+    other = tf.fill(x.shape, tf.cast(fill, x.dtype))
+    return tf.raw_ops.Select(condition=tf.cast(condition, "bool"), x=x, y=other)
+
+
 def layout_of(variable):
     """Returns None, since `keras.distribution` does not support this backend."""
 

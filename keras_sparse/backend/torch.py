@@ -58,6 +58,9 @@ def copy_native(value):
     return copy.deepcopy(value) if isinstance(value, (torch.nn.Module, torch.nn.Parameter)) else value
 
 
+where = common.where
+
+
 def layout_of(variable):
     """Returns None, since `keras.distribution` does not support this backend."""
 

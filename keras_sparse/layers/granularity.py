@@ -11,6 +11,7 @@ import re
 import numpy as np
 from keras import ops
 
+from keras_sparse import backend
 from keras_sparse.criteria import grow_random
 
 GRANULARITIES = ("weight", "kernel_slice")
@@ -265,12 +266,11 @@ def where_live(mask, weights, fill):
     Returns:
         Tensor of the shape and dtype of `weights`.
     """
-    live, shape = ops.cast(mask, "bool"), tuple(weights.shape)
+    shape = tuple(weights.shape)
     if all(n in (1, k) for n, k in zip(mask.shape, shape, strict=True)):
-        return ops.where(live, weights, ops.full_like(weights, fill))
+        return backend.where(mask, weights, fill)
     view, mask_view = _views(shape, tuple(mask.shape))
-    weights = ops.reshape(weights, view)
-    return ops.reshape(ops.where(ops.reshape(live, mask_view), weights, ops.full_like(weights, fill)), shape)
+    return ops.reshape(backend.where(ops.reshape(mask, mask_view), ops.reshape(weights, view), fill), shape)
 
 
 def _views(weight_shape, shape):

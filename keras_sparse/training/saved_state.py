@@ -8,6 +8,7 @@ import keras
 from keras_sparse import backend
 from keras_sparse.layers.method_state import MethodState
 from keras_sparse.layers.traversal import masked_weights
+from keras_sparse.training import checks
 
 
 def read_state(model: keras.Model) -> MethodState:
@@ -28,6 +29,34 @@ def take_loaded(model: keras.Model) -> bool:
     if loaded:
         mask.loaded = False
     return loaded
+
+
+def resume(method, model: keras.Model, epoch: int) -> tuple[int, int | None]:
+    """Gives a method the state of a model whose training begins, or goes on after it was saved.
+
+    Args:
+        method: `keras_sparse.SparseMethod` at the beginning of a `fit`.
+        model: compiled `keras.Model` with masked layers.
+        epoch: int from 0, the first epoch of this `fit`.
+
+    Returns:
+        `(last_update, owed)`: the optimizer step up to which the model has all updates, and the step of an update that
+        has to be made before the first epoch, or None.
+
+    Raises:
+        ValueError: if another method is in the middle of training a model that was loaded.
+    """
+    schedule, name = method.update_schedule, type(method).__name__
+    saved, loaded = read_state(model), take_loaded(model)
+    if saved.last_update > schedule.started:  # The optimizer is new: a new training.
+        saved = MethodState(saved.method)
+    if loaded and method.owes_updates:
+        checks.check_same_method(name, saved)
+    method.set_state(saved.state if saved.method in (None, name) else {})
+    owed = schedule.owed(epoch, saved.last_update if method.owes_updates else -1, loaded)
+    # So that a run that is resumed before its first update knows where it began.
+    is_first = saved.last_update < 0 and not schedule.is_never()
+    return schedule.started if is_first else saved.last_update, owed
 
 
 def _holder(model):
@@ -77,16 +106,21 @@ class LastWritten:
             )
 
 
-def assign_state(kinds: Sequence[list], values: Sequence[list]) -> None:
-    """Assigns the arrays of a stateless training loop to the variables.
+def assign_state(model: keras.Model, optimizer, values: Sequence[list]) -> list[list]:
+    """Assigns the arrays of a stateless training loop to the variables of a model and its optimizer.
 
     Args:
-        kinds: lists of the trainable, non-trainable and optimizer variables.
-        values: for each of them a list of arrays of the same length.
+        model: built `keras.Model`.
+        optimizer: built `keras.optimizers.Optimizer`.
+        values: lists of arrays for the trainable, the non-trainable and the optimizer variables.
+
+    Returns:
+        Lists of the trainable, the non-trainable and the optimizer variables.
 
     Raises:
         ValueError: if the lengths differ. Nothing is written then.
     """
+    kinds = [model.trainable_variables, model.non_trainable_variables, optimizer.variables]
     expected, received = [len(x) for x in kinds], [len(x) for x in values]
     if expected != received:
         raise ValueError(
@@ -96,3 +130,4 @@ def assign_state(kinds: Sequence[list], values: Sequence[list]) -> None:
     for kind, arrays in zip(kinds, values, strict=True):
         for variable, array in zip(kind, arrays, strict=True):
             variable.assign(array)
+    return kinds

@@ -1,5 +1,7 @@
 """Base class of all sparse training methods: the update, its invariants, its saved state, its logs."""
 
+import threading
+
 import keras
 
 from keras_sparse import backend
@@ -43,6 +45,7 @@ class SparseMethod(Choices, keras.callbacks.Callback):
         update_schedule: `UpdateSchedule`; None to make it from `period` and `until`.
 
     Attributes:
+        updates: int, the number of updates made in this `fit`, or since the method was made.
         check_replicas: bool; set it to True to call `keras_sparse.check_replicas` after each update.
     """
 
@@ -62,6 +65,9 @@ class SparseMethod(Choices, keras.callbacks.Callback):
         self._forget_fit()
 
     check_replicas = False
+    # Keras calls `on_train_batch_end` in another thread if no callback objects. Otherwise training would wait for the
+    # metrics of every step. In another thread it does nothing, and the update is made before the next step.
+    async_safe = True
 
     @property
     def period(self):
@@ -76,8 +82,6 @@ class SparseMethod(Choices, keras.callbacks.Callback):
     @until.setter
     def until(self, epochs):
         self.update_schedule.until = epochs
-
-    # The update.
 
     def update(self, model: keras.Model, step: int, epoch: int = 0, optimizer=None) -> None:
         """Drops and grows once.
@@ -101,7 +105,7 @@ class SparseMethod(Choices, keras.callbacks.Callback):
         if optimizer is None or not leaves_zeros(layers, optimizer):
             clear(layers, optimizer)
         self._end_update(model, *moved)
-        self._updates += 1
+        self.updates += 1
 
     def stateless_update(
         self, model, step, trainable_variables, non_trainable_variables, optimizer_variables, epoch=0, optimizer=None
@@ -121,11 +125,10 @@ class SparseMethod(Choices, keras.callbacks.Callback):
             ValueError, RuntimeError: as for `update`; ValueError if a list is not as long as that of the variables.
         """
         optimizer = optimizer or model.optimizer
-        kinds = (model.trainable_variables, model.non_trainable_variables, optimizer.variables)
-        given = (trainable_variables, non_trainable_variables, optimizer_variables)
-        saved_state.assign_state(kinds, given)
+        values = (trainable_variables, non_trainable_variables, optimizer_variables)
+        variables = saved_state.assign_state(model, optimizer, values)
         self.update(model, step, epoch, optimizer)
-        return tuple([v.value for v in kind] for kind in kinds)
+        return tuple([v.value for v in kind] for kind in variables)
 
     def _begin_update(self, model, step, epoch, optimizer):
         """Checks the arguments and restores the state of the model; returns `(numbered_weights, optimizer)`."""
@@ -166,8 +169,6 @@ class SparseMethod(Choices, keras.callbacks.Callback):
             checks.warn_of_nan(type(self).__name__, self._step, layers, optimizer)
         self._skipped += 1
 
-    # The training.
-
     def on_train_begin(self, logs=None):
         """Checks model, optimizer and callbacks, and resets what belongs to one `fit`."""
         model, params = self.model, self.params or {}
@@ -184,7 +185,7 @@ class SparseMethod(Choices, keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         """Makes the updates that are due before the first step of the epoch, and prepares its steps."""
-        model = self.model
+        model, self._thread = self.model, threading.get_ident()
         # Other callbacks may have restored older weights and masks, but not the optimizer state.
         clear(trainable_masked_weights(model), model.optimizer)
         self._dropped = self._grown = 0
@@ -201,20 +202,9 @@ class SparseMethod(Choices, keras.callbacks.Callback):
     def _begin_training(self, model, epoch):
         """Begins or resumes a training; returns the step of an update that is owed, or None."""
         self.start(model)
-        saved, loaded = saved_state.read_state(model), saved_state.take_loaded(model)
-        started = self.update_schedule.started
-        if saved.last_update > started:  # The optimizer is new: a new training.
-            saved = MethodState(saved.method)
-        if loaded and self.owes_updates:
-            checks.check_same_method(type(self).__name__, saved)
-        self.set_state(saved.state if saved.method in (None, type(self).__name__) else {})
-        if not self.owes_updates:
-            self.update_schedule.owed(epoch, -1, loaded)
-            return None
-        owed = self.update_schedule.owed(epoch, saved.last_update, loaded)
-        # So that a run that is resumed before its first update knows where it began.
-        last_update = started if saved.last_update < 0 and not self.update_schedule.is_never() else saved.last_update
-        self._write_state(model, last_update)
+        last_update, owed = saved_state.resume(self, model, epoch)
+        if self.owes_updates:
+            self._write_state(model, last_update)
         return owed
 
     def _update_if_ready(self, model, step, epoch):
@@ -227,7 +217,8 @@ class SparseMethod(Choices, keras.callbacks.Callback):
             self._put_off = True
 
     def on_train_batch_begin(self, batch, logs=None):
-        """Keeps the batch if an update after it needs gradients."""
+        """Makes the update that is due, if there is one, and keeps the batch if an update after it needs gradients."""
+        self.catch_up(batch)
         if not self.regrowth.looks_at_batches:
             return
         schedule = self.update_schedule
@@ -237,24 +228,42 @@ class SparseMethod(Choices, keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         """Makes an update if one is due after the steps just executed."""
+        if threading.get_ident() == self._thread:
+            self.catch_up(batch + 1)
+
+    def on_test_begin(self, logs=None):
+        """Makes the update that is due after the last step of an epoch before the network is validated."""
+        self.catch_up()
+
+    def catch_up(self, batches: int | None = None) -> None:
+        """Makes the update that is due after the steps so far of an epoch of `fit`, if there is one.
+
+        Callbacks that read the masks call it, since they may come before the method in the list of callbacks.
+
+        Args:
+            batches: int, the number of batches of the epoch so far; None at its end.
+        """
         # Counted on the host: reading the optimizer, or even `self.model`, would make JAX wait at every batch.
-        if not self._put_off and not self.update_schedule.may_be_due(batch):
+        nothing = batches == 0 or (batches and not self._put_off and not self.update_schedule.may_be_due(batches - 1))
+        if self._thread is None or nothing:
             return
         model = self.model
         step = self.update_schedule.next_due(model.optimizer)
         if self._put_off and step is None:
             step = self.update_schedule.examined
         self._put_off = False
-        self._check_unchanged(model)
+        # Before the first update of an epoch, callbacks may restore weights, and the update uses these.
+        if self._updated:
+            self._written.check(model, type(self).__name__)
         if step is not None:
             self.update(model, step, self.update_schedule.epoch)
         backend.refresh_held_state(model)
 
     def on_epoch_end(self, epoch, logs=None):
         """Checks the updates and steps of the epoch, clears dead weights, which may be NaN, and adds to the logs."""
-        model = self.model
+        self.catch_up()
+        model, self._thread = self.model, None
         layers = trainable_masked_weights(model)
-        self._check_unchanged(model)
         self.update_schedule.follow(model.optimizer)
         if (left := self._steps.end(model)) is not None:
             self._step = self.update_schedule.examined
@@ -271,26 +280,18 @@ class SparseMethod(Choices, keras.callbacks.Callback):
         if self.update_schedule.examined is not None:
             self.warn()
 
-    def _check_unchanged(self, model):
-        """Raises RuntimeError if something else has overwritten the variables since the last update."""
-        # Before the first update of an epoch, callbacks may restore weights, and the update uses these.
-        if self._updated:
-            self._written.check(model, type(self).__name__)
-
     def warn(self):
         """Warns if updates were possible but none was made, or none dropped anything."""
-        schedule = self.update_schedule
-        if schedule.was_active and not self._updates and not self._skipped:
-            checks.warn_of_no_update(type(self).__name__, schedule)
-        elif self._updates and not self._moved and not self.may_be_idle():
-            checks.warn_of_idle_updates(type(self).__name__, self._updates)
-
-    # What belongs to one `fit`.
+        if self.update_schedule.was_active and not self.updates and not self._skipped:
+            checks.warn_of_no_update(type(self).__name__, self.update_schedule)
+        elif self.updates and not self._moved and not self.may_be_idle():
+            checks.warn_of_idle_updates(type(self).__name__, self.updates)
 
     def _forget_fit(self):
         self._epoch = self._step = 0
-        self._dropped = self._grown = self._updates = self._skipped = self._moved = 0
+        self._dropped = self._grown = self.updates = self._skipped = self._moved = 0
         self._put_off = self._updated = False
+        self._thread = None  # of the epoch that runs
         self._written = saved_state.LastWritten()
         self._steps = HookedSteps(type(self).__name__)
 
