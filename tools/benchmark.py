@@ -205,10 +205,10 @@ def print_update_times(masked, experiment, options, images):
             method = time_updates(
                 ks.GradualPruning(functools.partial(pruning_schedule, experiment.sparsity, options.period))
             )
-            per_step = settings.prunings / (settings.epochs * per_epoch)
+            update_rate = settings.prunings / (settings.epochs * per_epoch)
         else:
             table = methods.callback(name, experiment, recipe_options(experiment), masked.model)
-            per_step = sum(1 / table.period(epoch) for epoch in range(table.until)) / training.epochs
+            update_rate = sum(1 / table.period(epoch) for epoch in range(table.until)) / training.epochs
             method = time_updates(methods.callback(name, experiment, options, masked.model))
             method.until = None
         step, run = map(statistics.median, masked.fit(epochs, [method], evaluated=True))
@@ -216,8 +216,8 @@ def print_update_times(masked, experiment, options, images):
         step, run = step - update / options.period, run - update / options.period
         print(
             f"  {name}: an update takes {1e3 * update:.2f} ms; at Table 4's periods "
-            f"{1e3 * (step + per_step * update):.2f} ms a step, {per_step * update / step:.2%} of it updates "
-            f"({per_step * update / run:.2%} of a run with evaluation)"
+            f"{1e3 * (step + update_rate * update):.2f} ms a step, {update_rate * update / step:.2%} of it updates "
+            f"({update_rate * update / run:.2%} of a run with evaluation)"
         )
     masked.model.set_weights(weights)  # restores the pruned weights
 
@@ -248,9 +248,8 @@ def benchmark_step(build, experiment, images):
     options = recipe_options(experiment, f"--period={steps_per_execution(FLAGS.steps, most=100)}")
     print_update_times(masked, experiment, options, images)
 
-    alternate = AlternateTraining(
-        dense
-    )  # One `fit` for all rounds, since DeepR compiles in the first epoch of each `fit`.
+    # One `fit` for all rounds, since DeepR compiles in the first epoch of each `fit`.
+    alternate = AlternateTraining(dense)
     steps, _ = masked.fit(1 + FLAGS.rounds, [methods.callback("deepr", experiment, options, masked.model), alternate])
     d, m, ratio = medians(alternate.times, [1e3 * x for x in steps])
     print(f"  deepr: {m:.2f} ms a step, dense {d:.2f} ms, deepr/dense {ratio:.3f}")

@@ -95,8 +95,8 @@ class MaskHistory:
         except (OSError, ValueError, zipfile.BadZipFile):
             return
         for name, masks in (("ever", self._ever_live), ("live", self._live)):
-            # The file may be an epoch ahead of the checkpoint of a killed run. Since the resumed run repeats that epoch,
-            # `ever` is still valid, but `live` is not the mask of the restored model.
+            # The file may be an epoch ahead of the checkpoint of a killed run. The resumed run repeats that epoch, so
+            # that `ever` is still valid, but `live` is not the mask of the restored model.
             if name == "live" and saved["epoch"] != epoch:
                 return
             for i, mask in enumerate(masks):
