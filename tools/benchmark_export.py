@@ -25,7 +25,7 @@ flags.DEFINE_list(
 )
 flags.DEFINE_bool("write", False, "For `export` and `peers`: whether to write the tables to docs/benchmarks.md.")
 
-_MIN_SECONDS = 0.02  # the approximate duration of a measurement, which has as many calls as fit
+_SECONDS_PER_MEASUREMENT = 0.02  # A measurement has as many calls as fit into this time.
 # Network -> (function that builds it, sparsities, layers that stay dense).
 _NETWORKS = {
     "lenet": (lenet_300_100, (0.9, 0.95, 0.98, 0.99), LENET_MNIST.keep_dense),
@@ -148,7 +148,7 @@ def _latency_function(file, sample):
     interpreter.invoke()
     started = time.perf_counter()
     interpreter.invoke()
-    count = max(1, int(_MIN_SECONDS / (time.perf_counter() - started)))
+    count = max(1, int(_SECONDS_PER_MEASUREMENT / (time.perf_counter() - started)))
 
     def measure():
         started = time.perf_counter()
