@@ -1,4 +1,4 @@
-"""The report tells what an export then does, and names what stands in the way."""
+"""Tests that the deployment report predicts the result of an export, and gives the reasons."""
 
 import re
 
@@ -29,7 +29,7 @@ def wide(units, sparsity):
         (1024, 0.98, 16, False),
     ],
 )
-def test_dense_layers_are_faster_from_a_sparsity_on_that_depends_on_their_size(units, sparsity, batch_size, faster):
+def test_the_threshold_for_dense_layers_depends_on_their_size(units, sparsity, batch_size, faster):
     found = row(ks.deployment_report(wide(units, sparsity), batch_size=batch_size), "fc")
     assert (found.smaller, found.faster) == (True, faster)
     assert found.sparsity == pytest.approx(sparsity, abs=1e-3)
@@ -44,7 +44,7 @@ def test_int8_dense_layers_stay_dense_and_float16_ones_are_not_faster():
 
 
 @pytest.mark.parametrize("target", ["litert-x86", "litert-arm64", "onnxruntime", "keras"])
-def test_it_says_so_in_words(target):
+def test_the_text_of_a_report(target):
     report = ks.deployment_report(lenet(), target)
     text = str(report)
     assert text.startswith(f"{report.name} on {target}, float32, batches of 1: ")
@@ -58,7 +58,7 @@ def test_it_says_so_in_words(target):
 @pytest.mark.filterwarnings("ignore:The export to:UserWarning")
 @pytest.mark.parametrize("weights", ["float32", "float16"])
 @pytest.mark.parametrize("sparsity", [0.2, 0.6, 0.9, 0.99])
-def test_an_export_does_what_it_says(tmp_path, weights, sparsity):
+def test_an_export_has_the_predicted_storage(tmp_path, weights, sparsity):
     pytest.importorskip("ai_edge_litert")
     from keras_sparse.export import litert
 
@@ -66,14 +66,14 @@ def test_an_export_does_what_it_says(tmp_path, weights, sparsity):
     x = layers.Conv2D(64, 3, name="conv", activation="relu")(inputs)
     model = keras.Model(inputs, layers.Dense(32, name="fc")(layers.Flatten()(x)))
     model = ks.sparsify(model, sparsity, seed=1)
-    made = litert.convert(ks.densify(model), tmp_path / "m.tflite", weights, None, 1)
+    converted = litert.convert(ks.densify(model), tmp_path / "m.tflite", weights, None, 1)
     report = ks.deployment_report(model, weights=weights)
-    assert len(made.stored.computed) == sum(x.faster for x in report.layers)
-    assert len(made.stored.computed + made.stored.densified) == sum(x.smaller for x in report.layers)
+    assert len(converted.storage.computed_sparse) == sum(x.faster for x in report.layers)
+    assert len(converted.storage.computed_sparse + converted.storage.densified) == sum(x.smaller for x in report.layers)
 
 
 def mobile(padding="valid", first=3, end=True, activation="relu", sparsity=0.9):
-    """A network of 1x1 and depthwise convolutions."""
+    """Returns a small MobileNet: 1x1 and depthwise convolutions."""
     x = inputs = keras.Input((32, 32, 3))
     if padding == "valid":
         x = layers.ZeroPadding2D(1)(x)
@@ -107,7 +107,7 @@ def test_1x1_convolutions_are_faster_on_arm_where_the_whole_model_fits():
         ({}, {"batch_size": 2}, "one image at a time, not 2"),
     ],
 )
-def test_it_names_what_keeps_a_model_dense_on_arm(model, settings, named):
+def test_the_reason_for_dense_convolutions_on_arm(model, settings, named):
     report = ks.deployment_report(mobile(**model), "litert-arm64", **settings)
     assert not row(report, "expand0").faster
     assert re.search(named, report.notes[-1]), report.notes
@@ -121,7 +121,7 @@ def test_zeros_of_a_plain_model_count():
     assert row(ks.deployment_report(masked), "fc").sparsity == pytest.approx(0.98, abs=1e-3)
 
 
-def test_what_is_wrong_is_said():
+def test_invalid_arguments():
     with pytest.raises(ValueError, match="`target` must be one of .*litert-x86"):
         ks.deployment_report(lenet(), "phone")
     with pytest.raises(ValueError, match="`weights` other than 'float32' are for LiteRT"):

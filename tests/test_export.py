@@ -1,4 +1,4 @@
-"""Exported files compute what the model does, sparse tensors are stored sparsely, and what is broken is noticed."""
+"""Tests that exported files compute what the model does, store sparse tensors, and that damage is detected."""
 
 import os
 import warnings
@@ -9,17 +9,17 @@ import pytest
 from keras import layers
 
 import keras_sparse as ks
-from keras_sparse.export import flatbuffer, litert, running, sparse_tensors
+from keras_sparse.export import flatbuffer, inference, litert, sparse_tensors
 from nets import mlp
 from test_save_model import lenet
 
 pytest.importorskip("ai_edge_litert")
 pytestmark = pytest.mark.tensorflow
-SLOW = "ignore:The export to:UserWarning"
+NOT_FASTER = "ignore:The export to:UserWarning"
 
 
 def pruned(model, sparsity, seed=0):
-    """The model with random kernels that are sparse."""
+    """Returns the model with random kernels of the given sparsity."""
     rng = np.random.default_rng(seed)
     for layer in model.layers:
         if hasattr(layer, "kernel"):
@@ -38,13 +38,13 @@ def convolutional():
     return keras.Model(image, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))
 
 
-def stored(path):
-    """Kinds of operators, and kinds of those that use a sparse tensor."""
+def operators(path):
+    """Returns the list of kinds of operators in a file, and the set of kinds of those that use a sparse tensor."""
     s = flatbuffer.schema()
     names = {v: k for k, v in vars(s.BuiltinOperator).items() if isinstance(v, int)}
     model = flatbuffer.read(path.read_bytes(), path.name)
     (graph,) = model.subgraphs
-    kinds = [names[sparse_tensors._kind(model, op)] for op in graph.operators]
+    kinds = [names[sparse_tensors._operator_kind(model, op)] for op in graph.operators]
     sparse = {i for i, t in enumerate(graph.tensors) if t.sparsity is not None}
     return kinds, {k for k, op in zip(kinds, graph.operators, strict=True) if sparse & set(map(int, op.inputs))}
 
@@ -55,24 +55,24 @@ def test_lenet_takes_40_kb_and_computes_with_sparse_weights(tmp_path):
         warnings.filterwarnings("error", "The export to")
         size = ks.export(model, path)
     assert size == path.stat().st_size <= 40_000
-    assert "FULLY_CONNECTED" in stored(path)[1]
+    assert "FULLY_CONNECTED" in operators(path)[1]
     x = np.random.default_rng(3).random((7, 28, 28, 1)).astype("float32")
     (y,) = ks.load_litert(path)(x)
     np.testing.assert_allclose(y, np.asarray(model(x)), atol=1e-5 * max(1, abs(y).max()))
 
 
 @pytest.mark.parametrize("weights", ["float32", "float16", "int8"])
-def test_convolutions_are_smaller_and_said_not_to_be_faster(tmp_path, weights):
+def test_convolutions_are_smaller_and_a_warning_tells_that_they_are_not_faster(tmp_path, weights):
     model, x = pruned(convolutional(), 0.9), np.random.default_rng(1).normal(size=(60, 16, 16, 3)).astype("float32")
     path = tmp_path / "m.tflite"
     with pytest.warns(UserWarning, match="smaller .* but not faster"):
         size = ks.export(model, path, weights=weights, representative_dataset=x)
-    _, sparse = stored(path)
+    _, sparse = operators(path)
     assert sparse == {"DENSIFY"}
-    made = litert.convert(ks.densify(model), tmp_path / "dense.tflite", weights, [x], 1)
-    assert size == len(made.sparse) < 0.75 * len(made.dense)
-    # The same as the dense file that TensorFlow writes, to the last bit.
-    dense, ours = running.run_litert(made.dense), ks.load_litert(path)
+    converted = litert.convert(ks.densify(model), tmp_path / "dense.tflite", weights, [x], 1)
+    assert size == len(converted.sparse) < 0.75 * len(converted.dense)
+    # Outputs are equal to those of the dense file that TensorFlow writes, bit by bit.
+    dense, ours = inference.litert_function(converted.dense), ks.load_litert(path)
     for a, b in zip(dense(x[:5]), ours(x[:5]), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -82,15 +82,15 @@ def test_int8_dense_layers_stay_dense(tmp_path):
     x = np.random.default_rng(1).normal(size=(60, 28, 28, 1)).astype("float32")
     with pytest.warns(UserWarning, match="neither smaller .* nor faster"):
         ks.export(model, path, weights="int8", representative_dataset=x)
-    assert not stored(path)[1]
+    assert not operators(path)[1]
 
 
-@pytest.mark.filterwarnings(SLOW)
+@pytest.mark.filterwarnings(NOT_FASTER)
 @pytest.mark.parametrize("batch_size", [1, 4, 12, 32, None])
 def test_any_batch_size(tmp_path, batch_size):
     model, path = lenet(), tmp_path / "m.tflite"
     ks.export(model, path, batch_size=batch_size)
-    assert ("FULLY_CONNECTED" in stored(path)[1]) == (batch_size in (1, 4, 12))
+    assert ("FULLY_CONNECTED" in operators(path)[1]) == (batch_size in (1, 4, 12))
     x = np.random.default_rng(3).random((96, 28, 28, 1)).astype("float32")
     (y,) = ks.load_litert(path)(x)
     np.testing.assert_allclose(y, np.asarray(model(x)), atol=1e-4)
@@ -99,14 +99,14 @@ def test_any_batch_size(tmp_path, batch_size):
             ks.load_litert(path)(x[:3])
 
 
-def test_what_cannot_be_smaller_stays_dense(tmp_path):
+def test_weights_that_would_not_be_smaller_stay_dense(tmp_path):
     path = tmp_path / "m.tflite"
     with pytest.warns(UserWarning, match="neither smaller"):
         ks.export(mlp(sparsity=0.1), path)
-    assert not stored(path)[1]
+    assert not operators(path)[1]
 
 
-@pytest.mark.filterwarnings(SLOW)
+@pytest.mark.filterwarnings(NOT_FASTER)
 @pytest.mark.parametrize("ending", [".tflite", ".onnx", ""])
 @pytest.mark.parametrize("kind", ["list", "dict", "tokens", "sequence"])
 def test_several_inputs_and_outputs_and_other_layers(tmp_path, kind, ending):
@@ -131,17 +131,17 @@ def test_several_inputs_and_outputs_and_other_layers(tmp_path, kind, ending):
         x = layers.MultiHeadAttention(2, 4)(inputs, inputs)
         model = keras.Model(inputs, layers.Dense(3)(layers.LayerNormalization()(x + inputs)))
     sparse = ks.sparsify(model, 0.9)
-    assert ks.export(sparse, tmp_path / f"m{ending}") > 0  # It compares, itself.
+    assert ks.export(sparse, tmp_path / f"m{ending}") > 0  # `export` compares the outputs.
 
 
-@pytest.mark.filterwarnings(SLOW)
+@pytest.mark.filterwarnings(NOT_FASTER)
 @pytest.mark.parametrize("before", [None, b"older"])
-def test_a_file_that_computes_something_else_is_not_kept(tmp_path, monkeypatch, before):
-    """An operator of version 1 reads sparse weights as dense ones: what LiteRT answers then is an answer."""
+def test_a_file_with_other_outputs_is_not_kept(tmp_path, monkeypatch, before):
+    """An operator of version 1 reads sparse weights as dense ones, and returns wrong numbers without an error."""
     path = tmp_path / "m.tflite"
     if before:
         path.write_bytes(before)
-    monkeypatch.setattr(sparse_tensors, "_READS_SPARSE", 1)
+    monkeypatch.setattr(sparse_tensors, "_SPARSE_FULLY_CONNECTED_VERSION", 1)
     with pytest.raises(RuntimeError, match="does not compute what .* does, and was not kept"):
         ks.export(lenet(), path)
     assert os.listdir(tmp_path) == (["m.tflite"] if before else [])
@@ -150,26 +150,26 @@ def test_a_file_that_computes_something_else_is_not_kept(tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("weights", ["float32", "float16", "int8"])
-def test_small_outputs_are_compared_as_well(tmp_path, monkeypatch, weights):
+def test_small_outputs_are_compared(tmp_path, monkeypatch, weights):
     model = mlp()
     last = model.layers[-1]
     last.kernel_variable.assign(last.kernel_variable * 1e-6)
     write = flatbuffer.write
 
-    def another(model):
-        """The file of a model that knows nothing."""
+    def write_zeros(model):
+        """Returns the file with all constants set to 0."""
         for buffer in model.buffers:
             if buffer.data is not None and len(buffer.data) > 16 and not bytes(buffer.data).startswith(b"keras_sparse"):
                 buffer.data = np.zeros(len(buffer.data), np.uint8)
         return write(model)
 
-    monkeypatch.setattr(flatbuffer, "write", another)
+    monkeypatch.setattr(flatbuffer, "write", write_zeros)
     x = np.random.default_rng(0).normal(size=(50, 8)).astype("float32")
     with pytest.raises(RuntimeError, match="not kept"):
         ks.export(model, tmp_path / "m.tflite", weights=weights, representative_dataset=x)
 
 
-def test_nan_counts_as_something_else(tmp_path):
+def test_nan_counts_as_a_difference(tmp_path):
     model = mlp()
     model.layers[-1].kernel_variable.assign(np.full((12, 3), np.nan))
     with pytest.raises(RuntimeError, match="not kept"):
@@ -177,8 +177,8 @@ def test_nan_counts_as_something_else(tmp_path):
     assert not os.listdir(tmp_path)
 
 
-@pytest.mark.filterwarnings(SLOW)
-def test_a_thousand_flipped_bytes_never_make_another_model(tmp_path):
+@pytest.mark.filterwarnings(NOT_FASTER)
+def test_flipped_bytes_and_missing_ends_are_detected(tmp_path):
     path, broken = tmp_path / "m.tflite", tmp_path / "broken.tflite"
     ks.export(mlp(), path)
     whole, rng = path.read_bytes(), np.random.default_rng(0)
@@ -194,7 +194,7 @@ def test_a_thousand_flipped_bytes_never_make_another_model(tmp_path):
             ks.load_litert(broken)
 
 
-def test_foreign_files_are_named(tmp_path):
+def test_files_of_other_programs_and_versions_are_refused(tmp_path):
     path = tmp_path / "m.tflite"
     path.write_bytes(b"PK\3\4 a zip archive, say")
     with pytest.raises(ValueError, match="has b'TFL3' at its fifth byte. Received: .*m.tflite"):
@@ -214,7 +214,7 @@ def test_foreign_files_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("path", "settings", "message"),
     [
-        ("m.tf", {}, "the ending of path` must be one of"),
+        ("m.tf", {}, "the extension of path` must be one of"),
         ("m.tflite", {"format": "onnx"}, "must end in '.onnx'"),
         ("m.tflite", {"weights": "int4"}, "`weights` must be one of"),
         ("m.onnx", {"weights": "int8"}, "are for LiteRT"),
@@ -224,7 +224,7 @@ def test_foreign_files_are_named(tmp_path):
         ("m.tflite", {"batch_size": 0}, "`batch_size` must be an int"),
     ],
 )
-def test_what_is_wrong_is_said(tmp_path, path, settings, message):
+def test_invalid_arguments(tmp_path, path, settings, message):
     with pytest.raises(ValueError, match=message):
         ks.export(mlp(), tmp_path / path, **settings)
     assert not os.listdir(tmp_path)

@@ -1,3 +1,5 @@
+"""Tests the report on small networks."""
+
 import json
 
 import keras
@@ -9,7 +11,7 @@ import keras_sparse as ks
 from nets import mlp
 
 
-def masked(model, masks):
+def with_masks(model, masks):
     for layer, mask in zip(ks.masked_layers(model), masks, strict=True):
         layer.kernel_mask.value.assign(mask)
     return model
@@ -17,7 +19,7 @@ def masked(model, masks):
 
 def test_a_small_net_by_hand():
     model = keras.Sequential([keras.Input((3,)), layers.Dense(2, name="a"), layers.Dense(2, name="b")])
-    model = masked(ks.sparsify(model, 0.5), [[[1, 0], [1, 0], [0, 0]], [[0, 1], [0, 1]]])
+    model = with_masks(ks.sparsify(model, 0.5), [[[1, 0], [1, 0], [0, 0]], [[0, 1], [0, 1]]])
     report = ks.report(model)
     a, b = report.layers
     assert (a.weights, a.live, a.density, a.macs, a.dense_macs) == (6, 2, 1 / 3, 2, 6)
@@ -51,7 +53,7 @@ def test_multiply_accumulates(layer, shape, positions):
     assert row.dense_macs == row.weights * positions
 
 
-def test_multiply_accumulates_are_unknown_where_a_size_is():
+def test_multiply_accumulates_are_unknown_if_a_size_is():
     model = keras.Sequential([keras.Input((None, None, 2)), layers.Conv2D(4, 3)])
     report = ks.report(ks.sparsify(model, 0.5))
     assert report.layers[0].macs is None
@@ -61,11 +63,11 @@ def test_multiply_accumulates_are_unknown_where_a_size_is():
 def test_dead_units_of_slices_and_other_axes():
     model = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3)])
     model = ks.sparsify(model, 0.5, granularity="kernel_slice")
-    model = masked(model, [np.reshape([[1, 1, 0, 0], [0, 0, 0, 0], [0, 1, 0, 0]], (1, 1, 3, 4))])
+    model = with_masks(model, [np.reshape([[1, 1, 0, 0], [0, 0, 0, 0], [0, 1, 0, 0]], (1, 1, 3, 4))])
     row = ks.report(model).layers[0]
     assert (row.live, row.dead_inputs, row.dead_units) == (27, 1, 2)
     transposed = ks.sparsify(keras.Sequential([keras.Input((4, 4, 3)), layers.Conv2DTranspose(2, 1)]), 0.5)
-    row = ks.report(masked(transposed, [np.reshape([[1, 0, 0], [0, 0, 0]], (1, 1, 2, 3))])).layers[0]
+    row = ks.report(with_masks(transposed, [np.reshape([[1, 0, 0], [0, 0, 0]], (1, 1, 2, 3))])).layers[0]
     assert (row.dead_inputs, row.dead_units) == (2, 1)
 
 
@@ -74,7 +76,7 @@ def test_a_model_without_masks_has_only_sums():
     assert (report.layers, report.parameters, report.sparsity, report.bytes) == ((), 8, 0.0, 32)
 
 
-def test_it_prints_as_a_table():
+def test_a_report_prints_as_a_table():
     text = str(ks.report(mlp(0.75)))
     assert text.splitlines()[0].split() == [
         "layer",

@@ -1,4 +1,4 @@
-"""Totals of the report against counts by hand, and its multiply-accumulates against those of TensorFlow's profiler."""
+"""Compares the report with counts by hand, and its multiply-accumulates with those of TensorFlow's profiler."""
 
 import functools
 
@@ -10,12 +10,12 @@ import keras_sparse as ks
 from common.experiment import RESNET50_IMAGENET, WRN_CIFAR10
 from common.models import lenet_300_100, resnet50, wide_resnet
 
-# Operations that multiply by weights: those of queries with keys, and with values, are an "Einsum".
+# Operations that multiply by weights. The products of queries, keys and values, which are "Einsum", are not counted.
 PRODUCTS = ("MatMul", "BatchMatMulV2", "Conv2D", "DepthwiseConv2dNative")
 
 
 def depthwise():
-    """An 8x8 image of 3 channels; 3x3 for each channel, then 1x1 to 16, then 10 classes."""
+    """Returns a network for 8x8 images of 3 channels: 3x3 depthwise, 1x1 to 16 channels, 10 classes."""
     images = keras.Input((8, 8, 3))
     x = layers.DepthwiseConv2D(3, padding="same", use_bias=False)(images)
     x = layers.Conv2D(16, 1)(x)
@@ -23,7 +23,7 @@ def depthwise():
 
 
 def transformer(length=12, width=32, heads=4, key=8):
-    """One block of attention and two dense layers, and a head for each position."""
+    """Returns one block of attention and two dense layers, with a head for each position."""
     x = keras.Input((length, width))
     y = layers.Add()([x, layers.MultiHeadAttention(heads, key, name="attention")(x, x)])
     y = layers.LayerNormalization()(y)
@@ -68,8 +68,8 @@ def test_totals_by_hand(name):
     assert report.macs < report.dense_macs
 
 
-def multiply_accumulates(model):
-    """Half of the floating-point operations that TensorFlow counts for the products of a model, for one input."""
+def profiled_multiply_accumulates(model):
+    """Returns half of the floating-point operations that TensorFlow counts for the products, for one input."""
     import tensorflow as tf
     from tensorflow.python.framework import ops
 
@@ -81,8 +81,8 @@ def multiply_accumulates(model):
 
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("name", NETWORKS)
-def test_multiply_accumulates_as_the_profiler_counts_them(name):
-    assert ks.report(network(name)).dense_macs == multiply_accumulates(network(name))
+def test_multiply_accumulates_equal_those_of_the_profiler(name):
+    assert ks.report(network(name)).dense_macs == profiled_multiply_accumulates(network(name))
 
 
 def test_attention_of_unknown_length_has_unknown_counts():
@@ -93,7 +93,7 @@ def test_attention_of_unknown_length_has_unknown_counts():
 
 @pytest.mark.parametrize("rank", [1, 2])
 def test_attention_of_queries_of_another_length(rank):
-    """Projections of queries and outputs are used once a query; of keys and values, once a key."""
+    """Weights of queries and outputs are used once for each query; those of keys and values, once for each key."""
     shape = (3,) * (rank - 1)
     query, value = keras.Input((*shape, 6, 8)), keras.Input((*shape, 10, 8))
     attention = layers.MultiHeadAttention(2, 4, attention_axes=tuple(range(1, rank + 1)))

@@ -1,4 +1,4 @@
-"""A saved model is small, loads in plain Keras, and no failure costs what was there."""
+"""Tests that a saved model is small and loads in plain Keras, and that a failed write keeps the existing file."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ import pytest
 from keras import layers
 
 import keras_sparse as ks
-from keras_sparse.export import compact
+from keras_sparse.export import saving
 from nets import compiled, mlp, numpy
 
 
@@ -26,7 +26,7 @@ def lenet(sparsity=0.98):
 
 
 @pytest.mark.parametrize("keep_masks", [False, True])
-def test_it_loads_as_it_was(tmp_path, keep_masks, blobs):
+def test_a_loaded_model_is_equal(tmp_path, keep_masks, blobs):
     model = compiled(mlp())
     model.fit(*blobs, verbose=0)
     ks.save_model(model, tmp_path / "m.keras", keep_masks=keep_masks)
@@ -39,7 +39,7 @@ def test_it_loads_as_it_was(tmp_path, keep_masks, blobs):
         np.testing.assert_array_equal(mine.mask.numpy(), theirs.mask.numpy())
 
 
-def test_keras_alone_loads_it(tmp_path):
+def test_loading_does_not_import_keras_sparse(tmp_path):
     ks.save_model(mlp(), tmp_path / "m.keras")
     code = "import sys, keras; keras.models.load_model(sys.argv[1]); assert 'keras_sparse' not in sys.modules"
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "m.keras")], check=True, cwd=tmp_path)
@@ -48,22 +48,22 @@ def test_keras_alone_loads_it(tmp_path):
 def test_lenet_takes_38_kb(tmp_path):
     size = ks.save_model(lenet(), tmp_path / "m.keras")
     assert size == os.path.getsize(tmp_path / "m.keras") <= 38_000
-    # What the masks add is their entropy, and the configs of two masked layers.
+    # Masks add their entropy and the configs of the masked layers.
     assert ks.save_model(lenet(), tmp_path / "masks.keras", keep_masks=True) <= size + 8_000
 
 
 @pytest.mark.parametrize("compression", ["bzip2", "lzma", "deflate", "none"])
-def test_each_compression_holds_the_same(tmp_path, compression):
+def test_each_compression(tmp_path, compression):
     model = mlp()
     ks.save_model(model, tmp_path / "m.keras", compression=compression)
     with zipfile.ZipFile(tmp_path / "m.keras") as archive:
         assert archive.testzip() is None
-        assert {x.compress_type for x in archive.infolist()} == {compact._COMPRESSIONS[compression]}
+        assert {x.compress_type for x in archive.infolist()} == {saving._COMPRESSIONS[compression]}
     x = np.ones((2, 8), "float32")
     np.testing.assert_array_equal(numpy(keras.models.load_model(tmp_path / "m.keras")(x)), numpy(model(x)))
 
 
-def test_a_failed_write_loses_nothing(tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_existing_file(tmp_path, monkeypatch):
     path = tmp_path / "m.keras"
     ks.save_model(mlp(), path)
     before = path.read_bytes()
@@ -79,7 +79,7 @@ def test_a_failed_write_loses_nothing(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["m.keras"]
 
 
-def test_what_is_wrong_is_said(tmp_path):
+def test_invalid_arguments(tmp_path):
     with pytest.raises(ValueError, match="must end in '.keras'"):
         ks.save_model(mlp(), tmp_path / "m.h5")
     with pytest.raises(ValueError, match="`compression` must be one of .*'bzip2'"):
@@ -92,8 +92,8 @@ def test_what_is_wrong_is_said(tmp_path):
         ks.save_model(keras.Sequential([layers.Dense(2)]), tmp_path / "m.keras")
 
 
-def test_flipped_bits_and_missing_ends_never_make_another_model(tmp_path):
-    """Each byte of the archive is under a checksum, or is one that changes nothing."""
+def test_damaged_files_fail_to_load_or_are_equal(tmp_path):
+    """The checksums of the archive cover all bytes that matter."""
     model, x = mlp(), np.random.default_rng(0).normal(size=(4, 8)).astype("float32")
     path, broken = tmp_path / "m.keras", tmp_path / "broken.keras"
     ks.save_model(model, path)

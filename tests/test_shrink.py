@@ -1,4 +1,4 @@
-"""A shrunk model computes the same, whatever the network, and never has more parameters."""
+"""Tests that a shrunk model computes the same function and has no more parameters."""
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ from nets import numpy
 
 
 def randomized(model, seed, sparsity):
-    """The model with random weights, most of its kernels 0, some units without inputs or outputs, some scales 0."""
+    """Returns the model with random weights, many of them 0: of kernels, of whole units, of scales and biases."""
     rng = np.random.default_rng(seed)
     for v in model.variables:
         value = rng.normal(size=v.shape)
@@ -50,7 +50,7 @@ PHASES = (Phase.generate, Phase.shrink)
 
 
 def network(draw):
-    """A functional network of random blocks over a small image or a vector."""
+    """Returns a functional network of random blocks for small images or vectors."""
     image = draw(st.booleans())
     x = inputs = keras.Input((6, 6, 3) if image else (7,))
     flat = not image
@@ -99,7 +99,7 @@ def mixed_twice(x):
 
 
 def test_random_networks_compute_the_same(request):
-    """Hypothesis draws them in the test itself, since Keras draws weights while it makes a layer."""
+    """Hypothesis draws the networks inside of the test, since building a layer draws random numbers, too."""
 
     @settings(max_examples=request.config.getoption("--examples") // 5, phases=PHASES, database=None)
     @given(st.data(), st.integers(0, 2**16), st.sampled_from([0.5, 0.8, 0.95]))
@@ -113,7 +113,7 @@ def chain(*parts, shape=(4,)):
     return keras.Sequential([keras.Input(shape), *parts])
 
 
-def kernels(model, **values):
+def set_kernels(model, **values):
     """Sets kernels by the names of layers."""
     for name, kernel in values.items():
         layer = model.get_layer(name)
@@ -121,48 +121,50 @@ def kernels(model, **values):
     return model
 
 
-def test_constants_go_to_the_next_bias_and_on_through_what_lies_between():
+def test_constants_are_folded_into_the_next_bias_through_other_layers():
     model = chain(
         layers.Dense(3, activation="sigmoid", name="a"),  # f(0) is 0.5
         layers.BatchNormalization(),
         layers.Dense(2, use_bias=False, name="b"),
         layers.Dense(1, name="c"),
     )
-    kernels(model, a=[[1, 0, 2]] * 4, b=[[1, 2], [3, 4], [5, 6]])
+    set_kernels(model, a=[[1, 0, 2]] * 4, b=[[1, 2], [3, 4], [5, 6]])
     model.layers[1].moving_mean.assign([0.1, 0.2, 0.3])
     shrunk = assert_same(model)
     assert units(shrunk) == [2, 2, 1]
     assert shrunk.get_layer("b").use_bias
-    # `b` had none, so that what it gets is one value a unit for a row less.
+    # `b` gets a bias, one value for each unit, and loses a row of its kernel.
     assert shrunk.count_params() < model.count_params()
 
 
-def test_units_that_nothing_uses_go_all_the_way_back():
-    model = kernels(chain(*(layers.Dense(n, name=name) for n, name in ((3, "a"), (2, "b"), (1, "c")))), c=[[1], [0]])
+def test_units_that_only_feed_unused_units_are_removed():
+    model = set_kernels(
+        chain(*(layers.Dense(n, name=name) for n, name in ((3, "a"), (2, "b"), (1, "c")))), c=[[1], [0]]
+    )
     model.get_layer("b").kernel.assign([[1, 1], [0, 1], [0, 1]])
     assert units(assert_same(model)) == [1, 1, 1]
 
 
-def test_both_sides_of_an_addition_stay_or_go():
+def test_channels_of_both_inputs_of_an_addition_are_removed_together():
     x = inputs = keras.Input((4,))
     x = layers.Dense(3, name="a")(x)
     y = layers.Dense(3, name="b")(x)
     outputs = layers.Dense(2, name="c")(layers.Add()([x, y]))
-    model = kernels(keras.Model(inputs, outputs), a=[[0, 1, 0]] * 4, b=[[0, 0, 1]] * 3)
+    model = set_kernels(keras.Model(inputs, outputs), a=[[0, 1, 0]] * 4, b=[[0, 0, 1]] * 3)
     model.get_layer("a").bias.assign([1.0, 2, 3])
     # The first unit is constant on both sides, the others on one of them.
     assert units(assert_same(model)) == [2, 2, 2]
 
 
-def test_a_channel_goes_with_all_its_places_in_a_flattened_image():
+def test_a_channel_is_removed_with_all_its_positions_in_a_flattened_image():
     model = chain(layers.Conv2D(3, 3, name="a"), layers.Flatten(), layers.Dense(2, name="b"), shape=(5, 5, 2))
     kernel = model.get_layer("b").kernel.numpy().reshape(9, 3, 2)
     kernel[:, 1], kernel[1:, 2] = 0, 0
-    assert units(assert_same(kernels(model, b=kernel))) == [2, 2]
+    assert units(assert_same(set_kernels(model, b=kernel))) == [2, 2]
 
 
 @pytest.mark.parametrize(("padding", "bias", "left"), [("valid", 1.0, 1), ("same", 1.0, 2), ("same", 0.0, 1)])
-def test_at_the_border_of_a_padded_convolution_only_zeros_go(padding, bias, left):
+def test_only_zeros_are_removed_before_a_padded_convolution(padding, bias, left):
     model = chain(
         layers.Conv2D(2, 1, activation="relu", name="a"), layers.Conv2D(2, 3, padding=padding), shape=(5, 5, 2)
     )
@@ -171,17 +173,17 @@ def test_at_the_border_of_a_padded_convolution_only_zeros_go(padding, bias, left
     assert units(assert_same(model)) == [left, 2]
 
 
-def test_what_is_not_known_stays_as_it_is():
+def test_unknown_layers_are_not_changed():
     class Own(layers.Dense):
         pass
 
     own = chain(layers.Dense(3, name="a"), Own(2, name="own"), layers.Dense(2), shape=(4,))
-    kernels(own, a=[[0, 1, 0]] * 4)
+    set_kernels(own, a=[[0, 1, 0]] * 4)
     shrunk = assert_same(own)
     assert units(shrunk) == [3, 2, 2]
     assert type(shrunk.get_layer("own")) is Own
     nested = chain(layers.Dense(3, name="a"), chain(layers.Dense(2), shape=(3,)))
-    kernels(nested, a=[[0, 1, 0]] * 4)
+    set_kernels(nested, a=[[0, 1, 0]] * 4)
     assert shrunk.get_layer("a") is not own.get_layer("a")
     assert_same(nested)
     tokens = keras.Input((3,), dtype="int32")
@@ -189,12 +191,12 @@ def test_what_is_not_known_stays_as_it_is():
     assert ks.shrink(keras.Model(tokens, x)).count_params() == 5 * 4 + 12 * 2 + 2
 
 
-def test_a_network_that_is_all_constant_keeps_a_unit_a_layer():
-    model = kernels(chain(layers.Dense(3, name="a"), layers.Dense(2)), a=np.zeros((4, 3)))
+def test_a_constant_network_keeps_one_unit_in_each_layer():
+    model = set_kernels(chain(layers.Dense(3, name="a"), layers.Dense(2)), a=np.zeros((4, 3)))
     assert units(assert_same(model)) == [1, 2]
 
 
-def test_a_shrunk_model_is_a_model_like_any_other(tmp_path):
+def test_a_shrunk_model_can_be_saved_and_shrunk_again(tmp_path):
     inputs = {"x": keras.Input((4,), name="x"), "y": keras.Input((3,), name="y")}
     hidden = layers.Dense(20, activation="relu", kernel_regularizer="l2", name="hidden")
     merged = layers.Dense(12, activation="relu")(layers.Concatenate()([hidden(inputs["x"]), inputs["y"]]))
@@ -210,7 +212,7 @@ def test_a_shrunk_model_is_a_model_like_any_other(tmp_path):
     assert again.count_params() == shrunk.count_params()
 
 
-def test_what_is_wrong_is_said():
+def test_invalid_models():
     class Subclassed(keras.Model):
         def __init__(self):
             super().__init__()

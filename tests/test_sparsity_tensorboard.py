@@ -1,4 +1,4 @@
-"""What the callback writes is what is in the model, wherever it stands among the callbacks."""
+"""Tests that the callback writes the state of the model, wherever it is in the list of callbacks."""
 
 import zlib
 
@@ -10,7 +10,7 @@ from keras import layers
 import keras_sparse as ks
 from keras_sparse.callbacks import event_file
 from keras_sparse.callbacks.mask_history import MaskHistory
-from keras_sparse.report import pictures
+from keras_sparse.report import mask_images
 from nets import compiled, ready
 
 accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
@@ -18,7 +18,7 @@ make_ndarray = pytest.importorskip("tensorboard.util.tensor_util").make_ndarray
 
 
 def events(folder):
-    """{(part, tag): (list of (step, array), metadata)} of a folder of logs."""
+    """Returns `{(part, tag): (list of (step, array), metadata)}` of a folder of logs."""
     found = {}
     for part in sorted(p.name for p in folder.iterdir() if p.is_dir()):
         made = accumulator.EventAccumulator(str(folder / part), size_guidance={accumulator.TENSORS: 0}).Reload()
@@ -29,7 +29,7 @@ def events(folder):
 
 
 def scalars(folder):
-    """The same of the numbers only, by tag, of the part "train"."""
+    """Returns `{tag: list of (step, number)}` of the scalars in the part "train"."""
     found = {tag: values for (part, tag), (values, _) in events(folder).items() if part == "train"}
     return {tag: [(s, float(v)) for s, v in values] for tag, values in found.items() if not values[0][1].ndim}
 
@@ -63,9 +63,11 @@ def test_the_scalars_that_keras_writes(blobs, tmp_path):
 
 def test_numbers_of_each_weight_are_those_of_the_model(blobs, tmp_path):
     seen = []
-    look = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append((ks.report(model), dict(logs))))
+    observer = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: seen.append((ks.report(model), dict(logs)))
+    )
     model = ready()
-    fit(blobs, method(), board(tmp_path), look, model=model)
+    fit(blobs, method(), board(tmp_path), observer, model=model)
     written = scalars(tmp_path)
     for epoch, (report, logs) in enumerate(seen):
         now = {tag: dict(values)[epoch] for tag, values in written.items()}
@@ -74,7 +76,7 @@ def test_numbers_of_each_weight_are_those_of_the_model(blobs, tmp_path):
             expected = (row.live, row.macs, row.dead_inputs, row.dead_units)
             assert tuple(now[f"{x}/{row.name}"] for x in ("live", "macs", "dead_inputs", "dead_outputs")) == expected
         assert (now["network/live"], now["network/macs"]) == (report.live_weights, report.macs)
-        for name in ("dropped", "grown"):  # counted update by update, and not from epoch to epoch
+        for name in ("dropped", "grown"):  # all updates of the epoch, not the difference of its masks
             assert now[f"network/{name}"] == logs[name] == sum(now[f"{name}/{row.name}"] for row in report.layers)
         assert now["network/threshold"] == pytest.approx(logs["threshold"])
     assert sum(logs["dropped"] for _, logs in seen) > 0
@@ -89,7 +91,7 @@ def test_numbers_of_each_weight_are_those_of_the_model(blobs, tmp_path):
     [method, lambda: ks.SET(fraction=0.3, period="epoch"), lambda: ks.DeepR(1e-3, 1e-3), ks.Static],
     ids=["dynamic sparse", "SET between epochs", "DeepR", "static"],
 )
-def test_its_place_among_the_callbacks_does_not_matter(make, settings, blobs, tmp_path):
+def test_any_order_of_the_callbacks_gives_the_same_scalars(make, settings, blobs, tmp_path):
     rates = keras.callbacks.LearningRateScheduler(lambda epoch: 0.1 / (epoch + 1))
     fit(blobs, make(), rates, board(tmp_path / "last", **settings))
     fit(blobs, board(tmp_path / "first", **settings), rates, make())
@@ -106,18 +108,18 @@ def test_entries_by_step(blobs, tmp_path):
 
 def test_logs_are_on_the_disk_after_each_epoch(blobs, tmp_path):
     seen = []
-    look = keras.callbacks.LambdaCallback(
+    observer = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: seen.append(
             [len(scalars(tmp_path)[t]) for t in ("epoch_loss", "network/live")]
         )
     )
-    fit(blobs, method(), board(tmp_path), look)
+    fit(blobs, method(), board(tmp_path), observer)
     assert seen == [[1, 1], [2, 2], [3, 3]]
-    assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == ["train"]  # Nothing was tested.
+    assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == ["train"]  # There is no validation data.
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["before the method", "after it"])
-def test_a_run_that_goes_on_has_the_entries_of_one_that_did_not_stop(first, blobs, tmp_path):
+def test_a_resumed_run_has_the_entries_of_an_uninterrupted_run(first, blobs, tmp_path):
     def run(name, **arguments):
         parts = [method(), board(tmp_path / name)]
         fit(blobs, *(reversed(parts) if first else parts), backup(name), model=ready(), **arguments)
@@ -143,7 +145,7 @@ def test_histograms_are_of_live_weights(blobs, tmp_path):
     assert (buckets[0, 0], buckets[-1, 1]) == pytest.approx((live.min(), live.max()))
 
 
-def test_pictures_at_an_interval_and_at_the_end(blobs, tmp_path):
+def test_images_at_an_interval_and_at_the_end(blobs, tmp_path):
     model = fit(blobs, method(), board(tmp_path, image_freq=2, histogram_freq=0), epochs=4)
     written = {tag: values for (_, tag), (values, _) in events(tmp_path).items()}
     paths = [w.path for w in ks.masked_weights(model)]
@@ -161,13 +163,13 @@ def test_a_model_without_masks_has_its_logs_written(blobs, tmp_path):
     assert set(scalars(tmp_path)) == {"epoch_loss"}
 
 
-def test_beside_keras(blobs, tmp_path):
+def test_write_logs_false(blobs, tmp_path):
     fit(blobs, method(), board(tmp_path, write_logs=False), validation_data=blobs)
     assert not [tag for _, tag in events(tmp_path) if tag.startswith(("epoch_", "evaluation_"))]
     assert "network/live" in scalars(tmp_path)
 
 
-def test_settings_of_the_run(blobs, tmp_path):
+def test_hparams(blobs, tmp_path):
     from tensorboard.plugins.hparams import metadata
 
     fit(blobs, method(), board(tmp_path, hparams={"rate": 0.1, "name": "a", "on": True, "none": None}), epochs=1)
@@ -191,8 +193,8 @@ def test_a_full_disk_is_an_os_error(blobs, tmp_path, monkeypatch):
         def write(self, record):
             raise OSError(28, "No space left on device")
 
-    event, _ = event_file._writing()
-    monkeypatch.setattr(event_file, "_writing", lambda: (event, Full))
+    event, _ = event_file._import_writer()
+    monkeypatch.setattr(event_file, "_import_writer", lambda: (event, Full))
     with pytest.raises(OSError, match="No space left"):
         fit(blobs, board(tmp_path))
 
@@ -219,15 +221,15 @@ def test_arguments_out_of_range(settings, message, tmp_path):
 
 
 def test_without_the_package_tensorboard(tmp_path, monkeypatch):
-    monkeypatch.setattr(event_file, "problem", lambda: "No module named 'tensorboard'")
+    monkeypatch.setattr(event_file, "import_error", lambda: "No module named 'tensorboard'")
     with pytest.raises(ImportError, match="No module named 'tensorboard'.*pip install tensorboard"):
         board(tmp_path)
 
 
-# The history.
+# MaskHistory.
 
 
-def test_a_file_of_another_model_is_left(tmp_path):
+def test_a_history_of_another_model_is_not_restored(tmp_path):
     history = MaskHistory(ready())
     history.save(tmp_path / "explored.npz", 3)
     other = MaskHistory(ks.sparsify(keras.Sequential([keras.Input((5,)), layers.Dense(7)]), 0.5))
@@ -239,53 +241,53 @@ def test_a_file_of_another_model_is_left(tmp_path):
     assert other.explored == before
 
 
-# The pictures.
+# Images of masks.
 
 
 def decoded(png):
-    """Rows of RGB pixels of a PNG file that `pictures.png` made."""
+    """Returns the pixels of a PNG file that `encode_png` made: array of shape `(height, width, 3)`."""
     width, height = (int.from_bytes(png[i : i + 4], "big") for i in (16, 20))
     start = png.index(b"IDAT") + 4
     lines = np.frombuffer(zlib.decompress(png[start : png.index(b"IEND") - 8]), "uint8").reshape(height, -1)
     return lines[:, 1:].reshape(height, width, 3)
 
 
-def test_a_picture_is_dark_where_nothing_lives():
-    pixels = decoded(pictures.png(np.array([[0, 1], [0.5, 0]]), smallest=8))
+def test_an_image_is_dark_where_weights_are_dead():
+    pixels = decoded(mask_images.encode_png(np.array([[0, 1], [0.5, 0]]), min_size=8))
     assert pixels.shape == (8, 8, 3)
-    assert tuple(pixels[0, 0]) == tuple(pixels[7, 7]) == tuple(pictures.COLOURS[0])
-    assert tuple(pixels[0, 7]) == tuple(pictures.COLOURS[-1])
+    assert tuple(pixels[0, 0]) == tuple(pixels[7, 7]) == tuple(mask_images.COLORMAP[0])
+    assert tuple(pixels[0, 7]) == tuple(mask_images.COLORMAP[-1])
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) == 3
-    assert decoded(pictures.png(np.zeros((3, 300)))).shape == (3, 300, 3)
+    assert decoded(mask_images.encode_png(np.zeros((3, 300)))).shape == (3, 300, 3)
 
 
-def test_a_reduced_mask_has_the_mean_of_what_it_was():
+def test_downsampling_keeps_the_mean():
     matrix = np.random.default_rng(0).random((1000, 700)) < 0.1
-    small = pictures.reduced(matrix.astype(float), 100)
+    small = mask_images.downsample(matrix.astype(float), 100)
     assert small.shape == (100, 100)
     assert small.mean() == pytest.approx(matrix.mean())
     assert small[0, 0] == matrix[:10, :7].mean()
-    assert pictures.reduced(np.arange(5.0).reshape(5, 1), 3).tolist() == [[0.5], [2.5], [4]]
-    assert pictures.reduced(matrix[:3, :5]).shape == (3, 5)
+    assert mask_images.downsample(np.arange(5.0).reshape(5, 1), 3).tolist() == [[0.5], [2.5], [4]]
+    assert mask_images.downsample(matrix[:3, :5]).shape == (3, 5)
 
 
-def test_connectivity_on_the_grid_of_the_input():
+def test_connectivity_of_pixels():
     model = keras.Sequential([keras.Input((4, 5, 2)), layers.Flatten(), layers.Dense(6, name="a"), layers.Dense(3)])
     first, second = ks.masked_weights(ks.sparsify(model, 0.5))
     mask = np.zeros((40, 6), "uint8")
     mask[[12, 13], :3] = 1  # both channels of pixel (1, 1)
     first.mask.value.assign(mask)
-    name, picture = pictures.of_first(model, first)
-    assert (name, picture.shape, picture[1, 1], picture.sum()) == ("connectivity", (4, 5), 6, 6)
-    assert pictures.of_first(model, second) == (None, None)
+    name, image = mask_images.first_layer_image(model, first)
+    assert (name, image.shape, image[1, 1], image.sum()) == ("connectivity", (4, 5), 6, 6)
+    assert mask_images.first_layer_image(model, second) == (None, None)
 
 
 def test_windows_of_a_convolution():
     model = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, (2, 3))])
     (weight,) = ks.masked_weights(ks.sparsify(model, 0.5))
-    name, picture = pictures.of_first(model, weight)
-    assert (name, picture.shape) == ("windows", (3 * 3 - 1, 4 * 4 - 1))
-    np.testing.assert_array_equal(picture[3:5, 4:7], weight.mask.numpy()[:, :, 1, 1])
+    name, image = mask_images.first_layer_image(model, weight)
+    assert (name, image.shape) == ("windows", (3 * 3 - 1, 4 * 4 - 1))
+    np.testing.assert_array_equal(image[3:5, 4:7], weight.mask.numpy()[:, :, 1, 1])
 
 
 @pytest.mark.parametrize(
@@ -301,6 +303,6 @@ def test_windows_of_a_convolution():
 )
 def test_a_mask_is_inputs_by_outputs(layer, shape, size):
     (weight,) = ks.masked_weights(ks.sparsify(keras.Sequential([keras.Input(shape), layer]), 0.5))
-    matrix = pictures.mask_matrix(weight)
+    matrix = mask_images.mask_matrix(weight)
     assert matrix.shape == size
     assert matrix.mean() == pytest.approx(weight.mask.numpy().mean())

@@ -1,4 +1,4 @@
-"""Several runs at once: what fails, what is cut off, and how it goes on."""
+"""Tests parallel runs of a sweep: failures, interruption, and resuming."""
 
 import functools
 import os
@@ -14,7 +14,7 @@ import jobs
 import sweep
 
 ROOT = Path(__file__).parents[1]
-# A recipe of the user's own: waits, keeps what it has done in backup/, stops at Ctrl-C.
+# A custom recipe: it writes a backup, waits for a file "finish", and stops at Ctrl-C.
 RECIPE = """
 import json, os, pathlib, signal, sys, time
 flags = dict((a.removeprefix("--") + "=").split("=")[:2] for a in sys.argv[1:])
@@ -37,7 +37,7 @@ result = {"score": float(flags["rate"]), "begin": begin, "end": time.time(), "co
 
 @pytest.fixture
 def command(tmp_path):
-    """Of a sweep of four runs over a flag, two at once, of which one fails."""
+    """Returns the command of a sweep of four runs, two in parallel, of which one fails."""
     (tmp_path / "recipe.py").write_text(RECIPE)
     flags = ["--grid=", "--seeds=", "--vary=rate=1,bad,2,3", "--jobs=2", "--memory=0.01", "--metric=score"]
     places = [f"--recipe={tmp_path / 'recipe.py'}", f"--output_dir={tmp_path / 'o'}"]
@@ -51,7 +51,7 @@ def wait_for(*paths, seconds=30):
         time.sleep(0.02)
 
 
-def test_one_that_fails_stops_no_other(command, tmp_path):
+def test_a_failed_run_does_not_stop_the_others(command, tmp_path):
     (tmp_path / "o").mkdir()
     (tmp_path / "o/finish").touch()
     process = subprocess.run(command, capture_output=True, text=True)
@@ -68,15 +68,15 @@ def test_one_that_fails_stops_no_other(command, tmp_path):
     assert (tmp_path / "o/rate1.log").read_text() == "rate 1\n"
 
 
-def test_ctrl_c_stops_the_runs_at_work_and_the_same_command_goes_on(command, tmp_path):
-    # Where the tests run in the background of a shell, they and their children ignore SIGINT.
+def test_ctrl_c_stops_all_runs_and_the_same_command_resumes_them(command, tmp_path):
+    # If the tests run in the background of a shell, they and their child processes ignore SIGINT.
     default = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=default)
-    wait_for(tmp_path / "o/rate1/backup/1", tmp_path / "o/rate2/backup/1")  # Two at once, after "bad" has failed.
+    wait_for(tmp_path / "o/rate1/backup/1", tmp_path / "o/rate2/backup/1")  # Both run, since "bad" has failed.
     process.send_signal(signal.SIGINT)
     printed, errors = process.communicate(timeout=120)
     assert "Stopping 2 runs" in printed
-    assert "Stopped. The same command goes on." in errors
+    assert "Stopped. The same command resumes the sweep." in errors
     assert not list((tmp_path / "o").rglob("result.json"))
     (tmp_path / "o/finish").touch()
     again = subprocess.run(command, capture_output=True, text=True)
@@ -89,7 +89,7 @@ def test_ctrl_c_stops_the_runs_at_work_and_the_same_command_goes_on(command, tmp
 
 
 def test_a_run_waits_for_memory(monkeypatch, tmp_path):
-    """Where less is free than a run may take, one works at a time."""
+    """If there is less free memory than a run needs, one run is processed at a time."""
     monkeypatch.setattr(jobs, "free_memory", lambda: 1000)
     (tmp_path / "recipe.py").write_text(RECIPE)
     (tmp_path / "o").mkdir()
@@ -99,23 +99,23 @@ def test_a_run_waits_for_memory(monkeypatch, tmp_path):
     class Options:
         fresh, go_on, metric = "", "", "score"
 
-    work = sweep.Sweep(runs, 3, 2000, Options)
-    most = []
-    begin = jobs.start
-    monkeypatch.setattr(jobs, "start", lambda *x: most.append(len(work._working)) or begin(*x))
-    work.run()
-    assert most == [0, 0, 0]
-    assert not work.failed
+    sweep_ = sweep.Sweep(runs, 3, 2000, Options)
+    running = []
+    start = jobs.start
+    monkeypatch.setattr(jobs, "start", lambda *x: running.append(len(sweep_._running)) or start(*x))
+    sweep_.run()
+    assert running == [0, 0, 0]
+    assert not sweep_.failed
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system does not tell cores")
-def test_runs_at_once_share_the_cores():
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system does not report cores")
+def test_parallel_runs_share_the_cores():
     usable = os.sched_getaffinity(0)
-    parts = [jobs.cores_of(job, len(usable)) for job in range(len(usable))]
+    parts = [jobs.cores_for_slot(job, len(usable)) for job in range(len(usable))]
     assert set.union(*parts) == usable
     assert all(len(part) == 1 for part in parts)
-    assert jobs.cores_of(0, 1) == usable
-    assert all(len(jobs.cores_of(job, 3 * len(usable))) == 1 for job in range(9))
+    assert jobs.cores_for_slot(0, 1) == usable
+    assert all(len(jobs.cores_for_slot(job, 3 * len(usable))) == 1 for job in range(9))
 
 
 def test_every_combination_of_flags():

@@ -1,4 +1,4 @@
-"""Tests the tools on the output of runs."""
+"""Tests the tools on the files of runs."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from processes import Script
 ROOT = Path(__file__).parents[1]
 
 
-def write(folder, accuracy, seed=0, best=None, **config):
+def write_run(folder, accuracy, seed=0, best=None, **config):
     folder.mkdir(parents=True)
     config = {"method": "dynamic_sparse", "sparsity": 0.98, "dataset": "mnist", "seed": seed, "epochs": 100, **config}
     (folder / "config.json").write_text(json.dumps(config))
@@ -33,10 +33,10 @@ def write(folder, accuracy, seed=0, best=None, **config):
 
 
 def test_seeds_make_one_row_and_other_settings_another(tmp_path):
-    write(tmp_path / "a", 0.97, seed=0, best=0.98)
-    write(tmp_path / "b", 0.98, seed=1, best=0.98)
-    write(tmp_path / "c", 0.5, method="static")
-    write(tmp_path / "d", 0.6, epochs=3)
+    write_run(tmp_path / "a", 0.97, seed=0, best=0.98)
+    write_run(tmp_path / "b", 0.98, seed=1, best=0.98)
+    write_run(tmp_path / "c", 0.5, method="static")
+    write_run(tmp_path / "d", 0.6, epochs=3)
     table = compare.rows(compare.read(tmp_path))
     assert len(table) == 3
     row = next(r for r in table if r[6] == "2")
@@ -44,24 +44,24 @@ def test_seeds_make_one_row_and_other_settings_another(tmp_path):
     assert compare.markdown(table).splitlines()[0].startswith("| method | sparsity |")
 
 
-def test_runs_of_another_recipe_change_no_row(tmp_path):
-    write(tmp_path / "a", 0.97, settings="paper")
-    write(tmp_path / "b", 0.99, settings="ours")
+def test_runs_of_another_recipe_do_not_change_the_rows(tmp_path):
+    write_run(tmp_path / "a", 0.97, settings="paper")
+    write_run(tmp_path / "b", 0.99, settings="ours")
     alone = compare.rows(compare.read(tmp_path))
     assert [row[5] for row in alone] == ["98.14 ± .14", ""]
-    write(tmp_path / "c", 0.5, dataset="cifar10", depth=10)
+    write_run(tmp_path / "c", 0.5, dataset="cifar10", depth=10)
     assert [row for row in compare.rows(compare.read(tmp_path)) if row[3] != "50.00"] == alone
 
 
 @pytest.mark.parametrize(("made", "given", "same"), [(1e-4, "1e-4", True), (0.9, "0.90", True), (0.9, "0.91", False)])
 def test_flags_of_a_finished_run_are_compared_as_numbers(tmp_path, made, given, same):
-    write(tmp_path / "run", 0.97, l1=made, jit_compile=True)
+    write_run(tmp_path / "run", 0.97, l1=made, jit_compile=True)
     command = [sys.executable, "r.py", f"--output_dir={tmp_path / 'run'}", f"--l1={given}", "--jit_compile=true"]
     if same:
-        sweep._check_same(tmp_path / "run", command)
+        sweep._check_same_flags(tmp_path / "run", command)
     else:
         with pytest.raises(SystemExit):
-            sweep._check_same(tmp_path / "run", command)
+            sweep._check_same_flags(tmp_path / "run", command)
 
 
 def test_a_folder_without_results_is_refused(tmp_path):
@@ -90,7 +90,7 @@ def test_a_sweep_has_every_point_ordered_by_seed():
     ]
 
 
-def test_a_sweep_runs_only_what_is_not_finished(tmp_path):
+def test_a_sweep_skips_finished_runs(tmp_path):
     recipe = tmp_path / "recipe.py"
     recipe.write_text(
         "import json, pathlib, sys\n"
@@ -129,7 +129,7 @@ def test_a_sweep_runs_only_what_is_not_finished(tmp_path):
         pytest.param("wrn", ["--steps=2", "--depth=10", "--widen_factor=2"], marks=pytest.mark.long),
     ],
 )
-def test_the_benchmark_runs(network, more):
+def test_the_step_benchmark(network, more):
     flags = [f"--network={network}", "--rounds=1", "--batch_size=10", "--nojit_compile", *more]
     printed = Script(ROOT / "tools/benchmark.py", "step", *flags).finish()
     assert printed.count("masked/dense") == printed.count("deepr/dense") == 1
@@ -137,7 +137,7 @@ def test_the_benchmark_runs(network, more):
 
 
 @pytest.mark.tensorflow
-def test_the_benchmark_of_the_input(tmp_path):
+def test_the_input_benchmark(tmp_path):
     if not list(Path(os.environ.get("TFDS_DATA_DIR", tmp_path)).glob("mnist/*/dataset_info.json")):
         pytest.skip("TFDS_DATA_DIR holds no MNIST")
     flags = ["--rounds=1", "--steps=5", "--nojit_compile"]
@@ -147,7 +147,7 @@ def test_the_benchmark_of_the_input(tmp_path):
 
 @pytest.mark.tensorflow
 @pytest.mark.long
-def test_the_benchmark_of_exports():
+def test_the_export_benchmark():
     pytest.importorskip("ai_edge_litert")
     printed = Script(ROOT / "tools/benchmark.py", "export", "--exported=lenet", "--rounds=2").finish()
     for route in ("dense float32", "sparse float32", "sparse float16", "sparse int8", ".keras, bzip2"):
@@ -156,7 +156,7 @@ def test_the_benchmark_of_exports():
 
 @pytest.mark.tensorflow
 @pytest.mark.long
-def test_the_benchmark_of_peers():
+def test_the_peers_benchmark():
     pytest.importorskip("torch")
     names = "keras_sparse, TensorFlow", "dense, PyTorch alone", "torch.nn.utils.prune"
     flags = ["--networks=lenet", "--rounds=1", "--steps=3", "--batch_size=10"]
@@ -165,11 +165,11 @@ def test_the_benchmark_of_peers():
     assert all(f"| {name} |" in printed for name in names)
 
 
-def test_each_benchmark_writes_its_part_of_the_page(tmp_path):
+def test_each_benchmark_writes_its_own_section(tmp_path):
     page = tmp_path / "benchmarks.md"
     for name, text in (("export", "one"), ("peers", "two"), ("export", r"three \1")):
-        benchmark_page.write(name, text, page)
+        benchmark_page.write_section(name, text, page)
     written = page.read_text()
     assert "one" not in written
     assert written.index(r"three \1") < written.index("two")
-    assert benchmark_page.table(["a", "b"], [["c", 1]]) == "| a | b |\n| --- | --- |\n| c | 1 |"
+    assert benchmark_page.markdown_table(["a", "b"], [["c", 1]]) == "| a | b |\n| --- | --- |\n| c | 1 |"

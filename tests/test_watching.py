@@ -1,4 +1,4 @@
-"""What a user sees of real runs: in TensorBoard, in the page, in the figures."""
+"""Tests what TensorBoard, the page and the figures show of real runs."""
 
 import re
 import subprocess
@@ -30,7 +30,7 @@ RUNS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Of three runs of the LeNet recipe, two of them seeds of one experiment."""
+    """Returns the folder of three runs of the LeNet recipe, two of which are seeds of one experiment."""
     made = tmp_path_factory.mktemp("runs")
     for name, given in RUNS.items():
         options = flags.FlagValues()
@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tensorboard(folder):
-    """The address of a TensorBoard of these runs, started as a user starts it."""
+    """Yields the address of a TensorBoard for these runs, started from the command line."""
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", folder, "--port", "0", "--host", "127.0.0.1"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     with process:
@@ -69,13 +69,13 @@ def test_tensorboard_shows_the_tags_of_each_layer(tensorboard):
         browser.screenshot(shown, "tensorboard_scalars")
 
 
-def test_tensorboard_shows_the_pictures_of_two_runs(tensorboard):
+def test_tensorboard_shows_the_images_of_two_runs(tensorboard):
     with browser.opened() as shown:
         shown.goto(f"{tensorboard}#images")
         for tag in ("connectivity/fc1", "masks/fc2", "masks/fc3"):
             shown.get_by_text(f"tag: {tag}").nth(1).wait_for()
         shown.wait_for_function(
-            # Through all shadow roots, in which TensorBoard keeps its pictures.
+            # TensorBoard's images are inside of nested shadow roots.
             """() => {
                 const inner = x => x.shadowRoot ? all(x.shadowRoot) : [];
                 const all = root => [...root.querySelectorAll("*")].flatMap(x => [x, ...inner(x)]);
@@ -89,41 +89,41 @@ def test_tensorboard_compares_the_settings_of_two_runs(tensorboard):
     with browser.opened() as shown:
         shown.goto(f"{tensorboard}#hparams")
         shown.get_by_text("Trial ID").first.wait_for()
-        for value in ("dynamic_sparse", "static"):  # among the settings at the left, and in the table
+        for value in ("dynamic_sparse", "static"):  # once in the list of settings, once in the table
             shown.get_by_text(value, exact=True).nth(1).wait_for()
         browser.screenshot(shown, "tensorboard_hparams")
 
 
 @pytest.fixture(scope="module")
-def written(folder):
-    """The page of the runs, written as a user writes it."""
+def written_page(folder):
+    """Returns the path of the page about the runs."""
     file = folder / "page.html"
-    file.write_text(page.page(runs.find([folder])))
+    file.write_text(page.page(runs.find_runs([folder])))
     return file
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_in_a_browser(written, scheme):
+def test_the_page_in_a_browser(written_page, scheme):
     with browser.opened(color_scheme=scheme, offline=True) as shown:
-        asked = []
-        shown.on("request", lambda request: asked.append(request.url))
-        shown.goto(written.as_uri())
-        assert all(url.startswith(("file:", "data:")) for url in asked)
+        requests = []
+        shown.on("request", lambda request: requests.append(request.url))
+        shown.goto(written_page.as_uri())
+        assert all(url.startswith(("file:", "data:")) for url in requests)
         assert shown.locator("h2").all_inner_texts() == ["All runs", "moving", "moving_1", "still"]
         assert shown.evaluate("[...document.images].every(x => x.complete && x.naturalWidth > 0)")
-        assert shown.locator("img").count() == 3 * 4  # the input's grid, and three masks
+        assert shown.locator("img").count() == 3 * 4  # connectivity of pixels, and three masks
         assert shown.locator("figure svg").count() == 3 + 2 * 6 + 6
         text = shown.evaluate("getComputedStyle(document.querySelector('svg text')).fill")
-        ground = shown.evaluate("getComputedStyle(document.body).backgroundColor")
+        background = shown.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (sum(map(int, re.findall(r"\d+", text))) > 380) == (scheme == "dark")
-        assert (sum(map(int, re.findall(r"\d+", ground))) > 380) == (scheme == "light")
+        assert (sum(map(int, re.findall(r"\d+", background))) > 380) == (scheme == "light")
         assert shown.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         browser.screenshot(shown, f"page_{scheme}", full_page=True)
 
 
-def test_the_table_of_a_sweep_sorts(written):
+def test_the_table_of_a_sweep_sorts(written_page):
     with browser.opened() as shown:
-        shown.goto(written.as_uri())
+        shown.goto(written_page.as_uri())
         head = shown.locator("table.sortable th")
         column = {name: i for i, name in enumerate(head.all_inner_texts())}["live weights"]
 
@@ -138,7 +138,7 @@ def test_the_table_of_a_sweep_sorts(written):
 
 
 def test_figures_of_a_sweep(folder, tmp_path):
-    found = runs.find([folder])
+    found = runs.find_runs([folder])
     for make in figures.FIGURES:
         figure = figures.draw(make, found)
         assert figure is not None, make.__name__
@@ -151,8 +151,8 @@ def test_figures_of_a_sweep(folder, tmp_path):
 
 @pytest.mark.parametrize("make", figures.FIGURES, ids=lambda make: make.__name__)
 def test_nothing_in_a_figure_is_cut_off_or_covered(make, folder):
-    """All that is drawn lies on the canvas, and the legend on no axes."""
-    figure = figures.draw(make, runs.find([folder]))
+    """Everything is within the canvas, and the legend covers no axes."""
+    figure = figures.draw(make, runs.find_runs([folder]))
     figure.canvas.draw()
     drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
     assert min(drawn.x0, drawn.y0, width - drawn.x1, height - drawn.y1) > 0
@@ -162,7 +162,7 @@ def test_nothing_in_a_figure_is_cut_off_or_covered(make, folder):
 
 
 def test_layers_are_read_from_the_run(folder):
-    (run,) = runs.find([folder / "moving"])
+    (run,) = runs.find_runs([folder / "moving"])
     assert set(run.layers["live"]) == {"fc1", "fc2", "fc3"}
     for epoch in (1, 2, 3):
         assert sum(by_epoch[epoch] for by_epoch in run.layers["live"].values()) == run.result["live_weights"]
@@ -170,22 +170,22 @@ def test_layers_are_read_from_the_run(folder):
         assert dropped == run.history["dropped"][epoch - 1]
 
 
-def test_an_event_file_that_was_cut_off(folder, tmp_path):
+def test_an_incomplete_event_file(folder, tmp_path):
     (file,) = (folder / "still/tensorboard/validation").glob("events*")
-    whole = list(runs.values(file.parent))
+    whole = list(runs.read_events(file.parent))
     (tmp_path / file.name).write_bytes(file.read_bytes()[:-5])
-    assert len(list(runs.values(tmp_path))) == len(whole) - 1
+    assert len(list(runs.read_events(tmp_path))) == len(whole) - 1
 
 
-def test_series_are_named_by_what_differs(folder):
-    found = runs.find([folder])
-    assert [len(same) for same in runs.series(found).values()] == [2, 1]
-    assert set(runs.series(found)) == {"dynamic sparse sparsity=0.95", "static sparsity=0.9"}
-    assert set(runs.series(found, but=("sparsity",))) == {"dynamic sparse", "static"}
+def test_groups_are_labeled_by_the_flags_that_differ(folder):
+    found = runs.find_runs([folder])
+    assert [len(same) for same in runs.group_by_settings(found).values()] == [2, 1]
+    assert set(runs.group_by_settings(found)) == {"dynamic sparse sparsity=0.95", "static sparsity=0.9"}
+    assert set(runs.group_by_settings(found, ignored=("sparsity",))) == {"dynamic sparse", "static"}
 
 
 @pytest.mark.parametrize("tool", ["page", "figures"])
-def test_nothing_to_show(tool, tmp_path):
+def test_folders_without_runs(tool, tmp_path):
     script = Path(__file__).parents[1] / "tools" / f"{tool}.py"
     process = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True)
     assert process.returncode == 1

@@ -5,9 +5,9 @@
     python tools/benchmark.py step --network resnet50 --batch_size 16 --rounds 15 --steps 1
     python tools/benchmark.py step --network lstm --rounds 15 --steps 50     # or transformer
 
-prints the time of a training step of the dense and of the masked network, measured alternately in one process. Then it
-prints, for each method, the time of an update, and the average time per step including updates at the periods of Table
-4. Run it on an idle machine.
+prints the times of a training step of the dense and of the masked network, which train alternately in one process.
+Then it prints, for each method, the time of an update and the mean time of a step including updates, at the update
+periods of Table 4 of the paper on dynamic sparse reparameterization. Run it on an idle machine.
 
     python tools/benchmark.py input --network wrn --rounds 5 --steps 3
 
@@ -16,7 +16,8 @@ prints the time to load and augment a batch of the recipe's data, without traini
     python tools/benchmark.py export --rounds 30                         # see benchmark_export.py
     python tools/benchmark.py peers --rounds 10 --steps 100              # see benchmark_peers.py
 
-print, and with --write put into docs/benchmarks.md, what exported models weigh and take, and what other libraries take.
+print the size and latency of exported models, and the times of other libraries for sparse training. With --write they
+write these tables to docs/benchmarks.md.
 """
 
 import functools
@@ -61,24 +62,24 @@ LOAD = {
 }
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("data_dir", None, "For `input`: as for the recipes.")
+flags.DEFINE_string("data_dir", None, "For `input` and `export`: see the recipes.")
 flags.DEFINE_enum("network", "lenet", tuple(NETWORKS), "Network.")
-flags.DEFINE_integer("rounds", 15, "How often dense and masked networks alternate.", 1)
-flags.DEFINE_integer("steps", 600, "Steps per epoch; each network trains for an epoch in turn.", 1)
+flags.DEFINE_integer("rounds", 15, "Number of rounds; each network trains or runs once in each.", 1)
+flags.DEFINE_integer("steps", 600, "Steps per epoch; a round is an epoch of each network.", 1)
 flags.DEFINE_integer("batch_size", 100, "Images per step.", 1)
 flags.DEFINE_bool(
     "jit_compile", keras.backend.backend() != "torch", "Whether XLA compiles the step, as in the recipes."
 )
 flags.DEFINE_integer("depth", 28, "Depth of the WRN.")
-flags.DEFINE_float("widen_factor", None, "Factor of the width; default: as in the paper.")
+flags.DEFINE_float("widen_factor", None, "Factor of the width; default: that of the paper.")
 
 
 class Clock(keras.callbacks.Callback):
-    """Measures the time of each epoch in seconds: of its training steps, and including the evaluation."""
+    """Measures the seconds of each epoch: of its training steps (`steps`), and with evaluation (`with_evaluation`)."""
 
     def on_train_begin(self, logs=None):
         """Resets the lists of times."""
-        self.steps, self.whole = [], []
+        self.steps, self.with_evaluation = [], []
 
     def on_train_batch_begin(self, batch, logs=None):
         """Starts the clock at the first batch."""
@@ -86,17 +87,17 @@ class Clock(keras.callbacks.Callback):
             self.started = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
-        """Updates the time of the steps; the last batch has the final value."""
+        """Updates the time of the steps. The last batch of the epoch sets the final value."""
         self.trained = time.perf_counter() - self.started
 
     def on_epoch_end(self, epoch, logs=None):
         """Records both times."""
         self.steps.append(self.trained)
-        self.whole.append(time.perf_counter() - self.started)
+        self.with_evaluation.append(time.perf_counter() - self.started)
 
 
-class Bench:
-    """A compiled model with random images, which trains as in the recipe, including the input pipeline.
+class BenchmarkModel:
+    """A compiled model with random images, which trains as in its recipe, with the input pipeline.
 
     Args:
         model: `keras.Model`.
@@ -117,15 +118,15 @@ class Bench:
             jit_compile=FLAGS.jit_compile,
             steps_per_execution=steps_per_execution(self.steps, most=100),
         )
-        self.fit()  # to compile the train function
+        self.fit()  # compiles the train function
 
-    def fit(self, epochs=1, callbacks=(), tested=False):
-        """Trains some epochs.
+    def fit(self, epochs=1, callbacks=(), evaluated=False):
+        """Trains for some epochs.
 
         Args:
             epochs: int, number of epochs.
             callbacks: list of callbacks.
-            tested: bool, whether the network is evaluated after each epoch.
+            evaluated: bool, whether the model is evaluated after each epoch.
 
         Returns:
             Two lists with the seconds per step of each epoch, without and with the evaluation. If there are several
@@ -136,38 +137,38 @@ class Bench:
             self.data.batches(FLAGS.batch_size, seed=0),
             epochs=epochs,
             steps_per_epoch=self.steps,
-            validation_data=self.tests if tested else None,
+            validation_data=self.tests if evaluated else None,
             validation_batch_size=min(1000, 10 * FLAGS.batch_size),
             callbacks=[*callbacks, clock],
             verbose=0,
             shuffle=False,
         )
         first = int(epochs > 1)  # The first epoch may include compilation.
-        return [[x / self.steps for x in seconds[first:]] for seconds in (clock.steps, clock.whole)]
+        return [[x / self.steps for x in seconds[first:]] for seconds in (clock.steps, clock.with_evaluation)]
 
-    def turn(self):
-        """Trains one epoch, and returns the milliseconds per step."""
+    def time_epoch(self):
+        """Trains for one epoch, and returns the milliseconds per step."""
         return 1e3 * self.fit()[0][0]
 
 
-def timed(method):
-    """Makes a method append the seconds of each of its updates to its attribute `seconds`, and returns it."""
+def time_updates(method):
+    """Returns the method, changed to append the seconds of each update to its new attribute `seconds`."""
     update, method.seconds = method.update, []
 
-    def against_the_clock(*args, **kwargs):
+    def timed_update(*args, **kwargs):
         started = time.perf_counter()
         update(*args, **kwargs)
         method.seconds.append(time.perf_counter() - started)
 
-    method.update = against_the_clock
+    method.update = timed_update
     return method
 
 
-class Turns(keras.callbacks.Callback):
-    """Trains another network for an epoch after each epoch of a `fit` but the first.
+class AlternateTraining(keras.callbacks.Callback):
+    """Trains another model for one epoch after each epoch of a `fit`, except for the first.
 
     Args:
-        other: `Bench`.
+        other: `BenchmarkModel`.
     """
 
     def __init__(self, other):
@@ -175,22 +176,22 @@ class Turns(keras.callbacks.Callback):
         self.other, self.times = other, []
 
     def on_epoch_end(self, epoch, logs=None):
-        """Trains the other network."""
+        """Trains the other model."""
         if epoch:
-            self.times.append(self.other.turn())
+            self.times.append(self.other.time_epoch())
 
 
-def compared(one, other):
-    """Returns the medians of two lists of times, and the median of the ratios second / first of adjacent times."""
-    ratios = [b / a for a, b in zip(one, other, strict=True)]
-    return [statistics.median(times) for times in (one, other, ratios)]
+def medians(first, second):
+    """Returns the medians of two lists of times, and of the ratios second / first of times of the same round."""
+    ratios = [b / a for a, b in zip(first, second, strict=True)]
+    return [statistics.median(times) for times in (first, second, ratios)]
 
 
-def periodic(masked, experiment, options, images):
+def print_update_times(masked, experiment, options, images):
     """Prints the time of the updates of each method, measured during training.
 
     Args:
-        masked: `Bench` of the masked network.
+        masked: `BenchmarkModel` of the masked network.
         experiment: `common.experiment.Experiment`.
         options: flags of its recipe, with a period that is at most the number of steps of an epoch.
         images: int, number of training images.
@@ -201,64 +202,67 @@ def periodic(masked, experiment, options, images):
     weights = masked.model.get_weights()
     for name in ("dynamic_sparse", "set", "rigl", "compressed"):
         if name == "compressed":
-            method = timed(ks.GradualPruning(functools.partial(pruned, experiment.sparsity, options.period)))
-            share = settings.prunings / (settings.epochs * per_epoch)
+            method = time_updates(
+                ks.GradualPruning(functools.partial(pruning_schedule, experiment.sparsity, options.period))
+            )
+            update_rate = settings.prunings / (settings.epochs * per_epoch)
         else:
-            table = methods.callback(name, experiment, define(experiment), masked.model)
-            share = sum(1 / table.period(epoch) for epoch in range(table.until)) / training.epochs
-            method = timed(methods.callback(name, experiment, options, masked.model))
+            table = methods.callback(name, experiment, recipe_options(experiment), masked.model)
+            update_rate = sum(1 / table.period(epoch) for epoch in range(table.until)) / training.epochs
+            method = time_updates(methods.callback(name, experiment, options, masked.model))
             method.until = None
-        step, run = map(statistics.median, masked.fit(epochs, [method], tested=True))
+        step, run = map(statistics.median, masked.fit(epochs, [method], evaluated=True))
         update = statistics.median(method.seconds)
         step, run = step - update / options.period, run - update / options.period
         print(
             f"  {name}: an update takes {1e3 * update:.2f} ms; at Table 4's periods "
-            f"{1e3 * (step + share * update):.2f} ms a step, {share * update / step:.2%} of it updates "
-            f"({share * update / run:.2%} of a run with its tests)"
+            f"{1e3 * (step + update_rate * update):.2f} ms a step, {update_rate * update / step:.2%} of it updates "
+            f"({update_rate * update / run:.2%} of a run with evaluation)"
         )
-    masked.model.set_weights(weights)  # Undoes the pruning.
+    masked.model.set_weights(weights)  # restores the pruned weights
 
 
-def pruned(start, period, step):
-    """Schedule of a sparse network in which every pruning removes a hundredth of the live weights."""
+def pruning_schedule(start, period, step):
+    """Returns `(due, sparsity)` of a schedule that removes one percent of the live weights every `period` steps."""
     return step % period == 0, 1 - (1 - start) * 0.99 ** (step // period)
 
 
-def define(experiment, *arguments):
-    """Returns the parsed flags of a recipe."""
+def recipe_options(experiment, *arguments):
+    """Returns the flags of a recipe, parsed from command line arguments."""
     options = flags.FlagValues()
     define_flags(experiment, options)
     options(["recipe", *arguments])
     return options
 
 
-def step(build, experiment, images):
-    """Prints the times of the steps and updates of one network."""
+def benchmark_step(build, experiment, images):
+    """Prints the times of training steps and updates of a network."""
     masked_model = lambda: ks.sparsify(build(), experiment.sparsity, keep_dense=experiment.keep_dense)  # noqa: E731
-    dense, masked = Bench(build()), Bench(masked_model())
+    dense, masked = BenchmarkModel(build()), BenchmarkModel(masked_model())
     times = {dense: [], masked: []}
     for i in range(FLAGS.rounds):
         for network in ((dense, masked), (masked, dense))[i % 2]:
-            times[network].append(network.turn())
-    d, m, ratio = compared(times[dense], times[masked])
+            times[network].append(network.time_epoch())
+    d, m, ratio = medians(times[dense], times[masked])
     print(f"{FLAGS.network}: dense {d:.2f} ms a step, masked {m:.2f} ms, masked/dense {ratio:.3f}")
-    options = define(experiment, f"--period={steps_per_execution(FLAGS.steps, most=100)}")
-    periodic(masked, experiment, options, images)
+    options = recipe_options(experiment, f"--period={steps_per_execution(FLAGS.steps, most=100)}")
+    print_update_times(masked, experiment, options, images)
 
-    turns = Turns(dense)  # All rounds are in one `fit`, since DeepR compiles in the first epoch of each.
-    steps, _ = masked.fit(1 + FLAGS.rounds, [methods.callback("deepr", experiment, options, masked.model), turns])
-    d, m, ratio = compared(turns.times, [1e3 * x for x in steps])
+    # One `fit` for all rounds, since DeepR compiles in the first epoch of each `fit`.
+    alternate = AlternateTraining(dense)
+    steps, _ = masked.fit(1 + FLAGS.rounds, [methods.callback("deepr", experiment, options, masked.model), alternate])
+    d, m, ratio = medians(alternate.times, [1e3 * x for x in steps])
     print(f"  deepr: {m:.2f} ms a step, dense {d:.2f} ms, deepr/dense {ratio:.3f}")
 
 
-def loading(build, experiment, images):
-    """Prints the time to load a batch of one network's data."""
-    model = Bench(ks.sparsify(build(), experiment.sparsity, keep_dense=experiment.keep_dense))
-    step = statistics.median(model.turn() for _ in range(FLAGS.rounds))
+def benchmark_input(build, experiment, images):
+    """Prints the time to load a batch of the data of a network."""
+    model = BenchmarkModel(ks.sparsify(build(), experiment.sparsity, keep_dense=experiment.keep_dense))
+    step = statistics.median(model.time_epoch() for _ in range(FLAGS.rounds))
     train, _ = LOAD[FLAGS.network](experiment.dataset, ("train", experiment.test_split), FLAGS.data_dir)
     batches = iter(train.batches(FLAGS.batch_size, seed=0))
     count = max(30, FLAGS.steps)
-    for _ in range(10):  # skips more batches than are prefetched
+    for _ in range(10):  # more batches than are prefetched
         next(batches)
     started = time.perf_counter()
     for _ in range(count):
@@ -272,7 +276,7 @@ def loading(build, experiment, images):
 
 def main(argv):
     """Runs the benchmark named on the command line."""
-    benchmarks = {"step": step, "input": loading}
+    benchmarks = {"step": benchmark_step, "input": benchmark_input}
     others = {
         "export": lambda: benchmark_export.export(FLAGS.rounds),
         "peers": lambda: benchmark_peers.peers(FLAGS.rounds, FLAGS.steps, FLAGS.batch_size),

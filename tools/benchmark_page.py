@@ -1,4 +1,4 @@
-"""The page docs/benchmarks.md, of which each benchmark writes its own part."""
+"""Writes the page docs/benchmarks.md, which has a section for each benchmark."""
 
 import datetime
 import platform
@@ -8,26 +8,32 @@ from pathlib import Path
 PAGE = Path(__file__).parents[1] / "docs/benchmarks.md"
 _HEAD = """# Benchmarks
 
-Made by `python tools/benchmark.py export --write` and `python tools/benchmark.py peers --write`, each its own part.
+Made by `python tools/benchmark.py export --write` and `python tools/benchmark.py peers --write`.
 """
 
 
-def table(header, rows):
-    """Returns a Markdown table of lists of strings."""
+def markdown_table(header, rows):
+    """Returns a Markdown table. `header` is a list of str, `rows` a list of such lists."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def write(name, text, page=PAGE):
-    """Puts a text into its part of the page, between two comments, and leaves the others as they are."""
+def write_section(name, text, page=PAGE):
+    """Writes the section of a benchmark to the page. Sections are enclosed in comments; the others do not change.
+
+    Args:
+        name: str, name of the benchmark.
+        text: str, Markdown.
+        page: `Path` of the page.
+    """
     old = page.read_text() if page.exists() else _HEAD
-    part = f"<!-- {name} -->\n{text}\n<!-- end of {name} -->\n"
+    section = f"<!-- {name} -->\n{text}\n<!-- end of {name} -->\n"
     pattern = re.compile(rf"<!-- {name} -->\n.*?<!-- end of {name} -->\n", re.DOTALL)
-    page.write_text(pattern.sub(lambda _: part, old) if pattern.search(old) else f"{old}\n{part}")
+    page.write_text(pattern.sub(lambda _: section, old) if pattern.search(old) else f"{old}\n{section}")
 
 
-def machine():
-    """Returns what the numbers were measured on, and when, a phrase."""
+def machine_description():
+    """Returns the processor, its load and the date as text."""
     name = platform.processor() or platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
         if line.startswith("model name"):

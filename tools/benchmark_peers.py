@@ -1,4 +1,4 @@
-"""The same sparse training by several libraries, each in a process of its own; for `tools/benchmark.py peers`."""
+"""Measures sparse training with other libraries, each in its own process, for `tools/benchmark.py peers`."""
 
 import importlib.util
 import json
@@ -14,7 +14,7 @@ import benchmark_page
 
 FLAGS = flags.FLAGS
 _PEERS = Path(__file__).parent / "peers"
-# Name -> (program, KERAS_BACKEND, what must be installed).
+# Name -> (script in `peers` with its arguments, KERAS_BACKEND, packages that must be installed).
 PEERS = {
     "dense, TensorFlow": ("keras3.py dense", "tensorflow", ["tensorflow"]),
     "keras_sparse, TensorFlow": ("keras3.py dynamic_sparse", "tensorflow", ["tensorflow"]),
@@ -29,22 +29,27 @@ PEERS = {
     "torch.nn.utils.prune": ("pytorch.py prune", "torch", ["torch"]),
     "SparseLab": ("pytorch.py sparselab", "torch", ["torch", "sparselab"]),
 }
-flags.DEFINE_list("networks", ["lenet", "wrn"], "For `peers`: which.")
-flags.DEFINE_list("peers", list(PEERS), "For `peers`: which libraries.")
+flags.DEFINE_list("networks", ["lenet", "wrn"], "For `peers`: networks to train.")
+flags.DEFINE_list("peers", list(PEERS), "For `peers`: libraries to measure.")
 flags.DEFINE_integer(
-    "cores", 0, "For `peers`: how many cores each may use; 0 for all. Busy machines slow threads down.", 0
+    "cores", 0, "For `peers`: number of cores of each process; 0 for all. One core is less noisy on a busy machine.", 0
 )
-flags.DEFINE_float("peer_sparsity", 0.98, "For `peers`: of the masked layers.")
-_HEADER = ["network", "library", "versions", "step", "over its dense", "update", "peak memory"]
+flags.DEFINE_float("peer_sparsity", 0.98, "For `peers`: sparsity of the masked layers.")
+_HEADER = ["network", "library", "versions", "step", "step / dense", "update", "peak memory"]
 
 
 class Peer:
-    """A process that trains when it is told to.
+    """A process that trains with one library; see `peers/worker.py` for its protocol.
 
     Args:
-        name: a key of `PEERS`.
+        name: str, a key of `PEERS`.
         network: "lenet" or "wrn".
-        batch_size: int.
+        batch_size: int of at least 1.
+
+    Attributes:
+        steps: list of floats, the seconds of a step in each measurement.
+        updates: list of floats, the seconds of each update of the masks.
+        versions: str, names and versions of the packages.
     """
 
     def __init__(self, name, network, batch_size):
@@ -58,25 +63,25 @@ class Peer:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            preexec_fn=_few_cores if FLAGS.cores else None,
+            preexec_fn=_limit_cores if FLAGS.cores else None,
         )
         self.versions = self._answer()["versions"]
 
-    def turn(self, steps):
-        """Trains some steps and notes what they took."""
-        answer = self.ask(f"{steps}")
+    def measure(self, steps):
+        """Trains for some steps, and records the times."""
+        answer = self._ask(f"{steps}")
         self.steps.append(answer["step"])
         self.updates += answer["updates"]
 
-    def ask(self, words):
-        """Sends a line and returns the answer to it."""
+    def _ask(self, words):
+        """Sends a line to the process, and returns its answer, a dict."""
         self._process.stdin.write(f"{words}\n")
         self._process.stdin.flush()
         return self._answer()
 
     def close(self):
-        """Ends the process; returns the most bytes of memory that it took."""
-        peak = self.ask("end")["peak"]
+        """Ends the process, and returns its peak memory in bytes."""
+        peak = self._ask("end")["peak"]
         self._process.communicate()
         return peak
 
@@ -85,67 +90,69 @@ class Peer:
             if line.startswith("peer: "):
                 return json.loads(line.removeprefix("peer: "))
         raise RuntimeError(
-            f"The process of {self.name!r} ended: run it by hand, {' '.join(map(str, self._process.args))}."
+            f"The process of {self.name!r} failed. To see the error, run: {' '.join(map(str, self._process.args))}"
         )
 
 
-def _few_cores():
+def _limit_cores():
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: FLAGS.cores])
 
 
 def peers(rounds, steps, batch_size):
-    """Prints a table of all libraries and networks, and writes it if asked.
+    """Prints a table of all libraries and networks, and writes it to the page if `--write` is set.
 
     Args:
-        rounds: int, how often they take turns.
-        steps: int, of a turn of LeNet; the WRN, whose step takes 500 times as long, makes a fiftieth of them.
-        batch_size: int.
+        rounds: int, the number of measurements of each library.
+        steps: int, training steps of LeNet in each measurement. WRN-28-2, whose step takes about 500 times as long,
+            has a fiftieth of them.
+        batch_size: int of at least 1.
     """
-    rows, absent = [], []
+    rows, missing_peers = [], []
     for network in FLAGS.networks:
         count = steps if network == "lenet" else max(1, steps // 50)
         started = []
         for name in FLAGS.peers:
             missing = [x for x in PEERS[name][2] if importlib.util.find_spec(x) is None]
             if missing:
-                absent.append(f"{name} ({network}): {', '.join(missing)} not installed")
+                missing_peers.append(f"{name} ({network}): {', '.join(missing)} not installed")
                 continue
             try:
                 started.append(Peer(name, network, batch_size))
-                started[-1].turn(2)  # compiles
+                started[-1].measure(2)  # compiles
             except RuntimeError as error:
-                absent.append(f"{name} ({network}): {error}" if network == "lenet" else f"{name}: no {network}")
+                missing_peers.append(f"{name} ({network}): {error}" if network == "lenet" else f"{name}: no {network}")
                 started = [p for p in started if p.name != name]
         for peer in started:
             peer.steps, peer.updates = [], []
         for i in range(rounds):
             for peer in started[:: 1 if i % 2 else -1]:
-                peer.turn(count)
+                peer.measure(count)
         rows += _rows(network, started)
-        text = _text(rows, absent, rounds, steps, batch_size)
+        text = _text(rows, missing_peers, rounds, steps, batch_size)
         if FLAGS.write:
-            benchmark_page.write("peers", text)
+            benchmark_page.write_section("peers", text)
     print(text)
 
 
-def _text(rows, absent, rounds, steps, batch_size):
+def _text(rows, missing_peers, rounds, steps, batch_size):
     cores = f"{FLAGS.cores} core{'s' * (FLAGS.cores > 1)}" if FLAGS.cores else "all cores"
     return "\n".join(
         [
             "## Sparse training by other libraries",
             "",
-            f"{benchmark_page.machine()}. Batches of {batch_size}, sparsity {FLAGS.peer_sparsity}, SGD with momentum, "
-            "as each library's `fit` or loop is without any setting; each in a process of its own, on "
-            f"{cores}, {rounds} turns of {steps} steps of LeNet, a fiftieth of WRN-28-2, one after the other; medians. "
-            "A step is without updates of masks, which are timed by themselves.",
+            f"{benchmark_page.machine_description()}. Batch size {batch_size}, sparsity {FLAGS.peer_sparsity}, SGD "
+            f"with momentum, default settings of each library. Each library has its own process, on {cores}. The "
+            f"processes take turns in {rounds} rounds of {steps} steps of LeNet, or a fiftieth of them of WRN-28-2. "
+            "Times are medians. The time of a step excludes updates of the masks, which are measured separately.",
             "",
-            benchmark_page.table(_HEADER, rows),
-            *(f"\nNot measured: {x}." for x in absent),
+            benchmark_page.markdown_table(_HEADER, rows),
+            *(f"\nNot measured: {x}." for x in missing_peers),
         ]
     )
 
 
-_DENSE_OF = {
+# The dense training with which each library is compared.
+_DENSE_BASELINES = {
     "keras_sparse, TensorFlow": "dense, TensorFlow",
     "TF-MOT": "dense, tf_keras",
     "keras_sparse, JAX": "dense, JAX",
@@ -157,16 +164,17 @@ _DENSE_OF = {
 
 
 def _rows(network, started):
+    """Returns the rows of the table for a network, and ends the processes."""
     steps = {peer.name: peer.steps for peer in started}
     rows = []
     for peer in started:
-        dense = steps.get(_DENSE_OF.get(peer.name))
-        over = dense and statistics.median(a / b for a, b in zip(peer.steps, dense, strict=True))
+        dense = steps.get(_DENSE_BASELINES.get(peer.name))
+        ratio = dense and statistics.median(a / b for a, b in zip(peer.steps, dense, strict=True))
         update = f"{1e3 * statistics.median(peer.updates):.2f} ms" if peer.updates else ""
         rows.append(
             [
                 *(network, peer.name, peer.versions, f"{1e3 * statistics.median(peer.steps):.2f} ms"),
-                *(f"{over:.2f}" if over else "", update, f"{peer.close() / 2**20:,.0f} MiB"),
+                *(f"{ratio:.2f}" if ratio else "", update, f"{peer.close() / 2**20:,.0f} MiB"),
             ]
         )
     return rows

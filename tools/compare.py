@@ -1,4 +1,4 @@
-"""Makes a table of runs: mean and standard deviation over seeds, and the published numbers.
+"""Prints a table of runs: mean and standard deviation over seeds, and published accuracies.
 
     python tools/compare.py runs/lenet
 
@@ -11,10 +11,10 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from published import published
-from runs import SAME
+from published import published_accuracy
+from runs import IGNORED_FLAGS
 
-HEAD = ("method", "sparsity", "live weights", "last epoch", "best epoch", "published", "runs", "time")
+COLUMNS = ("method", "sparsity", "live weights", "last epoch", "best epoch", "published", "runs", "time")
 
 
 def read(folder):
@@ -31,18 +31,18 @@ def read(folder):
 
 
 def rows(runs):
-    """Makes the rows of the table.
+    """Returns the rows of the table, one for each group of runs that differ only in their seed and folder.
 
     Args:
         runs: list of `(config, result)`, as returned by `read`.
 
     Returns:
-        Sorted list of tuples of str, in the order of `HEAD`.
+        Sorted list of tuples of str, in the order of `COLUMNS`.
     """
     groups = defaultdict(list)
     flags = defaultdict(list)
     for config, _ in runs:
-        flags[config["dataset"]].append(set(config) - set(SAME))
+        flags[config["dataset"]].append(set(config) - set(IGNORED_FLAGS))
     # Runs of older versions of a recipe may lack a flag: only flags that all runs have distinguish rows.
     common = {dataset: set.intersection(*sets) for dataset, sets in flags.items()}
     for config, result in runs:
@@ -57,9 +57,9 @@ def rows(runs):
                 method,
                 "" if sparsity is None else f"{sparsity:.2f}",
                 f"{results[0]['live_weights'] or results[0]['parameters']:,}",
-                _spread([100 * r["test_accuracy"] for r in results]),
-                _spread([100 * r["best_test_accuracy"] for r in results]),
-                published(config),
+                _mean_and_deviation([100 * r["test_accuracy"] for r in results]),
+                _mean_and_deviation([100 * r["best_test_accuracy"] for r in results]),
+                published_accuracy(config),
                 str(len(results)),
                 f"{statistics.mean(r['seconds'] for r in results):.0f} s",
             )
@@ -68,13 +68,14 @@ def rows(runs):
 
 
 def markdown(table):
-    """Formats the rows as a Markdown table."""
-    return "\n".join("| " + " | ".join(row) + " |" for row in (HEAD, ["---"] * len(HEAD), *table))
+    """Returns the rows as a Markdown table."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in (COLUMNS, ["---"] * len(COLUMNS), *table))
 
 
-def _spread(values):
-    sd = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{sd}"
+def _mean_and_deviation(values):
+    """Returns the mean of numbers and, if there are several, their standard deviation, as text."""
+    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{deviation}"
 
 
 if __name__ == "__main__":

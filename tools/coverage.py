@@ -1,10 +1,10 @@
-"""How much of each network of keras.applications `sparsify` masks, and whether the network stays the same.
+"""Tells which part of each network of keras.applications `sparsify` masks, and whether outputs stay the same.
 
     python tools/coverage.py > docs/coverage.md
     python tools/coverage.py --families MobileNetV2,Xception
 
-Each network is made without pretrained weights, sparsified to 0, saved, loaded and made dense again; the largest
-difference of its outputs after each of these is in the table.
+Each network is made without pretrained weights, converted with sparsity 0, saved, loaded and converted back. The table
+has the largest difference of outputs after each of these steps.
 """
 
 import tempfile
@@ -18,7 +18,7 @@ from keras import applications
 
 import keras_sparse as ks
 
-# The smallest of each family: how to make it, and the smallest image that it takes.
+# The smallest network of each family: its arguments, and the smallest image size in pixels that it accepts.
 FAMILIES = {
     "ConvNeXtTiny": ({}, 32),
     "DenseNet121": ({}, 32),
@@ -40,7 +40,7 @@ flags.DEFINE_list("families", list(FAMILIES), "Classes of keras.applications, se
 
 
 def row(name: str) -> dict:
-    """Returns what the table says of a family: a dict of numbers and strings."""
+    """Returns the entries of the table for a family, a dict."""
     arguments, size = FAMILIES[name]
     keras.utils.set_random_seed(0)
     shape = (size, size, 3)
@@ -59,8 +59,8 @@ def row(name: str) -> dict:
     return {
         "name": name,
         "parameters": total,
-        "covered": report.sparse_weights / total,
-        "left": max(report.dense, key=lambda w: w.weights),
+        "masked": report.sparse_weights / total,
+        "largest_dense": max(report.dense, key=lambda w: w.weights),
         "differences": [float(np.abs(_outputs(m, x) - expected).max()) for m in models],
     }
 
@@ -80,10 +80,10 @@ def main(arguments):
     for name in flags.FLAGS.families:
         found = row(name)
         differences = " | ".join(f"{d:.0e}" if d else "0" for d in found["differences"])
-        left = found["left"]
+        largest = found["largest_dense"]
         print(
-            f"| {name} | {found['parameters']:,} | {found['covered']:.1%} | {left.name} ({left.weights:,}, "
-            f"{left.reason}) | {differences} |",
+            f"| {name} | {found['parameters']:,} | {found['masked']:.1%} | {largest.name} ({largest.weights:,}, "
+            f"{largest.reason}) | {differences} |",
             flush=True,
         )
 

@@ -1,10 +1,10 @@
-"""Writes one HTML file of a run or a sweep: settings, curves, the report, pictures of the masks, a table to sort.
+"""Writes an HTML page about a run or a sweep: settings, curves, the report, images of masks, a sortable table.
 
     python tools/page.py runs/demo
     python tools/page.py runs/lenet --output lenet.html
 
-The file needs no server and no network. Of a sweep the table and the figures show all runs, and the first `--sections`
-of them have a section each.
+The page is one file that needs no server and no network. For a sweep, the table and figures at the top show all runs.
+The first `--sections` runs have a section each.
 """
 
 import base64
@@ -20,18 +20,18 @@ from matplotlib import pyplot as plt
 import compare
 import figures
 import runs as runs_
-from published import published
+from published import published_accuracy
 
 FLAGS = flags.FLAGS
 if __name__ == "__main__":
-    flags.DEFINE_string("output", None, "The file; default: page.html in the first folder.")
-    flags.DEFINE_integer("sections", 6, "How many runs have a section of their own.", 0)
+    flags.DEFINE_string("output", None, "Path of the page; default: page.html in the first folder.")
+    flags.DEFINE_integer("sections", 6, "Maximum number of runs with their own section.", 0)
 
-OF_SWEEP = (figures.accuracy, figures.threshold, figures.overlap)
-OF_RUN = (figures.budget, figures.density, figures.explored, figures.dead, figures.where)
-SHOWN = "test_accuracy", "best_test_accuracy", "best_epoch", "live_weights", "parameters", "seconds", "machine"
-INK = "#010203"  # stands for the page's colour of text, light or dark
-MOST_PICTURES = 12
+SWEEP_FIGURES = (figures.accuracy, figures.threshold, figures.overlap)
+RUN_FIGURES = (figures.budget, figures.density, figures.explored, figures.dead, figures.where)
+RESULT_FIELDS = "test_accuracy", "best_test_accuracy", "best_epoch", "live_weights", "parameters", "seconds", "machine"
+TEXT_COLOR = "#010203"  # replaced by the text color of the page, which is light or dark
+MAX_MASKS = 12
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --soft: #8881; }
@@ -64,7 +64,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
       th.setAttribute("aria-sort", up ? "ascending" : "descending");
       const body = table.tBodies[0], cell = row => row.cells[column].textContent.trim();
       const compare = (a, b) => {
-        if (!cell(a) || !cell(b)) return !cell(a) - !cell(b);  // empty ones last, both ways
+        if (!cell(a) || !cell(b)) return !cell(a) - !cell(b);  // Empty cells are last in both orders.
         const x = number(cell(a)), y = number(cell(b));
         const order = x !== null && y !== null ? x - y : cell(a).localeCompare(cell(b));
         return up ? order : -order;
@@ -79,27 +79,27 @@ for (const table of document.querySelectorAll("table.sortable")) {
 
 
 def page(runs, sections=6) -> str:
-    """Returns the HTML of runs.
+    """Returns the page as HTML.
 
     Args:
-        runs: list of `runs.Run`, of at least one.
-        sections: int, how many of them have a section of their own.
+        runs: list of at least one `runs.Run`.
+        sections: int of at least 0, the maximum number of runs with their own section.
     """
     names = [run.path.name for run in runs]
     title = names[0] if len(runs) == 1 else f"{len(runs)} runs: {names[0]} to {names[-1]}"
     parts = [f"<h1>{html.escape(title)}</h1>"]
     if len(runs) > 1:
         table = compare.rows([(run.config, run.result) for run in runs])
-        parts += ["<h2>All runs</h2>", _table(compare.HEAD, table, sortable=True)]
+        parts += ["<h2>All runs</h2>", _table(compare.COLUMNS, table, sortable=True)]
         parts += [
-            "<p>Test accuracies in per cent, mean and standard deviation over seeds. Click on a head to sort.</p>"
+            "<p>Test accuracies in percent, mean and standard deviation over seeds. Click on a column to sort.</p>"
         ]
-        parts.append(_drawn(OF_SWEEP, runs))
+        parts.append(_figures(SWEEP_FIGURES, runs))
     for run in runs[:sections]:
         parts += section(run)
     if len(runs) > sections:
         left = html.escape(", ".join(names[sections:]))
-        parts.append(f"<p>Without a section, for which <code>--sections</code> has to be larger: {left}.</p>")
+        parts.append(f"<p>Runs without a section, which a larger <code>--sections</code> would show: {left}.</p>")
     head = (
         f"<meta charset='utf-8'><meta name='viewport' content='width=device-width'><title>{html.escape(title)}</title>"
     )
@@ -111,27 +111,29 @@ def page(runs, sections=6) -> str:
 
 
 def section(run) -> list[str]:
-    """Returns what the page tells of one run, a list of HTML."""
-    result = [(name.replace("_", " "), _worded(name, run.result[name])) for name in SHOWN if name in run.result]
-    theirs = published(run.config)
-    result += [("published accuracy", f"{theirs}%")] if theirs else []
+    """Returns the section of one run, a list of HTML elements."""
+    result = [
+        (name.replace("_", " "), _format_value(name, run.result[name])) for name in RESULT_FIELDS if name in run.result
+    ]
+    published = published_accuracy(run.config)
+    result += [("published accuracy", f"{published}%")] if published else []
     settings = [(name, "" if value is None else str(value)) for name, value in sorted(run.config.items())]
     parts = [f"<h2 id='{html.escape(run.path.name)}'>{html.escape(run.path.name)}</h2>", _table((), result)]
     parts.append(f"<details><summary>Settings</summary>{_table((), settings)}</details>")
-    parts += ["<h3>While it trained</h3>", _drawn((learning, *OF_RUN), [run])]
-    return [*parts, *_of_model(run)]
+    parts += ["<h3>Training</h3>", _figures((learning_curves, *RUN_FIGURES), [run])]
+    return [*parts, *_model_section(run)]
 
 
-def learning(runs):
-    """Accuracy on the images trained on and on those of the test, by epoch."""
+def learning_curves(runs):
+    """Accuracy on training and test images, by epoch."""
     history = runs[0].history
     if "accuracy" not in history:
         return None
     figure, axes = plt.subplots()
-    for name, label, colour in (("accuracy", "training", 0), ("val_accuracy", "test", 1)):
+    for name, label, color in (("accuracy", "training", 0), ("val_accuracy", "test", 1)):
         if name in history:
             percent = [100 * a for a in history[name]]
-            axes.plot(history["epoch"], percent, color=figures.COLOURS[colour], ls=("-", "--")[colour], label=label)
+            axes.plot(history["epoch"], percent, color=figures.COLORS[color], ls=("-", "--")[color], label=label)
     axes.set_ylabel("accuracy, %")
     figures.by_epoch(axes)
     figure.legend(loc="outside right upper", fontsize=9)
@@ -139,23 +141,26 @@ def learning(runs):
 
 
 def svg(figure) -> str:
-    """Returns a figure as SVG to be part of a page, whose colour its text and axes have."""
+    """Returns a figure as an SVG element, with text and axes in the text color of the page."""
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     plt.close(figure)
     text = file.getvalue()
-    for ink in (INK, "#000000"):
-        text = text.replace(ink, "currentColor")
+    for color in (TEXT_COLOR, "#000000"):
+        text = text.replace(color, "currentColor")
     return text[text.index("<svg") :]
 
 
-def _drawn(makers, runs):
-    colours = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
+def _figures(makers, runs):
+    """Returns the figures of runs as HTML. `makers` is a list of functions as in `figures.FIGURES`."""
+    colors = dict.fromkeys(
+        ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), TEXT_COLOR
+    )
     parts = []
     for i, make in enumerate(makers):
-        # A salt for each: the names inside of an SVG are those of the whole page.
+        # matplotlib derives the ids of SVG elements from the salt. They must be unique within the page.
         salt = {"svg.hashsalt": f"{runs[0].path}{len(runs)}{i}"}
-        with plt.rc_context({**figures.STYLE, **colours, **salt}):
+        with plt.rc_context({**figures.STYLE, **colors, **salt}):
             figure = make(runs)
             if figure is not None:
                 caption = html.escape(make.__doc__.strip().splitlines()[0])
@@ -163,43 +168,45 @@ def _drawn(makers, runs):
     return f"<div class='figures'>{''.join(parts)}</div>"
 
 
-def _of_model(run):
-    """The report and the pictures of the masks of a run's model."""
+def _model_section(run):
+    """Returns the report and the images of the masks of a run's model, a list of HTML elements."""
     path = run.path / "model.keras"
     if not path.exists():
         return []
     import keras
 
     import keras_sparse as ks
-    from keras_sparse.report import pictures
+    from keras_sparse.report import mask_images
 
     try:
         model = keras.models.load_model(path, compile=False)
-    except (ValueError, TypeError, OSError) as error:  # It needs code of its own.
+    except (ValueError, TypeError, OSError) as error:  # It may need custom code.
         return [f"<p>{html.escape(str(path))} cannot be loaded here: {html.escape(str(error))}</p>"]
-    parts = ["<h3>What it is made of</h3>", f"<div class='wide'>{ks.report(model).to_html()}</div>"]
+    parts = ["<h3>Final model</h3>", f"<div class='wide'>{ks.report(model).to_html()}</div>"]
     weights = ks.masked_weights(model)
-    shown = [(*pictures.of_first(model, w), w) if i == 0 else (None, None, w) for i, w in enumerate(weights)]
-    images = [_image(kind, matrix, w) for kind, matrix, w in shown if matrix is not None]
-    images += [_image("masks", pictures.reduced(pictures.mask_matrix(w)), w) for w in weights[:MOST_PICTURES]]
+    shown = [
+        (*mask_images.first_layer_image(model, w), w) if i == 0 else (None, None, w) for i, w in enumerate(weights)
+    ]
+    images = [_mask_image(kind, matrix, w) for kind, matrix, w in shown if matrix is not None]
+    images += [_mask_image("masks", mask_images.downsample(mask_images.mask_matrix(w)), w) for w in weights[:MAX_MASKS]]
     if images:
-        more = f" The first {MOST_PICTURES} of {len(weights)}." if len(weights) > MOST_PICTURES else ""
-        legend = f"Light where weights live; inputs downwards, outputs to the right.{more}"
-        parts += [f"<h3>Where its weights are</h3><p>{legend}</p><div class='masks'>{''.join(images)}</div>"]
+        more = f" Only the first {MAX_MASKS} of {len(weights)} masks are shown." if len(weights) > MAX_MASKS else ""
+        legend = f"Light where weights are live, with a row for each input and a column for each output unit.{more}"
+        parts += [f"<h3>Masks</h3><p>{legend}</p><div class='masks'>{''.join(images)}</div>"]
     return parts
 
 
 CAPTIONS = {
-    "connectivity": "live weights of each pixel of an image, 0 to {:.0f}",
-    "windows": "windows, a row an input channel, a column an output channel",
+    "connectivity": "number of live weights of each pixel, 0 to {:.0f}",
+    "windows": "kernels, with a row for each input and a column for each output channel",
     "masks": "mask of {}, {:.2%} live",
 }
 
 
-def _image(kind, matrix, weight):
-    from keras_sparse.report import pictures
+def _mask_image(kind, matrix, weight):
+    from keras_sparse.report import mask_images
 
-    png = base64.b64encode(pictures.png(matrix)).decode()
+    png = base64.b64encode(mask_images.encode_png(matrix)).decode()
     shape = "x".join(map(str, weight.shape))
     words = {"connectivity": (matrix.max(),), "windows": (), "masks": (shape, weight.mask.numpy().mean())}
     caption = html.escape(f"{weight.path}: {CAPTIONS[kind].format(*words[kind])}")
@@ -208,6 +215,7 @@ def _image(kind, matrix, weight):
 
 
 def _table(head, rows, sortable=False):
+    """Returns a table as HTML. `head` is a sequence of column titles, empty for none; `rows` a list of sequences."""
     titles = "".join(f"<th>{html.escape(title)}</th>" for title in head)
     lines = "".join("<tr>" + "".join(f"<td>{html.escape(str(x))}</td>" for x in row) + "</tr>" for row in rows)
     top = f"<thead><tr>{titles}</tr></thead>" if head else ""
@@ -215,21 +223,22 @@ def _table(head, rows, sortable=False):
     return f"<div class='wide'><table{kind}>{top}<tbody>{lines}</tbody></table></div>"
 
 
-def _worded(name, value):
+def _format_value(name, value):
+    """Returns an entry of a result as text."""
     if name.endswith("accuracy"):
         return f"{value:.2%}"
     return f"{value:,}" if isinstance(value, int) else value if isinstance(value, str) else json.dumps(value)
 
 
 def main(argv):
-    """Writes the page of the runs in the folders given."""
-    found = runs_.find(argv[1:])
+    """Writes the page about the runs in the given folders."""
+    found = runs_.find_runs(argv[1:])
     if not found:
         sys.exit(f"No result.json under {argv[1:]}. Name a folder of finished runs, such as runs/demo.")
     output = Path(FLAGS.output or Path(argv[1]) / "page.html")
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(page(found, FLAGS.sections))
-    print(f"{output}: open it in a browser.")
+    print(f"Written to {output}: open it in a browser.")
 
 
 if __name__ == "__main__":

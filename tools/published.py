@@ -1,7 +1,7 @@
-"""Published test accuracies in per cent, to put beside ours."""
+"""Published test accuracies in percent, to compare ours with."""
 
-# (data set, method, sparsity): mean and standard deviation of five runs where there is one, the authors' data; of
-# ImageNet what the paper prints.
+# (data set, method, sparsity): mean, and standard deviation over five runs if it is known. MNIST and CIFAR-10: the
+# authors' data. ImageNet: the table of the paper.
 PUBLISHED = {
     ("mnist", "dynamic_sparse", 0.90): "98.44 ± .10",
     ("mnist", "dynamic_sparse", 0.95): "98.32 ± .08",
@@ -32,7 +32,7 @@ PUBLISHED = {
     ("imagenet2012", "static", 0.9): "66.4",
     ("imagenet2012", "thin_dense", 0.9): "69.4",
 }
-_WRN = {  # at sparsity .5, .6, .7, .8, .9
+_WRN = {  # WRN-28-2 at sparsity .5, .6, .7, .8, .9
     "dynamic_sparse": ("94.73 ± .10", "94.66 ± .12", "94.57 ± .12", "94.40 ± .11", "93.59 ± .18"),
     "set": ("94.76", "94.55", "94.40", "94.25", "93.28"),
     "deepr": ("92.92", "92.80", "92.50", "92.36", "91.41"),
@@ -44,19 +44,19 @@ for _method, _accuracies in _WRN.items():
 EPOCHS = {"mnist": 100, "cifar10": 200, "imagenet2012": 100}
 
 
-def published(config) -> str:
-    """Returns the published accuracy of what a run does, "" where there is none or it does something else.
+def published_accuracy(config) -> str:
+    """Returns the published accuracy for the settings of a run, or "" if there is none for these settings.
 
     Args:
-        config: dict, the run's flags.
+        config: dict, the flags of the run.
     """
     dataset, method = config.get("dataset"), config.get("method")
     test_split = "validation" if dataset == "imagenet2012" else "test"
-    whole = {
+    required = {
         **{"epochs": EPOCHS.get(dataset), "train_split": "train", "test_split": test_split},
         **{"settings": "paper", "scope": "layer", "granularity": "weight", "precision": "float32"},
     }
-    # The dense network's is the same for every value of a flag that it makes no use of.
+    # The dense network does not use the flag `sparsity`.
     sparsity = None if method == "dense" else config.get("sparsity")
-    same = all(config.get(name, value) == value for name, value in whole.items())
+    same = all(config.get(name, value) == value for name, value in required.items())
     return PUBLISHED.get((dataset, method, sparsity), "") if same else ""

@@ -1,4 +1,4 @@
-"""What the tools read of the folders that runs write."""
+"""Reads the folders of finished runs."""
 
 import csv
 import dataclasses
@@ -8,8 +8,9 @@ import struct
 from collections import defaultdict
 from pathlib import Path
 
-SAME = ("seed", "output_dir", "overwrite", "resume", "data_dir", "dense_model", "verbose")  # seeds of one experiment
-OF_LAYERS = ("density", "live", "dropped", "grown", "explored", "dead_inputs", "dead_outputs")
+# Flags in which the runs of one experiment may differ.
+IGNORED_FLAGS = ("seed", "output_dir", "overwrite", "resume", "data_dir", "dense_model", "verbose")
+LAYER_TAGS = ("density", "live", "dropped", "grown", "explored", "dead_inputs", "dead_outputs")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,8 +19,8 @@ class Run:
 
     Attributes:
         path: `Path` of its folder.
-        config: dict, its flags.
-        result: dict, what it ended with.
+        config: dict, the flags, from config.json.
+        result: dict, the final numbers, from result.json.
     """
 
     path: Path
@@ -28,7 +29,7 @@ class Run:
 
     @functools.cached_property
     def history(self) -> dict:
-        """The epoch's logs, a dict of name to list of floats; "epoch" counts from 1."""
+        """The logs of the epochs: dict from name to list of floats; "epoch" counts from 1. Empty if there are none."""
         file = self.path / "history.csv"
         rows = list(csv.DictReader(file.read_text().splitlines())) if file.exists() else []
         found = {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
@@ -36,32 +37,37 @@ class Run:
 
     @functools.cached_property
     def layers(self) -> dict:
-        """What TensorBoard's files tell of each layer: `{"live": {layer: {epoch from 1: number}}, ...}`.
+        """The statistics of each layer in the TensorBoard files: `{"live": {layer: {epoch from 1: number}}, ...}`.
 
-        Empty if the run has written no such files, or the package tensorboard is not installed.
+        Empty if the run has no such files, or the package tensorboard is not installed.
         """
-        found = {name: defaultdict(dict) for name in OF_LAYERS}
-        for step, value in values(self.path / "tensorboard" / "train"):
+        found = {name: defaultdict(dict) for name in LAYER_TAGS}
+        for step, value in read_events(self.path / "tensorboard" / "train"):
             name, _, layer = value.tag.partition("/")
             if name in found:
                 found[name][layer][step + 1] = value.tensor.float_val[0]
         return {name: dict(of_layer) for name, of_layer in found.items() if of_layer}
 
 
-def find(paths) -> list[Run]:
-    """Returns the finished runs in folders, or in folders inside of them, in the order of their paths."""
+def find_runs(paths) -> list[Run]:
+    """Returns the finished runs in some folders and their subfolders, sorted by path."""
     results = sorted({r for path in paths for r in Path(path).rglob("result.json")})
     return [
         Run(r.parent, json.loads((r.parent / "config.json").read_text()), json.loads(r.read_text())) for r in results
     ]
 
 
-def series(runs, but=()) -> dict:
-    """Returns runs by what is done in them: `{label: [runs that differ in their seed or in the flags `but`]}`.
+def group_by_settings(runs, ignored=()) -> dict:
+    """Groups runs of the same settings, such as the seeds of one experiment.
 
-    A label is the method, with the flags in which runs of a method differ.
+    Args:
+        runs: list of `Run`.
+        ignored: tuple of str, further flags in which the runs of a group may differ.
+
+    Returns:
+        Dict from a label to a list of `Run`. A label is the method, followed by the flags in which groups differ.
     """
-    keys = [{k: v for k, v in run.config.items() if k not in (*SAME, *but)} for run in runs]
+    keys = [{k: v for k, v in run.config.items() if k not in (*IGNORED_FLAGS, *ignored)} for run in runs]
     shared = set.intersection(*(set(key) for key in keys)) if keys else set()
     differing = sorted(k for k in shared - {"method"} if len({json.dumps(key[k]) for key in keys}) > 1)
     found = defaultdict(list)
@@ -72,14 +78,15 @@ def series(runs, but=()) -> dict:
 
 
 def parameters(run) -> int:
-    """Returns the parameters that count of a run: live weights and all that is not masked."""
+    """Returns the number of live weights and of parameters that are not masked."""
     return run.result["parameters"]
 
 
-def values(folder):
-    """Yields `(step, value)` of each summary in the event files of a folder, the oldest first.
+def read_events(folder):
+    """Yields `(step, value)` of each summary in the event files of a folder, oldest first.
 
-    A file that was cut off is read as far as it goes.
+    An incomplete file, of a run that was killed, is read up to its last complete record. Yields nothing if the package
+    tensorboard is not installed.
     """
     try:
         from tensorboard.compat.proto.event_pb2 import Event

@@ -1,16 +1,18 @@
-"""Runs a recipe over methods, sparsities, seeds and other flags, several runs at once.
+"""Runs a recipe for combinations of methods, sparsities, seeds and other flags, several runs in parallel.
 
     python tools/sweep.py --recipe recipes/lenet_mnist.py --output_dir runs/lenet \
         --grid "dynamic_sparse:0.98,0.99 static:0.98 dense" --seeds 0,1,2,3,4 -- --verbose 0
     python tools/sweep.py --recipe mine.py --output_dir runs/mine --grid "" --vary "rate=0.1,0.01 width=1,2"
 
-Everything after `--` goes to the recipe, with the run's seed for `{seed}`. A recipe is any script that takes
-`--output_dir` and what is varied, and writes `result.json` there when it is done. What is finished is not run again,
-one that was cut off goes on if it has left a `backup/`, and one that fails stops no other. Ctrl-C lets the runs at work
-stop, and the same command goes on. What a run prints is in a file beside its folder; `tools/compare.py` makes a table.
+Arguments after `--` are passed to the recipe, with `{seed}` replaced by the seed of the run. A recipe is any script
+that takes `--output_dir` and the flags that are varied, and writes `result.json` to that folder at the end.
 
-As many runs work at once as `--jobs` says, each on its part of the cores, and as long as memory is free for another.
-Their sums may be rounded otherwise than those of a run on all cores.
+Finished runs are skipped, and an interrupted run is resumed if its folder has a `backup/`. A run that fails does not
+stop the others. Ctrl-C stops all runs; the same command resumes them. The output of a run is written to a file beside
+its folder. `tools/compare.py` prints a table of the results.
+
+`--jobs` runs are processed in parallel, each on its share of the cores, while there is enough free memory for another
+one. Fewer cores may change the order of sums, and so their rounding.
 """
 
 import itertools
@@ -27,24 +29,28 @@ import jobs as jobs_
 FLAGS = flags.FLAGS
 flags.DEFINE_string("recipe", "recipes/lenet_mnist.py", "The recipe's script.")
 flags.DEFINE_string("output_dir", None, "Folder of the runs.", required=True)
-flags.DEFINE_string("grid", "dynamic_sparse:0.98", 'METHOD[:SPARSITY,...] separated by spaces; "" for none.')
-flags.DEFINE_string("vary", "", "FLAG=VALUE,... separated by spaces: every combination.")
-flags.DEFINE_list("seeds", ["0"], 'Seeds, separated by commas; "" where the recipe takes none.')
-flags.DEFINE_integer("jobs", 1, "Runs at once; 0 for one a core.", 0)
-flags.DEFINE_float("memory", 2.0, "GiB that must be free to start a run beside another, or as much as one has taken.")
-flags.DEFINE_string("metric", "test_accuracy", "What is told of a result.")
-flags.DEFINE_string("fresh", "--overwrite", "Flag of the recipe to start a run anew that was cut off.")
-flags.DEFINE_string("go_on", "--resume", "Flag of the recipe to go on with a run that has left a backup.")
+flags.DEFINE_string("grid", "dynamic_sparse:0.98", 'METHOD[:SPARSITY,...] entries separated by spaces; "" for none.')
+flags.DEFINE_string("vary", "", "FLAG=VALUE,... entries separated by spaces; all combinations are run.")
+flags.DEFINE_list("seeds", ["0"], 'Seeds, separated by commas; "" if the recipe has no flag --seed.')
+flags.DEFINE_integer("jobs", 1, "Number of parallel runs; 0 for one on each core.", 0)
+flags.DEFINE_float(
+    "memory",
+    2.0,
+    "Free memory in GiB for starting another run in parallel, or the peak memory of a run if that is more.",
+)
+flags.DEFINE_string("metric", "test_accuracy", "Entry of result.json to print.")
+flags.DEFINE_string("fresh", "--overwrite", "Flag of the recipe that restarts an interrupted run.")
+flags.DEFINE_string("go_on", "--resume", "Flag of the recipe that resumes an interrupted run from its backup.")
 
 
 def commands(recipe, grid, seeds, extra, output_dir, vary=""):
-    """The runs of a sweep, seed by seed.
+    """Returns the runs of a sweep, ordered by seed.
 
     Args:
         recipe: path of the recipe's script.
         grid: str, "METHOD[:SPARSITY,...] ...".
         seeds: list of str.
-        extra: list of str, flags for every run.
+        extra: list of str, further arguments of all runs.
         output_dir: `Path` of the runs.
         vary: str, "FLAG=VALUE,... ...".
 
@@ -73,20 +79,21 @@ def commands(recipe, grid, seeds, extra, output_dir, vary=""):
     return runs
 
 
-def _check_same(folder, command):
-    """Stops if a finished run was made with other flags than the sweep gives."""
+def _check_same_flags(folder, command):
+    """Exits if a finished run had other flags than those of the sweep."""
     if not (folder / "config.json").exists():
         return
     config = json.loads((folder / "config.json").read_text())
-    given = " ".join(command[2:]).replace("=", " ").split(" --")  # "--flag=value" and "--flag value" alike
+    given = " ".join(command[2:]).replace("=", " ").split(" --")  # both "--flag=value" and "--flag value"
     for name, _, value in (flag.removeprefix("--").partition(" ") for flag in given):
-        made = config.get(name)
-        same = value in (str(made), json.dumps(made)) or _number(value) == made
-        if value and made is not None and name not in ("output_dir", "verbose") and not same:
-            sys.exit(f"{folder} holds a run with {name}={made}, not {value}. Name another --output_dir.")
+        used = config.get(name)
+        same = value in (str(used), json.dumps(used)) or _number(value) == used
+        if value and used is not None and name not in ("output_dir", "verbose") and not same:
+            sys.exit(f"{folder} holds a run with {name}={used}, not {value}. Name another --output_dir.")
 
 
 def _number(text):
+    """Returns a text as a float, or None if it is not a number."""
     try:
         return float(text)
     except ValueError:
@@ -94,107 +101,114 @@ def _number(text):
 
 
 def _has_backup(folder):
+    """Returns whether a run has a backup, or has one of the dense network that it trains first."""
     return any(x.exists() and any(x.iterdir()) for x in (folder / "backup", folder / "dense" / "backup"))
 
 
 class Sweep:
-    """Runs at work, waiting and done.
+    """Processes a list of runs in parallel.
 
     Args:
         runs: list of `(folder, command)`.
-        jobs: int, how many at once.
-        memory: int, bytes that must be free to start another beside one.
+        jobs: int, the number of parallel runs.
+        memory: int, the free bytes that are required to start another run in parallel.
         options: parsed flags.
+
+    Attributes:
+        failed: list of the folders of failed runs.
     """
 
     def __init__(self, runs, jobs, memory, options):
-        self._waiting, self._working, self.failed = list(runs), [], []
+        self._waiting, self._running, self.failed = list(runs), [], []
         self._jobs, self._memory, self._options = jobs, memory, options
-        self._total, self._done, self._times = len(runs), 0, []
+        self._total, self._done, self._seconds = len(runs), 0, []
 
     def run(self):
-        """Works until nothing is left; KeyboardInterrupt when all at work have stopped after Ctrl-C."""
+        """Processes all runs. After Ctrl-C, stops the running ones and raises KeyboardInterrupt."""
         try:
-            while self._waiting or self._working:
-                while self._waiting and self._may_start():
+            while self._waiting or self._running:
+                while self._waiting and self._can_start():
                     self._start()
                 time.sleep(0.05)
-                for job in [job for job in self._working if not job.working()]:
+                for job in [job for job in self._running if not job.is_running()]:
                     self._end(job)
         except KeyboardInterrupt:
             self._stop()
             raise
 
-    def _may_start(self):
-        if len(self._working) == self._jobs:
+    def _can_start(self):
+        """Returns whether there are a free slot and enough memory for another run."""
+        if len(self._running) == self._jobs:
             return False
-        return not self._working or jobs_.free_memory() > max(self._memory, *(job.memory for job in self._working))
+        return not self._running or jobs_.free_memory() > max(self._memory, *(job.memory for job in self._running))
 
     def _start(self):
+        """Starts the next run, or skips it if it is finished."""
         folder, command = self._waiting.pop(0)
         if (folder / "result.json").exists():
             self._done += 1
-            self._tell(folder, "finished before")
+            self._print_result(folder, "finished before")
             return
-        place = min(set(range(self._jobs)) - {job.place for job in self._working})
-        more = self._options.go_on if _has_backup(folder) else self._options.fresh
-        self._working.append(jobs_.start(place, self._jobs, folder, [*command, more] if more else command))
+        slot = min(set(range(self._jobs)) - {job.slot for job in self._running})
+        flag = self._options.go_on if _has_backup(folder) else self._options.fresh
+        self._running.append(jobs_.start(slot, self._jobs, folder, [*command, flag] if flag else command))
 
     def _end(self, job):
-        self._working.remove(job)
+        """Prints the result of a run whose process has ended."""
+        self._running.remove(job)
         self._done += 1
         seconds = time.perf_counter() - job.started
         self._memory = max(self._memory, job.memory)
         if job.process.returncode == 0 and (job.folder / "result.json").exists():
-            self._times.append(seconds)
-            self._tell(job.folder, f"{seconds:.0f} s")
+            self._seconds.append(seconds)
+            self._print_result(job.folder, f"{seconds:.0f} s")
             return
         self.failed.append(job.folder)
         last = "\n    ".join(job.log.read_text(errors="replace").strip().splitlines()[-5:])
         print(f"[{self._done}/{self._total}] {job.folder}: FAILED, see {job.log}\n    {last}", flush=True)
 
-    def _tell(self, folder, how):
+    def _print_result(self, folder, words):
         value = json.loads((folder / "result.json").read_text()).get(self._options.metric)
-        told = f"{self._options.metric} {value:.4f}, " if isinstance(value, float) else ""
-        left = self._left()
-        print(f"[{self._done}/{self._total}] {folder}: {told}{how}{left}", flush=True)
+        metric = f"{self._options.metric} {value:.4f}, " if isinstance(value, float) else ""
+        left = self._time_left()
+        print(f"[{self._done}/{self._total}] {folder}: {metric}{words}{left}", flush=True)
 
-    def _left(self):
-        """The time that the others take, by what those took that are done."""
-        if not self._times or self._done == self._total:
+    def _time_left(self):
+        """Returns the estimated time for the other runs as text, "" if there is no estimate or no other run."""
+        if not self._seconds or self._done == self._total:
             return ""
-        each = sum(self._times) / len(self._times)
-        todo = [each] * sum(not (folder / "result.json").exists() for folder, _ in self._waiting)
-        todo += [max(0.0, each - (time.perf_counter() - job.started)) for job in self._working]
+        mean = sum(self._seconds) / len(self._seconds)
+        todo = [mean] * sum(not (folder / "result.json").exists() for folder, _ in self._waiting)
+        todo += [max(0.0, mean - (time.perf_counter() - job.started)) for job in self._running]
         minutes = sum(todo) / self._jobs / 60
         return f"; about {minutes:.0f} min left" if minutes >= 1 else "; less than a minute left"
 
     def _stop(self):
-        """Has the runs at work stop, as by Ctrl-C; at another Ctrl-C at once."""
-        print(f"\nStopping {len(self._working)} runs. To stop them at once, press Ctrl-C again.", flush=True)
-        for job in self._working:
+        """Sends Ctrl-C to all processes and waits for them. A second Ctrl-C kills them."""
+        print(f"\nStopping {len(self._running)} runs. To stop them at once, press Ctrl-C again.", flush=True)
+        for job in self._running:
             job.process.send_signal(signal.SIGINT)
         try:
-            for job in self._working:
+            for job in self._running:
                 job.process.wait()
         except KeyboardInterrupt:
-            for job in self._working:
+            for job in self._running:
                 job.process.kill()
                 job.process.wait()
 
 
 def main(argv):
-    """Runs what is not finished; fails at the end if a run has."""
+    """Runs the sweep, and exits with an error if a run failed."""
     runs = commands(FLAGS.recipe, FLAGS.grid, FLAGS.seeds, argv[1:], Path(FLAGS.output_dir), FLAGS.vary)
     for folder, command in runs:
         if (folder / "result.json").exists():
-            _check_same(folder, command)
-    jobs = FLAGS.jobs or len(jobs_.cores_of(0, 1))
+            _check_same_flags(folder, command)
+    jobs = FLAGS.jobs or len(jobs_.cores_for_slot(0, 1))
     sweep = Sweep(runs, jobs, int(FLAGS.memory * 2**30), FLAGS)
     try:
         sweep.run()
     except KeyboardInterrupt:
-        sys.exit("Stopped. The same command goes on.")
+        sys.exit("Stopped. The same command resumes the sweep.")
     if sweep.failed:
         names = ", ".join(map(str, sweep.failed))
         sys.exit(f"{len(sweep.failed)} of {len(runs)} runs failed: {names}. The same command runs them again.")

@@ -17,7 +17,7 @@ class BackupAndRestore(keras.callbacks.Callback):
     file, whose name has the number of completed epochs, and deletes the previous backup once the new one is complete.
 
     A backup holds weights, masks, optimizer state and the state of the sparse training method. If the data depend on
-    nothing but the epoch, a run that is killed and resumed ends with the same bits as a run without interruption.
+    the epoch only, a run that is killed and resumed ends with bitwise the same weights as an uninterrupted run.
 
     Put it last in the list of callbacks, so that the backup includes what they do at the end of an epoch.
 
@@ -40,7 +40,9 @@ class BackupAndRestore(keras.callbacks.Callback):
     def __init__(self, backup_dir: str | os.PathLike, delete_checkpoint: bool = True):
         super().__init__()
         if not isinstance(backup_dir, (str, os.PathLike)) or Path(backup_dir).is_file():
-            raise ValueError(f"`backup_dir` must be a folder, which may be missing. Received: {backup_dir!r}.")
+            raise ValueError(
+                f"`backup_dir` must be the path of a folder, which need not exist. Received: {backup_dir!r}."
+            )
         self.backup_dir = Path(backup_dir)
         self.delete_checkpoint = delete_checkpoint
 
@@ -70,7 +72,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         self.backup_dir.mkdir(parents=True, exist_ok=True)
         new = self.backup_dir / f"{uuid.uuid4()}.new.weights.h5"
         try:
-            # Written under a temporary name, flushed to the disk, then renamed: renaming is atomic.
+            # The file gets its name when it is complete on the disk, since renaming is atomic.
             self.model.save_weights(new)
             with new.open("rb") as file:
                 os.fsync(file.fileno())
@@ -94,12 +96,14 @@ class BackupAndRestore(keras.callbacks.Callback):
         except (OSError, KeyError, ValueError) as error:
             raise ValueError(
                 f"The backup {path} cannot be restored into the model {self.model.name!r}: it is damaged, or of "
-                f"another model. Build the model as it was, or give another `backup_dir`. Received: {error}"
+                f"another model. Build the same model, or give another `backup_dir`. Received: {error}"
             ) from error
 
     def _backups(self):
+        """Returns the paths of all complete backups."""
         paths = self.backup_dir.glob("*.epochs.weights.h5")
         return [path for path in paths if path.name.removesuffix(".epochs.weights.h5").isdecimal()]
 
     def _path(self, epochs):
+        """Returns the path of the backup after so many completed epochs."""
         return self.backup_dir / f"{epochs}.epochs.weights.h5"

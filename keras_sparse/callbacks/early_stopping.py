@@ -30,9 +30,9 @@ class EarlyStopping(FromSparsity, keras.callbacks.EarlyStopping):
     """
 
     def on_train_end(self, logs: dict | None = None) -> None:
-        """Restores the best weights, if asked to, and clears the optimizer state of the weights that are dead in them.
+        """Restores the best weights if `restore_best_weights` is set, and clears the optimizer state of dead weights.
 
-        The best weights may have other masks than the last ones, to which the optimizer state belongs.
+        The optimizer state belongs to the last masks, which may differ from those of the best weights.
         """
         super().on_train_end(logs)
         if self.restore_best_weights:

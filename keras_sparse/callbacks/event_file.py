@@ -1,4 +1,4 @@
-"""TensorBoard's event files, written by the package tensorboard without TensorFlow."""
+"""Writes TensorBoard's event files with the package tensorboard, without TensorFlow."""
 
 import functools
 import os
@@ -12,10 +12,10 @@ import numpy as np
 
 
 @functools.cache
-def problem() -> str | None:
-    """Returns why no event files can be written, the words of the ImportError; None if they can."""
+def import_error() -> str | None:
+    """Returns the message of the ImportError if the package tensorboard cannot be imported, else None."""
     try:
-        _writing()
+        _import_writer()
         _plugins()
     except ImportError as error:
         return str(error)
@@ -23,12 +23,12 @@ def problem() -> str | None:
 
 
 class EventFile:
-    """An event file of this process, made at the first summary.
+    """An event file of this process, created with the first summary.
 
-    It is opened for each `append`: a full disk is an OSError here and now, and a run that is cut off has lost nothing.
+    It is opened and closed in each `append`: a full disk raises OSError at once, and a killed run loses nothing.
 
     Args:
-        folder: path of the run whose file it is, as TensorBoard understands runs.
+        folder: str or path, the folder that TensorBoard shows as one run.
     """
 
     def __init__(self, folder):
@@ -36,15 +36,15 @@ class EventFile:
         self._path = Path(folder) / name
 
     def append(self, summaries, step):
-        """Writes summaries of a step.
+        """Appends summaries to the file.
 
         Args:
-            summaries: list of what the functions below return.
-            step: int.
+            summaries: list of summaries, made by the functions below.
+            step: int, to which the summaries belong.
         """
         if not summaries:
             return
-        event, record_writer = _writing()
+        event, record_writer = _import_writer()
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("ab") as file:
             records, now = record_writer(file), time.time()
@@ -60,7 +60,7 @@ def scalar(tag, value):
 
 
 def histogram(tag, values, buckets=30):
-    """Returns the summary of an array's histogram."""
+    """Returns the summary of the histogram of the finite values of an array."""
     plugins = _plugins()
     values = np.asarray(values, "float32")
     counts, edges = np.histogram(values[np.isfinite(values)], buckets)
@@ -69,20 +69,20 @@ def histogram(tag, values, buckets=30):
 
 
 def image(tag, png):
-    """Returns the summary of a picture, given as the bytes of a PNG file."""
+    """Returns the summary of an image, given as the bytes of a PNG file."""
     plugins = _plugins()
-    size = (str(n).encode() for n in struct.unpack(">II", png[16:24]))  # width and height, at their place in each PNG
+    size = (str(n).encode() for n in struct.unpack(">II", png[16:24]))  # width and height in the header of the PNG file
     strings = np.array([*size, png], dtype=object)
     return _summary(tag, plugins.image.create_summary_metadata(None, None), plugins.tensor(strings))
 
 
-def hparams(values):
-    """Returns the summary that begins a run with settings, a dict of str to bool, number or str."""
+def hparams_start(values):
+    """Returns the summary for the start of a run with hyperparameters, a dict of str to bool, number or str."""
     return _plugins().hparams.hparams_pb(values)
 
 
-def end(succeeded=True):
-    """Returns the summary that ends a run with settings."""
+def hparams_end(succeeded=True):
+    """Returns the summary for the end of a run with hyperparameters."""
     plugins = _plugins()
     status = plugins.status.STATUS_SUCCESS if succeeded else plugins.status.STATUS_FAILURE
     info = plugins.hparams_data.SessionEndInfo(status=status, end_time_secs=time.time())
@@ -97,8 +97,8 @@ def _summary(tag, metadata, tensor):
     return summary
 
 
-def _writing():
-    """What writes records; none of the package that is imported here imports TensorFlow."""
+def _import_writer():
+    """Returns the classes `(Event, RecordWriter)`. None of the modules imported here imports TensorFlow."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -107,6 +107,7 @@ def _writing():
 
 @functools.cache
 def _plugins():
+    """Returns the modules of TensorBoard that make summaries."""
     from tensorboard.compat.proto import summary_pb2
     from tensorboard.plugins.histogram import metadata as histogram_metadata
     from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2

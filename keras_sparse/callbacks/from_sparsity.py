@@ -21,8 +21,8 @@ class FromSparsity:
         if from_sparsity is None:
             name = type(self).__name__
             raise ValueError(
-                f"keras_sparse.{name} needs `from_sparsity`, the sparsity that the network is to reach, "
-                f"such as from_sparsity=0.9. Received: none. For a method that keeps the sparsity take "
+                f"keras_sparse.{name} needs `from_sparsity`, the sparsity from which it acts, such as "
+                "from_sparsity=0.9. Received: from_sparsity=None. If the sparsity does not change during training, use "
                 f"keras.callbacks.{name}."
             )
         check_sparsity(from_sparsity, "from_sparsity")
@@ -31,11 +31,11 @@ class FromSparsity:
         self._reached = False
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        """Starts the callback, and checks whether the network is sparse enough already."""
+        """Starts the callback, and checks whether the network is already sparse enough."""
         if not masked_weights(self.model):
             raise ValueError(
-                f"The model {self.model.name!r} has no masked layer, so that it never becomes as sparse as "
-                f"from_sparsity={self.from_sparsity}. Make one with keras_sparse.sparsify, or take "
+                f"The model {self.model.name!r} has no masked layer, so that it cannot reach "
+                f"from_sparsity={self.from_sparsity}. Convert it with keras_sparse.sparsify, or use "
                 f"keras.callbacks.{type(self).__name__}."
             )
         super().on_train_begin(logs)
@@ -58,15 +58,15 @@ class FromSparsity:
         if not self._reached:
             warnings.warn(
                 f"{type(self).__name__} has done nothing: no epoch ended with a network as sparse as "
-                f"from_sparsity={self.from_sparsity}. Train until it is, or lower `from_sparsity`.",
+                f"from_sparsity={self.from_sparsity}. Train for more epochs, or lower `from_sparsity`.",
                 stacklevel=2,
             )
 
 
 def is_as_sparse(model: keras.Model, sparsity: float) -> bool:
-    """Whether all masked kernels together have at least a given sparsity, up to rounding.
+    """Returns whether all masked kernels together have at least a given sparsity, up to rounding.
 
-    The number of live mask elements is rounded in each layer, so that one mask element per layer is tolerated.
+    The number of live mask elements is rounded in each layer, so that one more mask element per layer is accepted.
     """
     weights = masked_weights(model)
     live, tolerated = sum(w.count_live() for w in weights), sum(w.element_size for w in weights)

@@ -1,4 +1,4 @@
-"""What becomes of the masks of a model while it trains: what was dropped and grown, and what was ever live."""
+"""Records which mask elements were dropped, grown and ever live during training."""
 
 import weakref
 import zipfile
@@ -11,41 +11,41 @@ from keras_sparse.training import checks
 
 
 class MaskHistory:
-    """Follows the masks of a model through a `fit`.
+    """Counts the dropped and grown mask elements of a model during `fit`.
 
-    Ask at each batch whether there is `news`, and `look` if so: what was dropped and grown is counted update by update,
-    whatever the order of the callbacks. A method that acts inside of the compiled steps, such as DeepR, makes no news,
-    and is seen at other looks only: what died and came back in between is not counted.
+    Call `record` in each batch in which `has_update` is True: then the counts are those of all updates, whatever the
+    order of the callbacks. Methods that act inside of the compiled steps, such as DeepR, make no updates. Their changes
+    are counted from one call of `record` to the next, without elements that were dropped and grown again in between.
 
     Args:
-        model: the `keras.Model`, built.
-        params: `keras.callbacks.Callback.params` of the `fit`; None outside of one.
+        model: a built `keras.Model`. The initial masks are those at the time of this call.
+        params: dict, `params` of a `keras.callbacks.Callback` in this `fit`; None outside of `fit`.
 
     Attributes:
-        dropped: list of ints, mask elements dropped in each masked weight so far.
-        grown: list of ints, grown likewise.
+        dropped: list of ints, the number of mask elements dropped so far in each masked weight.
+        grown: list of ints, the number of mask elements grown so far in each masked weight.
     """
 
     def __init__(self, model, params=None):
         self._model, self._params = weakref.ref(model), params
-        self._updates = 0
+        self._recorded_updates = 0
         self._live = [w.mask.numpy() for w in masked_weights(model)]
-        self._ever = [mask.copy() for mask in self._live]
+        self._ever_live = [mask.copy() for mask in self._live]
         self.dropped, self.grown = [0] * len(self._live), [0] * len(self._live)
 
     @property
     def explored(self) -> list[float]:
-        """What part of the positions of each masked weight was ever live."""
-        return [float(mask.mean()) for mask in self._ever]
+        """The fraction in [0, 1] of the mask elements of each masked weight that were ever live."""
+        return [float(mask.mean()) for mask in self._ever_live]
 
     @property
-    def news(self) -> bool:
-        """Whether the method has made an update since the last look; nothing is read from a device to tell."""
-        return self._updates_of_method() != self._updates
+    def has_update(self) -> bool:
+        """Whether the method has made an update since the last `record`. This reads nothing from a device."""
+        return self._updates_of_method() != self._recorded_updates
 
-    def look(self, model):
-        """Counts what has changed in the masks of the model, which must have the values of now."""
-        self._updates = self._updates_of_method()
+    def record(self, model):
+        """Counts the mask elements that were dropped and grown since the last call."""
+        self._recorded_updates = self._updates_of_method()
         for i, weight in enumerate(masked_weights(model)):
             before, now = self._live[i], weight.mask.numpy()
             changed = before != now
@@ -53,12 +53,12 @@ class MaskHistory:
             self.grown[i] += grown
             self.dropped[i] += int(np.count_nonzero(changed)) - grown
             if grown:
-                self._ever[i] |= now
+                self._ever_live[i] |= now
             self._live[i] = now
 
     @property
     def method(self):
-        """The `SparseMethod` that trains the model in this `fit`; None if there is none, or it has not begun."""
+        """The `SparseMethod` that trains the model in this `fit`; None if there is none, or it has not started."""
         params, method = checks._owners.get(self._model(), (None, lambda: None))
         return method() if params is self._params else None
 
@@ -67,25 +67,36 @@ class MaskHistory:
         return 0 if method is None else method._updates
 
     def save(self, path, epoch):
-        """Writes, at once or not at all, what a run needs that goes on after so many epochs."""
+        """Saves the masks, so that a resumed run can continue the counts. The file is replaced atomically.
+
+        Args:
+            path: str or `pathlib.Path`, of an .npz file.
+            epoch: int, the number of completed epochs.
+        """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {f"live_{i}": np.packbits(x) for i, x in enumerate(self._live)}
-        arrays |= {f"ever_{i}": np.packbits(x) for i, x in enumerate(self._ever)}
+        arrays |= {f"ever_{i}": np.packbits(x) for i, x in enumerate(self._ever_live)}
         new = path.with_name(path.name + ".new")
         with new.open("wb") as file:
             np.savez(file, epoch=epoch, **arrays)
         new.replace(path)
 
     def load(self, path, epoch):
-        """Goes on from what `save` has written, if it is there and of such masks."""
+        """Restores what `save` has written, if the file exists, is complete, and belongs to masks of these sizes.
+
+        Args:
+            path: str or `pathlib.Path`.
+            epoch: int, the number of completed epochs.
+        """
         try:
             with Path(path).open("rb") as file, np.load(file) as arrays:
                 saved = dict(arrays)
         except (OSError, ValueError, zipfile.BadZipFile):
             return
-        for name, masks in (("ever", self._ever), ("live", self._live)):
-            # After a run was killed the file may be an epoch ahead: what lived then lives again.
+        for name, masks in (("ever", self._ever_live), ("live", self._live)):
+            # The file may be an epoch ahead of the checkpoint of a killed run. The resumed run repeats that epoch, so
+            # that `ever` is still valid, but `live` is not the mask of the restored model.
             if name == "live" and saved["epoch"] != epoch:
                 return
             for i, mask in enumerate(masks):

@@ -8,8 +8,8 @@ from keras_sparse.callbacks.from_sparsity import FromSparsity
 class ModelCheckpoint(FromSparsity, keras.callbacks.ModelCheckpoint):
     """`keras.callbacks.ModelCheckpoint` that saves nothing before the network reaches `from_sparsity`.
 
-    With `save_best_only`, a dense network from the first epochs would otherwise often be the best one. Put this
-    callback after the sparse training method in the list of callbacks.
+    With `save_best_only`, a network from the first epochs, which is still dense, would otherwise often be the best.
+    Put this callback after the sparse training method in the list of callbacks.
 
     Args:
         from_sparsity: float in [0, 1), the sparsity of all masked kernels together.

@@ -1,4 +1,4 @@
-"""What happens to the masks of a network while it trains, for TensorBoard."""
+"""A callback that writes the masks and logs of a sparse training to TensorBoard."""
 
 from pathlib import Path
 
@@ -9,42 +9,46 @@ from keras_sparse import backend
 from keras_sparse.callbacks import event_file
 from keras_sparse.callbacks.mask_history import MaskHistory
 from keras_sparse.layers.traversal import masked_weights
-from keras_sparse.report import pictures
+from keras_sparse.report import mask_images
 from keras_sparse.report.report import report
 from keras_sparse.validation import check_positive_int
 
 
 class SparsityTensorBoard(keras.callbacks.Callback):
-    """Writes what becomes of each masked weight, and what Keras logs, for TensorBoard; on any backend.
+    """Writes statistics of each masked weight, and Keras's logs, for TensorBoard. Works on all backends.
 
-    TensorFlow is not needed: the package tensorboard writes the files. `log_dir/train` gets:
+    The files are written by the package tensorboard, without TensorFlow. The folder `log_dir/train` gets:
 
-    - `density/LAYER`, `live/LAYER`, `macs/LAYER`, `dead_inputs/LAYER`, `dead_outputs/LAYER` (units without a live
-      weight), `dropped/LAYER` and `grown/LAYER` (mask elements since the last entry) and `explored/LAYER` (the part of
-      the positions that was ever live);
-    - the same of all masked weights together, under `network/`;
-    - `live_weights/LAYER`, histograms of the live weights only;
-    - pictures, light where weights live: `connectivity/LAYER`, how many live weights each pixel has, of a first layer
-      on images, `windows/LAYER` of its windows if it is a convolution, and `masks/LAYER` of the others, inputs
-      downwards and outputs to the right, large ones reduced;
-    - `epoch_NAME` of each entry of the epoch's logs, as `keras.callbacks.TensorBoard` does, and so does
-      `log_dir/validation` of the entries `val_NAME`.
+    - `density/LAYER`, `live/LAYER`, `macs/LAYER`; `dead_inputs/LAYER` and `dead_outputs/LAYER`, the number of units
+      without a live weight; `dropped/LAYER` and `grown/LAYER`, the number of mask elements since the last entry;
+      `explored/LAYER`, the fraction of mask elements that were ever live;
+    - the same for all masked weights together, with `network` instead of the layer;
+    - `live_weights/LAYER`, histograms of the live weights;
+    - images, light where weights are live: `connectivity/LAYER`, the number of live weights of each pixel, for a dense
+      first layer on images; `windows/LAYER`, the kernels of a first layer that is a convolution; `masks/LAYER` for
+      other layers, with a row for each input and a column for each output unit, downsampled if they are large;
+    - `epoch_NAME` for each entry of the epoch's logs, as `keras.callbacks.TensorBoard` writes it. Entries `val_NAME`
+      are written to `log_dir/validation`.
 
-    It reads the model itself, so that its place among the callbacks does not matter. Of DeepR, which rewires inside of
-    the compiled steps, it sees the masks at each entry only. A model without masked weights has its logs written.
+    The callback may be anywhere in the list of callbacks, since it reads the model itself. DeepR changes masks inside
+    of the compiled steps; its changes are seen at each entry only. For a model without masked weights, only logs are
+    written.
 
     Args:
-        log_dir: folder of this run's files. A run that goes on with `initial_epoch` adds to them.
-        update_freq: "epoch" for an entry an epoch, or an int, a number of optimizer steps; entries then count steps.
-        histogram_freq: int, epochs between histograms; 0 for none.
-        image_freq: int, epochs between pictures, of which the last epoch has one, too; 0 for none.
-        hparams: dict of str to bool, number or str, the settings of the run, by which TensorBoard compares runs; None
-            values are left out.
-        write_logs: bool, whether the epoch's logs are written; False beside `keras.callbacks.TensorBoard`.
+        log_dir: str or path, folder of the event files of one run. A run that is resumed with `initial_epoch` adds to
+            them.
+        update_freq: "epoch" for one entry an epoch, or int of at least 1, the number of optimizer steps between
+            entries, which are then numbered by steps.
+        histogram_freq: int of at least 0, epochs between histograms; 0 for none.
+        image_freq: int of at least 0, epochs between images; 0 for none. The last epoch has images, too.
+        hparams: dict of str to bool, number or str, hyperparameters for the HParams tab of TensorBoard, which compares
+            runs. Entries with the value None are omitted.
+        write_logs: bool, whether to write the epoch's logs. False avoids writing them twice if
+            `keras.callbacks.TensorBoard` is used as well.
 
     Raises:
         ImportError: if the package tensorboard cannot be imported.
-        ValueError: if an argument is out of its range.
+        ValueError: if an argument is out of range.
 
     Example:
 
@@ -56,163 +60,183 @@ class SparsityTensorBoard(keras.callbacks.Callback):
 
     def __init__(self, log_dir, update_freq="epoch", histogram_freq=1, image_freq=10, hparams=None, write_logs=True):
         super().__init__()
-        if event_file.problem():
-            raise ImportError(
-                f"SparsityTensorBoard needs the package tensorboard ({event_file.problem()}): pip install tensorboard"
-            )
+        if error := event_file.import_error():
+            raise ImportError(f"SparsityTensorBoard needs the package tensorboard ({error}): pip install tensorboard")
         if update_freq != "epoch":
             check_positive_int(update_freq, "update_freq")
         for name, value in (("histogram_freq", histogram_freq), ("image_freq", image_freq)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise ValueError(f"`{name}` must be an int of at least 0, of epochs. Received: {name}={value!r}.")
+                raise ValueError(
+                    f"`{name}` must be a number of epochs, an int of at least 0. Received: {name}={value!r}."
+                )
         self.log_dir = Path(log_dir)
         self.update_freq, self.write_logs = update_freq, write_logs
         self.histogram_freq, self.image_freq = histogram_freq, image_freq
         self.hparams = {k: v for k, v in (hparams or {}).items() if v is not None}
         self._train, self._validation = (event_file.EventFile(self.log_dir / x) for x in ("train", "validation"))
-        self._run = event_file.EventFile(self.log_dir)
+        self._hparams_file = event_file.EventFile(self.log_dir)
         self._history = None
 
     def on_train_begin(self, logs=None):
-        """Takes down the masks as they are, and the settings of the run."""
+        """Records the initial masks, and writes the hyperparameters."""
         self._history = MaskHistory(self.model, self.params)
-        self._begun = False
-        self._late = self._due = None
-        self._written = [0] * len(self._history.dropped), [0] * len(self._history.grown)
-        self._steps = self._steps_of_optimizer()
-        self._pictured = None
+        self._started = False
+        self._last_logs = None  # (epoch, logs, names already written) of the last epoch
+        self._pending_step = None  # step of an entry that is due, but not written
+        self._written_counts = [0] * len(self._history.dropped), [0] * len(self._history.grown)
+        self._steps = self._optimizer_steps()
+        self._last_image_step = None
         if self.hparams:
-            self._run.append([event_file.hparams(self.hparams)], 0)
+            self._hparams_file.append([event_file.hparams_start(self.hparams)], 0)
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Writes what callbacks after this one have added to the logs; at first, goes on from an earlier run."""
-        self._write_late()
-        if not self._begun and epoch:
-            self._history = MaskHistory(self.model, self.params)  # of weights that were restored meanwhile
-            self._history.load(self._state, epoch)
-        self._begun = True
-        self._look()
+        """Writes logs that later callbacks added. In the first epoch of a resumed run, restores the history."""
+        self._write_added_logs()
+        if not self._started and epoch:
+            # Another callback may have restored a checkpoint since `on_train_begin`.
+            self._history = MaskHistory(self.model, self.params)
+            self._history.load(self._history_path, epoch)
+        self._started = True
+        self._record_update()
 
     def on_train_batch_begin(self, batch, logs=None):
-        """Counts an update that a method after this one has made, and makes the entry that is due."""
-        self._look()
-        self._write_due()
+        """Records an update by a later callback, and writes the entry that is due."""
+        self._record_update()
+        self._write_pending_entry()
 
     def on_train_batch_end(self, batch, logs=None):
-        """Counts an update; an entry by steps is due now, and made when all callbacks have had their turn."""
-        self._look()
+        """Records an update by an earlier callback.
+
+        An entry that is due after this batch is written in the next `on_train_batch_begin` or `on_epoch_end`, when
+        later callbacks have made their updates.
+        """
+        self._record_update()
         if self.update_freq == "epoch":
             return
-        steps = self._steps_of_optimizer()
+        steps = self._optimizer_steps()
         if steps // self.update_freq > self._steps // self.update_freq:
-            self._due = steps
+            self._pending_step = steps
         self._steps = steps
 
     def on_test_end(self, logs=None):
-        """Writes the test's metrics by optimizer step."""
+        """Writes the metrics of the evaluation by optimizer step."""
         if self.write_logs:
             scalars = {f"evaluation_{name}_vs_iterations": value for name, value in (logs or {}).items()}
-            self._validation.append(_scalars(scalars), self._steps_of_optimizer())
+            self._validation.append(_scalar_summaries(scalars), self._optimizer_steps())
 
     def on_epoch_end(self, epoch, logs=None):
-        """Makes the epoch's entry."""
-        step = epoch if self.update_freq == "epoch" else self._steps_of_optimizer()
+        """Writes the entry, logs, histograms and images of the epoch."""
+        step = epoch if self.update_freq == "epoch" else self._optimizer_steps()
         if self.update_freq == "epoch":
-            self._due = step
-        self._write_due()
+            self._pending_step = step
+        self._write_pending_entry()
         self._write_logs(epoch, logs or {})
-        self._late = epoch, logs or {}, set(logs or {})
+        self._last_logs = epoch, logs or {}, set(logs or {})
         weights = masked_weights(self.model)
         if self.histogram_freq and not epoch % self.histogram_freq:
             self._train.append([_histogram(w) for w in weights], step)
         if self.image_freq and not epoch % self.image_freq:
-            self._write_pictures(step)
+            self._write_images(step)
         if weights:
-            self._history.save(self._state, epoch + 1)
+            self._history.save(self._history_path, epoch + 1)
 
     def on_train_end(self, logs=None):
-        """Writes what is left, the pictures of the end, and that the run has ended."""
-        if self._late is not None:
-            step = self._late[0] if self.update_freq == "epoch" else self._steps_of_optimizer()
-            self._write_late()
-            if self.image_freq and self._pictured != step:
-                self._write_pictures(step)
+        """Writes the final logs and images, and the end of the run."""
+        if self._last_logs is not None:
+            step = self._last_logs[0] if self.update_freq == "epoch" else self._optimizer_steps()
+            self._write_added_logs()
+            if self.image_freq and self._last_image_step != step:
+                self._write_images(step)
         if self.hparams:
-            self._run.append([event_file.end()], 0)
+            self._hparams_file.append([event_file.hparams_end()], 0)
         self._history = None
 
     @property
-    def _state(self):
-        """The file of what was live before, which a run that goes on needs."""
+    def _history_path(self):
+        """The file with the state of the `MaskHistory`, which a resumed run restores."""
         return self.log_dir / "explored.npz"
 
-    def _steps_of_optimizer(self):
+    def _optimizer_steps(self):
         optimizer = backend.inner_optimizer(self.model.optimizer)
         return int(keras.ops.convert_to_numpy(optimizer.iterations))
 
-    def _look(self):
-        if self._history.news:
-            self._history.look(self.model)
+    def _record_update(self):
+        if self._history.has_update:
+            self._history.record(self.model)
 
-    def _write_due(self):
-        step, self._due = self._due, None
+    def _write_pending_entry(self):
+        """Writes the statistics of the masked weights, if an entry is due."""
+        step, self._pending_step = self._pending_step, None
         model, history = self.model, self._history
         if step is None or not masked_weights(model):
             return
-        history.look(model)
+        history.record(model)
         counts = list(history.dropped), list(history.grown)
-        moved = [np.subtract(*x) for x in zip(counts, self._written, strict=True)]
-        self._written = counts
-        scalars = _of_masks(report(model), *moved, history.explored)
+        changes = [np.subtract(*x) for x in zip(counts, self._written_counts, strict=True)]
+        self._written_counts = counts
+        scalars = _mask_scalars(report(model), *changes, history.explored)
         method = history.method
         if method is not None:
             scalars |= {f"network/{name}": value for name, value in method.logs().items()}
-        self._train.append(_scalars(scalars), step)
+        self._train.append(_scalar_summaries(scalars), step)
 
     def _write_logs(self, epoch, logs):
         if not self.write_logs:
             return
         prefix = "val_"
         train = {f"epoch_{k}": v for k, v in logs.items() if not k.startswith(prefix)}
-        tests = {f"epoch_{k.removeprefix(prefix)}": v for k, v in logs.items() if k.startswith(prefix)}
-        self._train.append(_scalars(train), epoch)
-        self._validation.append(_scalars(tests), epoch)
+        validation = {f"epoch_{k.removeprefix(prefix)}": v for k, v in logs.items() if k.startswith(prefix)}
+        self._train.append(_scalar_summaries(train), epoch)
+        self._validation.append(_scalar_summaries(validation), epoch)
 
-    def _write_late(self):
-        """Writes the entries of the logs, one dict for all callbacks, that were not there at this one's turn."""
-        if self._late is not None:
-            epoch, logs, known = self._late
-            self._write_logs(epoch, {k: v for k, v in logs.items() if k not in known})
-        self._late = None
+    def _write_added_logs(self):
+        """Writes entries that later callbacks added to the logs of the last epoch. All callbacks share one dict."""
+        if self._last_logs is not None:
+            epoch, logs, written = self._last_logs
+            self._write_logs(epoch, {k: v for k, v in logs.items() if k not in written})
+        self._last_logs = None
 
-    def _write_pictures(self, step):
-        self._pictured = step
+    def _write_images(self, step):
+        self._last_image_step = step
         summaries = []
         for i, weight in enumerate(masked_weights(self.model)):
-            tag, matrix = pictures.of_first(self.model, weight) if i == 0 else (None, None)
+            tag, matrix = mask_images.first_layer_image(self.model, weight) if i == 0 else (None, None)
             if matrix is None:
-                tag, matrix = "masks", pictures.reduced(pictures.mask_matrix(weight))
-            summaries.append(event_file.image(f"{tag}/{weight.path}", pictures.png(matrix)))
+                tag, matrix = "masks", mask_images.downsample(mask_images.mask_matrix(weight))
+            summaries.append(event_file.image(f"{tag}/{weight.path}", mask_images.encode_png(matrix)))
         self._train.append(summaries, step)
 
 
-def _of_masks(made, dropped, grown, explored):
-    """The scalars of a `Report`'s masked weights, with what was moved and explored of each, and of all together."""
+def _mask_scalars(statistics, dropped, grown, explored):
+    """Returns statistics of each masked weight and of all together, a dict from tag to number.
+
+    Args:
+        statistics: `keras_sparse.report.Report`.
+        dropped: array of ints, mask elements dropped in each masked weight since the last entry.
+        grown: array of ints, mask elements grown in each masked weight since the last entry.
+        explored: list of floats, the fraction of mask elements of each masked weight that were ever live.
+    """
     scalars, network = {}, dict.fromkeys(("live", "dropped", "grown", "dead_inputs", "dead_outputs"), 0)
-    for row, *moved, part in zip(made.layers, dropped, grown, explored, strict=True):
-        sums = dict(zip(network, (row.live, *moved, row.dead_inputs, row.dead_units), strict=True))
-        network = {name: network[name] + value for name, value in sums.items()}
-        of_layer = {"density": row.density, "explored": part, "macs": row.macs, **sums}
+    for row, *changes, fraction in zip(statistics.layers, dropped, grown, explored, strict=True):
+        counts = dict(zip(network, (row.live, *changes, row.dead_inputs, row.dead_units), strict=True))
+        network = {name: network[name] + value for name, value in counts.items()}
+        of_layer = {"density": row.density, "explored": fraction, "macs": row.macs, **counts}
         scalars |= {f"{name}/{row.name}": value for name, value in of_layer.items()}
-    sizes = [row.weights for row in made.layers]
-    network |= {"density": 1 - made.sparsity, "explored": np.average(explored, weights=sizes), "macs": made.macs}
+    sizes = [row.weights for row in statistics.layers]
+    network |= {
+        "density": 1 - statistics.sparsity,
+        "explored": np.average(explored, weights=sizes),
+        "macs": statistics.macs,
+    }
     return scalars | {f"network/{name}": value for name, value in network.items()}
 
 
-def _scalars(values):
+def _scalar_summaries(values):
+    """Returns the summaries of a dict from tag to number. Unknown numbers, which are None, are omitted."""
     return [event_file.scalar(tag, value) for tag, value in values.items() if value is not None]
 
 
 def _histogram(weight):
+    """Returns the summary of the histogram of the live weights."""
     mask = np.broadcast_to(weight.mask.numpy(), weight.shape)
     return event_file.histogram(f"live_weights/{weight.path}", backend.read(weight.variable)[mask])

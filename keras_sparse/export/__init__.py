@@ -1,9 +1,9 @@
-"""What a sparse model pays back: small files, smaller models, and files for devices."""
+"""Saving, shrinking and exporting a trained sparse model."""
 
-from keras_sparse.export.compact import save_model
 from keras_sparse.export.deployment import deployment_report
 from keras_sparse.export.exporting import export
-from keras_sparse.export.running import load_litert
+from keras_sparse.export.inference import load_litert
+from keras_sparse.export.saving import save_model
 from keras_sparse.export.shrink import shrink
 
 __all__ = ["deployment_report", "export", "load_litert", "save_model", "shrink"]

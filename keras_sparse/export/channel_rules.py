@@ -1,9 +1,14 @@
-"""How each kind of layer carries the channels of its inputs to those of its output.
+"""Rules for removing channels: how each kind of layer maps the channels of its inputs to those of its output.
 
-A channel is an index of the last axis of a tensor. A rule answers for one call of a layer which output channels are the
-same number for any input (`constants`), which input channels they depend on (`needed`), which channels are removed
-together (`links`), and which inputs cannot be removed (`held`); and it makes the layer anew without those removed.
-A constant of NaN stands for "not constant".
+A channel is an index of the last axis of a tensor. The rule of one call of a layer returns:
+
+- which output channels are constant, that is, the same number for any input of the model (`constants`);
+- which input channels the output depends on (`needed_inputs`);
+- which input and output channels must be removed together (`links`);
+- which input channels cannot be removed (`fixed_inputs`);
+- the layer without the removed channels (`rebuild`).
+
+Constants are a float array with one entry for each channel, NaN for channels that are not constant.
 """
 
 import keras
@@ -17,14 +22,14 @@ _POINTWISE_FUNCTIONS = tuple(
         *("log_sigmoid", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "softplus", "softsign", "tanh"),
     )
 )
-# Layers that do to each number of a channel the same, and know no size of it.
+# Layers that apply the same function to each number, and have no weight or argument that depends on the channels.
 POINTWISE = (
     *(keras.layers.Activation, keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU),
     *(keras.layers.Dropout, keras.layers.GaussianDropout, keras.layers.GaussianNoise, keras.layers.AlphaDropout),
     *(keras.layers.SpatialDropout1D, keras.layers.SpatialDropout2D, keras.layers.SpatialDropout3D),
     *(keras.layers.Identity, keras.layers.ActivityRegularization),
 )
-# Layers that put together numbers of the same channel. Those of the second list may put zeros beside them.
+# Layers that combine numbers of one channel. Those in `_PADDING` may combine them with padded zeros.
 _POOLING = [
     *(keras.layers.MaxPooling1D, keras.layers.MaxPooling2D, keras.layers.MaxPooling3D),
     *(keras.layers.GlobalAveragePooling1D, keras.layers.GlobalAveragePooling2D, keras.layers.GlobalAveragePooling3D),
@@ -39,65 +44,82 @@ POOLING = (*_POOLING, *_PADDING)
 
 
 def is_pointwise(function):
-    """Whether an activation works on each number by itself, as softmax does not."""
+    """Returns whether an activation function is applied to each number separately, unlike softmax."""
     return function is None or any(function is known for known in _POINTWISE_FUNCTIONS)
 
 
-def evaluated(function, values):
-    """A pointwise function of constants, NaN for those that are none."""
+def apply_to_constants(function, values):
+    """Returns a pointwise function of constants; NaN where the argument or the result is not finite."""
     known = np.isfinite(values)
     result = np.full(values.shape, np.nan)
     if known.any():
-        # A single row, since layers take batches.
+        # A batch of one row, since `function` may be a layer.
         row = ops.convert_to_tensor(np.where(known, values, 0)[None].astype("float32"))
         result[known] = ops.convert_to_numpy(ops.cast(function(row), "float32"))[0][known]
     return np.where(np.isfinite(result), result, np.nan)
 
 
 class Opaque:
-    """A layer that is left as it is: nothing is known of its output, and all of its inputs stay.
+    """Rule of a layer that is not changed: no output is known to be constant, and no input can be removed.
 
     Args:
         operation: the `keras.Operation` that is called.
-        inputs: list of ints, the channels of each input.
-        outputs: list of ints, the channels of each output.
+        inputs: list of ints, the number of channels of each input.
+        outputs: list of ints, the number of channels of each output.
     """
 
-    pinned = True
+    fixes_outputs = True  # Whether no output channel can be removed.
 
     def __init__(self, operation, inputs, outputs):
         self.operation, self.inputs, self.outputs = operation, inputs, outputs
 
     def constants(self, given):
-        """Constants of each output, from those of each input."""
+        """Returns the constants of each output, a list of arrays. `given` are those of each input."""
         return [np.full(n, np.nan) for n in self.outputs]
 
-    def needed(self, wanted):
-        """Which channels of each input an output that is wanted depends on."""
+    def needed_inputs(self, needed):
+        """Returns, for each input, which channels the output depends on.
+
+        Args:
+            needed: list of boolean arrays, the channels of each output that are needed.
+
+        Returns:
+            List of boolean arrays.
+        """
         return [np.ones(n, bool) for n in self.inputs]
 
     def links(self):
-        """`(input channels, output channels)` for each input, two arrays: channels that are removed together."""
+        """Returns `(input channels, output channels)` for each input: pairs that must be removed together."""
         return [(np.zeros(0, int), np.zeros(0, int)) for _ in self.inputs]
 
-    def held(self, given, wanted):
-        """Which channels of each input cannot be removed."""
-        return self.needed(wanted)
+    def fixed_inputs(self, given, needed):
+        """Returns, for each input, a boolean array: the channels that this layer does not allow to remove."""
+        return self.needed_inputs(needed)
 
-    def remade(self, kept, given, kept_output):
-        """`(layer, weights)` of the layer for the channels that are kept, or None if it may stay as it is."""
+    def rebuild(self, kept, given, kept_output):
+        """Returns the layer without the removed channels.
+
+        Args:
+            kept: list of boolean arrays, the channels of each input that stay.
+            given: list of arrays, the constants of each input.
+            kept_output: boolean array, the channels of the output that stay.
+
+        Returns:
+            `(layer, weights)`, or None if the layer need not change.
+        """
 
 
-class Through(Opaque):
-    """A layer whose output channel is made of single input channels: pointwise, pooling, addition, concatenation.
+class ChannelWise(Opaque):
+    """Rule of a layer with outputs of one input channel each: pointwise, pooling, addition, concatenation, flattening.
 
     Args:
         links: list of `(input channels, output channels)` for each input; by default each channel to itself.
-        combine: function from the list of constants of each input, spread over the output's channels (NaN where
-            the input has no part in it), and of booleans that say where it has, to those of the output.
+        combine: function that returns the constants of the output. Its arguments are two lists with an array for each
+            input, both indexed by output channel: the constants, and whether the input is linked to that output
+            channel. By default, the output has the constants of the first input.
     """
 
-    pinned = False
+    fixes_outputs = False
 
     def __init__(self, operation, inputs, outputs, links=None, combine=None):
         super().__init__(operation, inputs, outputs)
@@ -106,62 +128,63 @@ class Through(Opaque):
 
     def constants(self, given):
         """See `Opaque`."""
-        spread, part = [], []
+        by_output, linked = [], []
         for values, (source, target) in zip(given, self._links, strict=True):
             out, has = np.full(self.outputs[0], np.nan), np.zeros(self.outputs[0], bool)
             out[target], has[target] = values[source], True
-            spread.append(out)
-            part.append(has)
-        return [self._combine(spread, part)]
+            by_output.append(out)
+            linked.append(has)
+        return [self._combine(by_output, linked)]
 
-    def needed(self, wanted):
+    def needed_inputs(self, needed):
         """See `Opaque`."""
         result = [np.zeros(n, bool) for n in self.inputs]
         for need, (source, target) in zip(result, self._links, strict=True):
-            np.logical_or.at(need, source, wanted[0][target])
+            np.logical_or.at(need, source, needed[0][target])
         return result
 
     def links(self):
         """See `Opaque`."""
         return self._links
 
-    def held(self, given, wanted):
-        """None: what holds a channel is what uses it further on."""
+    def fixed_inputs(self, given, needed):
+        """Returns no channels: the links already keep an input channel as long as its output channel is kept."""
         return [np.zeros(n, bool) for n in self.inputs]
 
-    def remade(self, kept, given, kept_output):
-        """See `Opaque`. Its weights have a value for each output channel, or for input channel and multiplier."""
+    def rebuild(self, kept, given, kept_output):
+        """See `Opaque`. Operations that are not layers, such as `x + y`, have no weights and need not change."""
         if not isinstance(self.operation, keras.layers.Layer):
             return None
-        return like(self.operation), self.weights(kept, kept_output)
+        return clone_layer(self.operation), self.weights(kept, kept_output)
 
     def weights(self, kept, kept_output):
-        """The weights of the layer for the channels that are kept."""
+        """Returns the weights of the rebuilt layer, a list of arrays."""
         return []
 
 
-class Normalization(Through):
-    """Batch normalization of the last axis."""
+class BatchNormalization(ChannelWise):
+    """Rule of batch normalization over the last axis."""
 
     def __init__(self, operation, inputs, outputs):
         super().__init__(operation, inputs, outputs, combine=self._normalized)
 
     def _normalized(self, given, _):
         layer = self.operation
-        scale = 1 / np.sqrt(_array(layer.moving_variance) + layer.epsilon)
-        scale = scale * _array(layer.gamma) if layer.scale else scale
-        result = (given[0] - _array(layer.moving_mean)) * scale + (_array(layer.beta) if layer.center else 0)
+        scale = 1 / np.sqrt(_float64(layer.moving_variance) + layer.epsilon)
+        scale = scale * _float64(layer.gamma) if layer.scale else scale
+        result = (given[0] - _float64(layer.moving_mean)) * scale + (_float64(layer.beta) if layer.center else 0)
         if layer.scale and layer.center:
-            result = np.where(_array(layer.gamma) == 0, _array(layer.beta), result)
+            # A scale of 0 makes the output constant whatever the input is.
+            result = np.where(_float64(layer.gamma) == 0, _float64(layer.beta), result)
         return result
 
     def weights(self, kept, kept_output):
-        """See `Through`."""
-        return [_array(v)[kept_output] for v in self.operation.weights]
+        """See `ChannelWise`."""
+        return [_float64(v)[kept_output] for v in self.operation.weights]
 
 
-class Depthwise(Through):
-    """A depthwise convolution: `multiplier` output channels of each input channel."""
+class DepthwiseConv(ChannelWise):
+    """Rule of a depthwise convolution, which has `depth_multiplier` output channels for each input channel."""
 
     def __init__(self, operation, inputs, outputs):
         self.multiplier = operation.depth_multiplier
@@ -169,96 +192,102 @@ class Depthwise(Through):
         super().__init__(operation, inputs, outputs, [(target // self.multiplier, target)], self._convolved)
 
     def _kernel(self):
-        return _array(self.operation.kernel).reshape(-1, self.outputs[0])
+        return _float64(self.operation.kernel).reshape(-1, self.outputs[0])
 
     def _convolved(self, given, _):
         layer, kernel = self.operation, self._kernel()
-        values = np.where((kernel == 0).all(0), 0.0, given[0] if layer.padding == "valid" else zero_only(given[0]))
-        values = values * kernel.sum(0) + (_array(layer.bias) if layer.use_bias else 0)
-        return evaluated(layer.activation, values)
+        # Beside padded zeros, a constant input gives a constant output only if the constant is 0.
+        values = np.where((kernel == 0).all(0), 0.0, given[0] if layer.padding == "valid" else keep_zeros(given[0]))
+        values = values * kernel.sum(0) + (_float64(layer.bias) if layer.use_bias else 0)
+        return apply_to_constants(layer.activation, values)
 
-    def needed(self, wanted):
-        """Where the kernel is 0 an output depends on no input."""
-        return super().needed([wanted[0] & (self._kernel() != 0).any(0)])
+    def needed_inputs(self, needed):
+        """See `Opaque`. An output channel whose kernel is all zeros depends on no input."""
+        return super().needed_inputs([needed[0] & (self._kernel() != 0).any(0)])
 
     def weights(self, kept, kept_output):
-        """See `Through`."""
-        weights = [_array(self.operation.kernel)[..., kept[0], :]]
-        return [*weights, _array(self.operation.bias)[kept_output]] if self.operation.use_bias else weights
+        """See `ChannelWise`. Rows of the kernel belong to input channels, entries of the bias to output channels."""
+        weights = [_float64(self.operation.kernel)[..., kept[0], :]]
+        return [*weights, _float64(self.operation.bias)[kept_output]] if self.operation.use_bias else weights
 
 
-class Mixing(Opaque):
-    """A layer whose output channels are each made of all inputs: Dense and convolutions, also transposed.
+class Linear(Opaque):
+    """Rule of Dense layers, convolutions and transposed convolutions: each output depends on all input channels.
 
-    It takes any of its inputs away that is constant, whose product with the kernel goes to the bias; at the border of
-    an image, beside padded zeros, only a constant 0 can go.
+    A constant input channel can be removed: its contribution, the constant times the sum of its kernel over all
+    positions, is added to the bias. At the border of a padded convolution fewer positions contribute, so that only
+    channels that are constantly 0 can be removed there.
     """
-
-    pinned = False
 
     def __init__(self, operation, inputs, outputs):
         super().__init__(operation, inputs, outputs)
         transposed = isinstance(operation, (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose))
-        self._axes = (-1, -2) if transposed else (-2, -1)
-        self._borders = transposed or getattr(operation, "padding", "valid") != "valid"
-        kernel = np.moveaxis(_array(operation.kernel), self._axes, (-2, -1))
-        self._positions = kernel.reshape(-1, *kernel.shape[-2:])
-        self._connected = (self._positions != 0).any(0)
-        self._free_output = is_pointwise(operation.activation)
-        self.pins_output = not self._free_output
+        self._axes = (-1, -2) if transposed else (-2, -1)  # the axes of the kernel for input and output channels
+        self._has_borders = transposed or getattr(operation, "padding", "valid") != "valid"
+        kernel = np.moveaxis(_float64(operation.kernel), self._axes, (-2, -1))
+        self._kernels = kernel.reshape(-1, *kernel.shape[-2:])  # (positions, inputs, outputs)
+        self._connected = (self._kernels != 0).any(0)
+        self._pointwise = is_pointwise(operation.activation)
+        self.fixes_outputs = not self._pointwise  # Softmax, for example, depends on all channels.
 
     def _bias(self):
-        return _array(self.operation.bias) if self.operation.use_bias else np.zeros(self.outputs[0])
+        return _float64(self.operation.bias) if self.operation.use_bias else np.zeros(self.outputs[0])
 
     def _foldable(self, given):
-        return zero_only(given) if self._borders else given
+        """Returns those constants of the input that can be folded into the bias, NaN for the others."""
+        return keep_zeros(given) if self._has_borders else given
 
-    def _folded(self, given, which):
-        return np.where(which, np.nan_to_num(given), 0) @ self._positions.sum(0)
+    def _contribution(self, given, which):
+        """Returns what the input channels marked by `which` add to each output channel."""
+        return np.where(which, np.nan_to_num(given), 0) @ self._kernels.sum(0)
 
     def constants(self, given):
-        """See `Opaque`."""
-        if not self._free_output:
+        """See `Opaque`. An output channel is constant if all input channels with a nonzero weight to it are."""
+        if not self._pointwise:
             return super().constants(given)
         values = self._foldable(given[0])
         constant = ~(self._connected & np.isnan(values)[:, None]).any(0)
-        result = self._bias() + self._folded(values, ~np.isnan(values))
-        return [evaluated(self.operation.activation, np.where(constant, result, np.nan))]
+        result = self._bias() + self._contribution(values, ~np.isnan(values))
+        return [apply_to_constants(self.operation.activation, np.where(constant, result, np.nan))]
 
-    def needed(self, wanted):
+    def needed_inputs(self, needed):
         """See `Opaque`."""
-        wanted = wanted[0] if self._free_output else np.ones(self.outputs[0], bool)
-        return [(self._connected & wanted).any(1)]
+        needed = needed[0] if self._pointwise else np.ones(self.outputs[0], bool)
+        return [(self._connected & needed).any(1)]
 
-    def held(self, given, wanted):
+    def fixed_inputs(self, given, needed):
         """See `Opaque`."""
-        return [self.needed(wanted)[0] & np.isnan(self._foldable(given[0]))]
+        return [self.needed_inputs(needed)[0] & np.isnan(self._foldable(given[0]))]
 
-    def remade(self, kept, given, kept_output):
-        """See `Opaque`."""
+    def rebuild(self, kept, given, kept_output):
+        """See `Opaque`. The constants of removed inputs are folded into the bias, which is added if there is none."""
         layer, units = self.operation, int(kept_output.sum())
         values = self._foldable(given[0])
-        bias = (self._bias() + self._folded(values, ~kept[0] & ~np.isnan(values)))[kept_output]
+        bias = (self._bias() + self._contribution(values, ~kept[0] & ~np.isnan(values)))[kept_output]
         use_bias = bool(layer.use_bias or bias.any())
         size = "units" if isinstance(layer, keras.layers.Dense) else "filters"
-        kernel = np.moveaxis(_array(layer.kernel), self._axes, (-2, -1))[..., kept[0], :][..., kept_output]
+        kernel = np.moveaxis(_float64(layer.kernel), self._axes, (-2, -1))[..., kept[0], :][..., kept_output]
         kernel = np.moveaxis(kernel, (-2, -1), self._axes)
-        return like(layer, **{size: units, "use_bias": use_bias}), [kernel, bias] if use_bias else [kernel]
+        return clone_layer(layer, **{size: units, "use_bias": use_bias}), [kernel, bias] if use_bias else [kernel]
 
 
-def like(layer, **changes):
-    """A new layer as another one, without what it was built with; its functions and objects are the same."""
+def clone_layer(layer, **changes):
+    """Returns a new layer, not built, with the config of another one and some changes.
+
+    Functions and objects such as initializers are taken from the layer itself and not from its config: they need not be
+    serializable.
+    """
     config = {k: v for k, v in layer.get_config().items() if k != "dtype"}
     objects = {k: getattr(layer, k) for k in config if hasattr(layer, k) and _is_object(getattr(layer, k))}
     plain = {k: v for k, v in config.items() if k not in objects}
-    made = type(layer)(**{**plain, "dtype": layer.dtype_policy, **changes})
+    clone = type(layer)(**{**plain, "dtype": layer.dtype_policy, **changes})
     for name, value in objects.items():
-        setattr(made, name, value)
-    return made
+        setattr(clone, name, value)
+    return clone
 
 
-def zero_only(values):
-    """The constants that are 0, NaN for the others."""
+def keep_zeros(values):
+    """Returns the constants that are 0, NaN for all others."""
     return np.where(values == 0, 0.0, np.nan)
 
 
@@ -266,5 +295,5 @@ def _is_object(value):
     return not isinstance(value, (bool, int, float, str, tuple, list, dict, type(None)))
 
 
-def _array(variable):
+def _float64(variable):
     return ops.convert_to_numpy(ops.cast(variable, "float32")).astype("float64")

@@ -1,6 +1,7 @@
-"""A checksum inside of a LiteRT file, whose format has none: a flipped byte of a weight is a valid weight.
+"""Adds a checksum to a LiteRT file, and verifies it.
 
-It is an entry of the file's metadata, which LiteRT does not read.
+The format has none, and a flipped byte in a weight is another valid weight. The checksum is an entry of the file's
+metadata, which LiteRT ignores.
 """
 
 import hashlib
@@ -9,43 +10,48 @@ import numpy as np
 
 from keras_sparse.export import flatbuffer
 
-_NAME = b"keras_sparse.sha256"
-_MARK = b"keras_sparse.sha256:"
-_EMPTY = bytes(32)
+_METADATA_NAME = b"keras_sparse.sha256"
+# The checksum is found in the bytes of a file by this prefix, so that a damaged file need not be parsed.
+_PREFIX = b"keras_sparse.sha256:"
+_PLACEHOLDER = bytes(32)  # in the place of the checksum while it is computed
 
 
-def signed(model):
-    """Returns the bytes of a `ModelT` with the checksum of all other bytes among them."""
+def write_with_checksum(model):
+    """Returns the bytes of a `.tflite` file with a SHA-256 checksum of all its other bytes.
+
+    Args:
+        model: `ModelT`, to which a metadata entry is added.
+    """
     s = flatbuffer.schema()
     entry, buffer = s.MetadataT(), s.BufferT()
-    entry.name, entry.buffer = _NAME, len(model.buffers)
-    buffer.data = np.frombuffer(_MARK + _EMPTY, np.uint8)
+    entry.name, entry.buffer = _METADATA_NAME, len(model.buffers)
+    buffer.data = np.frombuffer(_PREFIX + _PLACEHOLDER, np.uint8)
     model.buffers.append(buffer)
     model.metadata = [*(model.metadata or []), entry]
     data = flatbuffer.write(model)
-    start = data.index(_MARK + _EMPTY) + len(_MARK)
-    return data[:start] + hashlib.sha256(data).digest() + data[start + len(_EMPTY) :]
+    start = data.index(_PREFIX + _PLACEHOLDER) + len(_PREFIX)
+    return data[:start] + hashlib.sha256(data).digest() + data[start + len(_PLACEHOLDER) :]
 
 
-def check(data, name):
-    """Raises ValueError unless bytes are those that `signed` returned.
+def verify_checksum(data, name):
+    """Raises ValueError unless `write_with_checksum` returned exactly these bytes.
 
     Args:
-        data: bytes.
-        name: str, of the file, for messages.
+        data: bytes, the content of a file.
+        name: str, the name of the file, for messages.
     """
-    place = data.find(_MARK)
+    place = data.find(_PREFIX)
     if place < 0:
-        flatbuffer.read(data, name)  # says what is wrong with a foreign or a damaged file
+        flatbuffer.read(data, name)  # Raises a more specific error if the file has another format or is damaged.
         raise ValueError(
             f"The file {name!r} has no checksum of keras_sparse: another program wrote it, or it is damaged. "
-            "Give the .tflite file that `keras_sparse.export` wrote."
+            "Give a .tflite file that `keras_sparse.export` wrote."
         )
-    start = place + len(_MARK)
-    digest = data[start : start + len(_EMPTY)]
-    found = hashlib.sha256(data[:start] + _EMPTY + data[start + len(_EMPTY) :]).digest()
-    if digest != found:
+    start = place + len(_PREFIX)
+    stored = data[start : start + len(_PLACEHOLDER)]
+    computed = hashlib.sha256(data[:start] + _PLACEHOLDER + data[start + len(_PLACEHOLDER) :]).digest()
+    if stored != computed:
         raise ValueError(
-            f"The file {name!r} is damaged or cut off: its {len(data)} bytes have the checksum {found.hex()[:12]}..., "
-            f"and it was written with {digest.hex()[:12]}.... Copy or export it again."
+            f"The file {name!r} is damaged or incomplete. Expected: checksum {stored.hex()[:12]}... Received: "
+            f"{len(data)} bytes with checksum {computed.hex()[:12]}... Copy or export the file again."
         )

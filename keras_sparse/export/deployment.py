@@ -1,4 +1,4 @@
-"""Tells before an export, layer by layer, whether sparsity makes a model smaller or faster on a device."""
+"""Predicts whether sparsity makes each layer of an exported model smaller or faster."""
 
 import dataclasses
 import math
@@ -8,14 +8,14 @@ import numpy as np
 from keras import ops
 
 from keras_sparse.conversion.maskable_weights import check_convertible, weights_of
-from keras_sparse.export.on_arm import what_keeps_arm_dense
-from keras_sparse.export.what_pays import sparse_dense_pays, sparsity_that_pays
+from keras_sparse.export.sparse_speedup import sparse_is_faster, sparsity_threshold
+from keras_sparse.export.xnnpack import reason_for_dense_inference
 from keras_sparse.validation import check_choice, check_positive_int
 
 _TARGETS = ("litert-x86", "litert-arm64", "onnxruntime", "keras")
 _WEIGHTS = ("float32", "float16", "int8")
-_BYTES = {"float32": 4, "float16": 2, "int8": 1}
-_SMALLER_FROM = {"float32": 1 / 3, "float16": 0.5, "int8": 2 / 3}  # where an index of 1 to 2 bytes is saved, too
+# The sparsity from which values and indices, of 1 or 2 bytes for each live weight, take less than a dense weight.
+_SMALLER_FROM = {"float32": 1 / 3, "float16": 0.5, "int8": 2 / 3}
 _CONVOLUTIONS = (
     *(keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D),
     *(keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D),
@@ -24,15 +24,15 @@ _CONVOLUTIONS = (
 
 @dataclasses.dataclass(frozen=True)
 class LayerDeployment:
-    """What sparsity gives for one weight.
+    """The effect of sparsity on one weight.
 
     Attributes:
-        name: path of the layer and name of the weight.
-        shape: of the weight.
-        sparsity: float, the fraction of its values that is 0.
-        smaller: bool, whether the file has fewer bytes for it than a dense one of the same kind of weights.
-        faster: bool, whether it computes in less time than a dense one.
-        why: str, a sentence or two.
+        name: str, path of the layer and name of the weight.
+        shape: tuple of ints, shape of the weight.
+        sparsity: float in [0, 1], the fraction of zeros.
+        smaller: bool, whether it takes fewer bytes in the file than a dense weight of the same type.
+        faster: bool, whether the layer is faster than with a dense weight of the same type.
+        why: str, the reason, one or two sentences.
     """
 
     name: str
@@ -45,15 +45,15 @@ class LayerDeployment:
 
 @dataclasses.dataclass(frozen=True)
 class DeploymentReport:
-    """What sparsity gives for each weight of a model on a target; `print` gives it in words.
+    """The effect of sparsity on each weight of a model for one target. `print` shows it as text.
 
     Attributes:
-        name: of the model.
-        target: as it was given.
-        weights: as it was given.
-        batch_size: as it was given.
+        name: str, name of the model.
+        target: str, argument of `deployment_report`.
+        weights: str, argument of `deployment_report`.
+        batch_size: int, argument of `deployment_report`.
         layers: tuple of `LayerDeployment`.
-        notes: tuple of str, what holds for the whole model.
+        notes: tuple of str, sentences about the whole model.
     """
 
     name: str
@@ -65,17 +65,17 @@ class DeploymentReport:
 
     @property
     def smaller(self) -> bool:
-        """Whether the file is smaller than a dense one."""
+        """Whether the file is smaller than that of a dense model."""
         return any(x.smaller for x in self.layers)
 
     @property
     def faster(self) -> bool:
-        """Whether any layer is faster than a dense one."""
+        """Whether any layer is faster than in a dense model."""
         return any(x.faster for x in self.layers)
 
     def __str__(self):
         verdict = [
-            f"{'' if gives else 'not '}{word}" for gives, word in ((self.smaller, "smaller"), (self.faster, "faster"))
+            f"{'' if holds else 'not '}{word}" for holds, word in ((self.smaller, "smaller"), (self.faster, "faster"))
         ]
         lines = [f"{self.name} on {self.target}, {self.weights}, batches of {self.batch_size}: {', '.join(verdict)}"]
         for x in self.layers:
@@ -85,22 +85,22 @@ class DeploymentReport:
 
 
 def deployment_report(model, target="litert-x86", weights="float32", batch_size=1) -> DeploymentReport:
-    """Returns what sparsity gives a model on a device: for each weight smaller or not, faster or not, and why.
+    """Predicts for each weight of a model whether sparsity makes it smaller or faster in an exported file, and why.
 
-    The rules are measurements of the runtimes of 2026 on one thread; see docs/benchmarks.md. Zeros of a model that is
-    not masked count as well.
+    The thresholds were measured with the runtimes of 2026 on one thread; see docs/benchmarks.md. Zeros count also if a
+    weight is not masked.
 
     Args:
         model: a built `keras.Model` of any kind.
-        target: "litert-x86", "litert-arm64", "onnxruntime", or "keras", for `keras_sparse.save_model`.
-        weights: "float32", "float16" or "int8"; the latter two for LiteRT.
-        batch_size: int of at least 1, how many inputs are computed at once.
+        target: "litert-x86", "litert-arm64", "onnxruntime", or "keras" for the file of `keras_sparse.save_model`.
+        weights: "float32", "float16" or "int8"; the latter two for LiteRT only.
+        batch_size: int of at least 1, the number of inputs in one call.
 
     Returns:
         `DeploymentReport`.
 
     Raises:
-        ValueError: if the model is none or not built, or an argument is unknown.
+        ValueError: if `model` is not a Keras model or not built, or an argument is not one of those above.
 
     Example:
 
@@ -115,20 +115,20 @@ def deployment_report(model, target="litert-x86", weights="float32", batch_size=
             f"`weights` other than 'float32' are for LiteRT. Received: weights={weights!r} for target={target!r}."
         )
     found = [w for w in weights_of(model) if len(w.shape) > 1]
-    asks_arm = target == "litert-arm64" and any(map(_is_pointwise, found))
-    blocker = what_keeps_arm_dense(model, weights, batch_size) if asks_arm else None
+    uses_xnnpack = target == "litert-arm64" and any(map(_is_1x1_convolution, found))
+    dense_reason = reason_for_dense_inference(model, weights, batch_size) if uses_xnnpack else None
     rows = []
     for weight in found:
-        sparsity = _zeros(weight)
-        smaller, faster, why = _RULES[target](weight, sparsity, weights, batch_size, blocker)
+        sparsity = _zero_fraction(weight)
+        smaller, faster, why = _RULES[target](weight, sparsity, weights, batch_size, dense_reason)
         rows.append(LayerDeployment(weight.path, weight.shape, sparsity, smaller, faster, why))
     return DeploymentReport(
-        model.name, target, weights, batch_size, tuple(rows), tuple(_notes(target, weights, blocker))
+        model.name, target, weights, batch_size, tuple(rows), tuple(_notes(target, weights, dense_reason))
     )
 
 
-def _zeros(weight):
-    """The fraction of zeros in a weight, dead ones included, which an optimizer may have moved."""
+def _zero_fraction(weight):
+    """Returns the fraction of zeros in a weight. Dead weights count as zeros, even if an optimizer has changed them."""
     masked = {x.attribute: x for x in getattr(weight.layer, "masked_weights", ())}.get(weight.attribute)
     live = ops.convert_to_numpy(ops.cast(weight.variable, "float32")) != 0
     if masked is not None:
@@ -136,65 +136,85 @@ def _zeros(weight):
     return 1 - float(live.mean())
 
 
-def _on_litert(weight, sparsity, weights, batch_size, blocker):
-    """`(smaller, faster, why)` on x86."""
+# The functions below return `(smaller, faster, why)` of a weight, one for each target.
+
+
+def _on_litert_x86(weight, sparsity, weights, batch_size, dense_reason):
     kind, needed = _kind(weight), _SMALLER_FROM[weights]
     if kind is None:
-        return False, False, "LiteRT computes with this weight by operators for which it is stored dense."
+        return False, False, "LiteRT's operators for this layer need dense weights."
     if weights == "int8" and kind == "dense":
         return False, False, _INT8_DENSE
     if sparsity < needed:
-        return False, False, f"Values and indices take less than a dense weight from {needed:.0%} zeros on."
+        return False, False, f"Stored sparse, with indices, it is smaller than dense only from {needed:.0%} zeros on."
     if kind == "convolution":
-        return True, False, "It is made dense when the file is loaded: on x86 no convolution computes sparse."
+        return True, False, "It is made dense when the file is loaded: on x86 LiteRT has no sparse convolutions."
     if weights == "float16":
-        return True, False, "It is made dense, and float32, when the file is loaded."
-    return (True, *_dense_float32(weight, sparsity, batch_size))
+        return True, False, "It is made dense and converted to float32 when the file is loaded."
+    return (True, *_float32_dense_layer(weight, sparsity, batch_size))
 
 
 _INT8_DENSE = (
-    "It is stored dense: LiteRT cannot load sparse int8 weights of dense layers. int8 itself is a quarter of the bytes "
-    "of float32, and faster than sparse float32."
+    "It is stored dense: LiteRT cannot load sparse int8 weights of dense layers. Dense int8 takes a quarter of the "
+    "bytes of float32, and is faster than sparse float32."
 )
 
 
-def _dense_float32(weight, sparsity, batch_size):
+def _float32_dense_layer(weight, sparsity, batch_size):
+    """Returns `(faster, why)`."""
     inputs, units = math.prod(weight.shape[:-1]), weight.shape[-1]
-    needed = sparsity_that_pays(inputs, units)
-    if sparse_dense_pays(inputs, units, sparsity, batch_size):
-        return True, f"It computes with live weights only, which at this size is faster from {needed:.0%} zeros on."
+    needed = sparsity_threshold(inputs, units)
+    if sparse_is_faster(inputs, units, sparsity, batch_size):
+        return (
+            True,
+            f"LiteRT computes with its live weights only, which is faster from {needed:.0%} zeros on at this size.",
+        )
     if round(sparsity, 3) >= needed:
-        return False, "In batches of 16 and more a dense layer, which reads each weight once for all, is as fast."
-    return False, f"It is made dense when the file is loaded: at this size sparse is faster from {needed:.0%} zeros on."
+        return (
+            False,
+            "At batch sizes of 16 and more a dense layer is as fast, since it reads each weight once a batch.",
+        )
+    return (
+        False,
+        f"It is made dense when the file is loaded: sparse is faster only from {needed:.0%} zeros on at this size.",
+    )
 
 
-def _on_arm(weight, sparsity, weights, batch_size, blocker):
-    """`(smaller, faster, why)` on arm64, which has sparse 1x1 convolutions, too."""
-    smaller, faster, why = _on_litert(weight, sparsity, weights, batch_size, blocker)
+def _on_litert_arm64(weight, sparsity, weights, batch_size, dense_reason):
+    smaller, faster, why = _on_litert_x86(weight, sparsity, weights, batch_size, dense_reason)
     if not smaller or _kind(weight) != "convolution":
         return smaller, faster, why
-    if not _is_pointwise(weight):
-        return True, False, "It is made dense when the file is loaded: on arm64 only 1x1 convolutions compute sparse."
-    if blocker is not None:
-        return True, False, f"XNNPACK would compute 1x1 convolutions sparse, but not in this model: {blocker}"
-    return True, True, "XNNPACK computes this 1x1 convolution with live weights only."
+    if not _is_1x1_convolution(weight):
+        return (
+            True,
+            False,
+            "It is made dense when the file is loaded: on arm64 LiteRT has sparse 1x1 convolutions only.",
+        )
+    if dense_reason is not None:
+        return True, False, f"XNNPACK has sparse 1x1 convolutions, but does not use them in this model: {dense_reason}"
+    return True, True, "XNNPACK computes this 1x1 convolution with its live weights only."
 
 
-def _on_onnx(weight, sparsity, weights, batch_size, blocker):
-    return False, False, "ONNX Runtime holds and computes zeros as numbers."
+def _on_onnxruntime(weight, sparsity, weights, batch_size, dense_reason):
+    return False, False, "ONNX Runtime stores zeros and computes with them."
 
 
-def _in_keras(weight, sparsity, weights, batch_size, blocker):
+def _on_keras(weight, sparsity, weights, batch_size, dense_reason):
     smaller = sparsity > 0.1
-    why = "save_model packs zeros" if smaller else "Few zeros to pack"
-    return smaller, False, f"{why}; Keras computes dense."
+    why = "`save_model` compresses its zeros" if smaller else "It has few zeros to compress"
+    return smaller, False, f"{why}. Keras computes with dense weights."
 
 
-_RULES = {"litert-x86": _on_litert, "litert-arm64": _on_arm, "onnxruntime": _on_onnx, "keras": _in_keras}
+_RULES = {
+    "litert-x86": _on_litert_x86,
+    "litert-arm64": _on_litert_arm64,
+    "onnxruntime": _on_onnxruntime,
+    "keras": _on_keras,
+}
 
 
 def _kind(weight):
-    """ "dense" or "convolution" for weights that LiteRT has as such, else None."""
+    """Returns "dense" or "convolution" for the kernel of an operator that LiteRT has, else None."""
     if weight.attribute in ("kernel", "pointwise_kernel", "depthwise_kernel"):
         if isinstance(weight.layer, (keras.layers.Dense, keras.layers.EinsumDense)):
             return "dense"
@@ -203,16 +223,17 @@ def _kind(weight):
     return None
 
 
-def _is_pointwise(weight):
+def _is_1x1_convolution(weight):
     return isinstance(weight.layer, keras.layers.Conv2D) and tuple(weight.shape[:2]) == (1, 1)
 
 
-def _notes(target, weights, blocker):
+def _notes(target, weights, dense_reason):
+    """Yields sentences about the whole model."""
     if target.startswith("litert"):
-        yield "The most memory that it takes is never less than a dense model's."
+        yield "Sparsity does not reduce the peak memory."
         if weights == "float32":
-            yield "int8 is faster still, sparse or not: weights='int8'."
+            yield "int8 weights are faster, sparse or dense: weights='int8'."
     if target != "keras":
-        yield "keras_sparse.shrink(model) first takes out the units that take part in nothing, for any target."
-    if blocker is not None:
-        yield f"No 1x1 convolution computes sparse on arm64: {blocker}"
+        yield "keras_sparse.shrink(model) removes unused units first, which helps on any target."
+    if dense_reason is not None:
+        yield f"XNNPACK computes no 1x1 convolution with sparse weights: {dense_reason}"

@@ -1,4 +1,4 @@
-"""Exports a model to a file for other runtimes, runs the file, and keeps it only if it computes the same."""
+"""Exports a model for inference with other runtimes, and verifies the outputs of the exported file."""
 
 import functools
 import warnings
@@ -11,51 +11,51 @@ from keras import ops
 from keras_sparse import backend
 from keras_sparse.conversion.densify import densify
 from keras_sparse.conversion.maskable_weights import check_convertible
-from keras_sparse.export import litert, running
-from keras_sparse.export.replacing import replacing
+from keras_sparse.export import inference, litert
+from keras_sparse.export.atomic_write import atomic_write
 from keras_sparse.validation import check_choice, check_positive_int
 
 _FORMATS = {".tflite": "litert", ".onnx": "onnx", "": "tf_saved_model"}
 _WEIGHTS = ("float32", "float16", "int8")
-# How far the outputs of a float32 file may be off: so much where they are at most 1, or of the largest one; and by that
-# part of the largest one at most, since small outputs are to be compared as well.
-_EXACT, _PART = 1e-5, 1e-3
-# Where weights are rounded: the root mean square of the differences over that of the outputs.
-_ROUNDED = {"float16": 0.02, "int8": 0.25}
-_COMPARED = 16  # samples
+# The largest accepted difference of float32 outputs, relative to the largest output or to 1, whichever is larger. It is
+# at most `_SMALL_TOLERANCE` relative to the largest output, so that models with small outputs are verified as well.
+_TOLERANCE, _SMALL_TOLERANCE = 1e-5, 1e-3
+# The largest root mean square of differences for other weights, relative to that of the outputs.
+_RMS_TOLERANCE = {"float16": 0.02, "int8": 0.25}
+_VERIFIED_SAMPLES = 16
 
 
 def export(model, path, format=None, weights="float32", representative_dataset=None, batch_size=1):
-    """Exports a model for inference elsewhere; a LiteRT file holds sparse weights sparsely.
+    """Exports a model for inference with LiteRT, ONNX or TensorFlow. LiteRT files store sparse weights sparse.
 
-    The file is run and compared with the model before it is put in its place. If it computes something else, or
-    anything fails, there is no new file, and an older one stays. A warning says, before the file is there, if it is not
-    smaller than a dense one, or not faster; `keras_sparse.deployment_report` tells why, layer by layer.
+    The exported file is run and its outputs are compared with those of the model before it replaces an existing file.
+    If they differ, or the export fails, an existing file is unchanged. A warning tells if sparsity makes the file not
+    smaller or not faster; `keras_sparse.deployment_report` gives the reasons for each layer.
 
-    In LiteRT a float32 dense layer that is sparse enough computes with its live weights only. All other weights are
-    stored sparsely and made dense when the file is loaded. int8 weights of dense layers are stored dense: LiteRT cannot
-    load them otherwise. SavedModel and ONNX hold dead weights as zeros.
+    LiteRT computes float32 dense layers that are sparse enough with their live weights only. It stores other weights
+    sparse and makes them dense when it loads the file, but for int8 weights of dense layers, which it can only load
+    dense. SavedModel and ONNX store zeros as numbers.
 
     Args:
         model: a built `keras.Model`, sparse or dense. It is not changed. LiteRT needs the TensorFlow backend.
         path: str or `pathlib.Path`: of a file that ends in ".tflite" or ".onnx", or of a folder for a SavedModel.
-        format: "litert", "onnx", "tf_saved_model"; None to go by the ending of the path.
-        weights: "float32"; for LiteRT also "float16", half the bytes, or "int8", a quarter: then activations are whole
-            numbers, too, and dense layers are the fastest.
-        representative_dataset: array of a hundred inputs or so as the model will get them, or a list of arrays where it
-            has several inputs. int8 takes from it how large activations get; and the comparison is made on it, else on
+        format: "litert", "onnx", "tf_saved_model", or None to choose by the extension of `path`.
+        weights: "float32"; for LiteRT also "float16", with half of the bytes, or "int8", with a quarter, which also
+            quantizes activations and has the fastest dense layers.
+        representative_dataset: array of about 100 typical inputs, or a list of arrays if the model has several inputs.
+            int8 needs it to calibrate the ranges of activations. Outputs are compared on a part of it; without it, on
             random inputs.
-        batch_size: int of at least 1, of each call of the LiteRT model, or None for any. Sparse dense layers are not
-            faster from 16 on.
+        batch_size: int of at least 1, the fixed batch size of a LiteRT model, or None for any. From 16 on, sparse
+            dense layers are not faster than dense ones.
 
     Returns:
-        The size in bytes of what was written, an int.
+        The size of the file or folder in bytes, an int.
 
     Raises:
-        ValueError: if the model is none or not built, an argument is unknown or does not go with another, or the
-            backend cannot write the format.
-        RuntimeError: if the exported file computes something else than the model.
-        FileNotFoundError: if the folder of the path does not exist.
+        ValueError: if `model` is not a Keras model or not built, an argument is not one of those above or cannot be
+            combined with another one, or the backend cannot write the format.
+        RuntimeError: if the outputs of the exported file differ from those of the model.
+        FileNotFoundError: if the parent folder of `path` does not exist.
         ImportError: if a package is missing: pip install 'keras_sparse[export]'.
 
     Example:
@@ -65,80 +65,85 @@ def export(model, path, format=None, weights="float32", representative_dataset=N
     """
     check_convertible(model, "export")
     path = Path(path)
-    format = _format(path, format)
-    _check_weights(format, weights, representative_dataset)
+    format = _check_format(path, format)
+    _check_combination(format, weights, representative_dataset)
     if batch_size is not None:
         check_positive_int(batch_size, "batch_size")
     dense = densify(model)
     if not getattr(dense, "inputs", None):
         raise ValueError(
-            f"`export` needs to know the shapes of the model's inputs. Received: {model.name!r}, of class "
+            f"`export` needs the shapes of the model's inputs. Received: {model.name!r}, of class "
             f"{type(model).__name__}. Wrap it: `x = keras.Input(shape); keras.Model(x, model(x))`."
         )
     size = batch_size or 1
     samples = _samples(dense, representative_dataset, size)
-    # All of them calibrate; a few are compared, in whole batches.
-    count = max(size, min(_COMPARED, len(samples[0])) // size * size)
+    # All samples calibrate int8. A few are used to compare outputs, in whole batches.
+    count = max(size, min(_VERIFIED_SAMPLES, len(samples[0])) // size * size)
     compared = [x[:count] for x in samples]
-    _outputs(dense, compared)  # Keras exports what has been called.
-    with replacing(path) as new:
+    _outputs(dense, compared)  # Keras exports only models that have been called.
+    with atomic_write(path) as new:
         if format == "litert":
-            made = litert.convert(dense, new, weights, samples if weights == "int8" else None, batch_size)
-            _check_same(model, running.run_litert(made.sparse), compared, weights, path)
-            _warn(path, _what_it_does_not_give(made))
-            new.write_bytes(made.sparse)
+            converted = litert.convert(dense, new, weights, samples if weights == "int8" else None, batch_size)
+            _check_same_outputs(model, inference.litert_function(converted.sparse), compared, weights, path)
+            _warn_no_benefit(path, _missing_benefit(converted))
+            new.write_bytes(converted.sparse)
         else:
             dense.export(str(new), format=format, verbose=False)
-            run = {"onnx": running.run_onnx, "tf_saved_model": running.run_saved_model}[format]
-            _check_same(model, run(new), compared, weights, path)
-            _warn(
-                path, f"neither smaller nor faster than a dense model's: the format {format!r} holds zeros as numbers"
+            load = {"onnx": inference.onnx_function, "tf_saved_model": inference.saved_model_function}[format]
+            _check_same_outputs(model, load(new), compared, weights, path)
+            _warn_no_benefit(
+                path, f"neither smaller nor faster than that of a dense model: {format!r} stores zeros as numbers"
             )
-    return _size(path)
+    return _size_in_bytes(path)
 
 
-def _format(path, format):
-    """The name of a format, by the ending of a path if none is given."""
+def _check_format(path, format):
+    """Returns the name of the format, chosen by the extension of `path` if `format` is None."""
     if format is None:
-        check_choice(path.suffix, "the ending of path", _FORMATS)
+        check_choice(path.suffix, "the extension of path", _FORMATS)
         return _FORMATS[path.suffix]
     check_choice(format, "format", _FORMATS.values())
-    ending = next(k for k, v in _FORMATS.items() if v == format)
-    if ending and path.suffix != ending:
-        raise ValueError(f"For {format!r} the path must end in {ending!r}. Received: path={str(path)!r}.")
+    extension = next(k for k, v in _FORMATS.items() if v == format)
+    if extension and path.suffix != extension:
+        raise ValueError(f"For format={format!r}, `path` must end in {extension!r}. Received: path={str(path)!r}.")
     return format
 
 
-def _check_weights(format, weights, representative_dataset):
+def _check_combination(format, weights, representative_dataset):
+    """Raises ValueError if arguments and backend cannot be combined."""
     check_choice(weights, "weights", _WEIGHTS)
     if format != "litert" and weights != "float32":
         raise ValueError(
             f"`weights` other than 'float32' are for LiteRT. Received: weights={weights!r} for the format {format!r}. "
-            "Give a path that ends in '.tflite', or quantize the file by the tools of its format."
+            "Give a path that ends in '.tflite', or quantize the exported file with the tools of its format."
         )
     if weights == "int8" and representative_dataset is None:
         raise ValueError(
-            "`weights='int8'` needs `representative_dataset`, about a hundred inputs: they tell how large activations "
-            "get. Received: representative_dataset=None. Give some of the training data, such as x_train[:200]."
+            "`weights='int8'` needs `representative_dataset`, about 100 inputs, to calibrate ranges of activations. "
+            "Received: representative_dataset=None. Give some of the training data, such as x_train[:200]."
         )
     if (format == "litert" and backend.name != "tensorflow") or (
         format == "tf_saved_model" and backend.name == "torch"
     ):
         raise ValueError(
-            f"The format {format!r} needs another backend. Received: {backend.name!r}. Write the model by "
-            "keras_sparse.save_model, and export it in a process with KERAS_BACKEND=tensorflow, which reads it."
+            f"The format {format!r} needs another backend. Received: {backend.name!r}. Save the model with "
+            "keras_sparse.save_model, and export it in a process with KERAS_BACKEND=tensorflow."
         )
 
 
 def _samples(model, given, batch_size):
-    """A list of arrays, one an input: those given, or random ones."""
+    """Returns a list with an array for each input of a model: those given, or random ones if `given` is None.
+
+    Raises:
+        ValueError: if the arrays do not fit the inputs.
+    """
     shapes, dtypes = [tuple(x.shape[1:]) for x in model.inputs], [x.dtype for x in model.inputs]
     if given is None:
-        rng, count = np.random.default_rng(0), max(_COMPARED, batch_size)
+        rng, count = np.random.default_rng(0), max(_VERIFIED_SAMPLES, batch_size)
         draws = [
             rng.normal if keras.backend.is_float_dtype(d) else functools.partial(rng.integers, 0, 2) for d in dtypes
         ]
-        # An axis of any size: of 8, which most layers take.
+        # Axes of unknown size get a size of 8, which is large enough for most layers.
         shapes = [tuple(n or 8 for n in shape) for shape in shapes]
         return [draw(size=(count, *s)).astype(d) for draw, s, d in zip(draws, shapes, dtypes, strict=True)]
     arrays = [np.asarray(x) for x in (keras.tree.flatten(given) if len(shapes) > 1 else [given])]
@@ -149,70 +154,70 @@ def _samples(model, given, batch_size):
         fits = fits and all(n is None or n == m for n, m in zip(shape, x.shape[1:], strict=False))
     if not fits:
         raise ValueError(
-            f"`representative_dataset` must be an array of inputs of the shape {shapes}, with the number of inputs as "
-            f"first axis, or a list of such arrays, one for each of the model's inputs. Received: {received}."
+            f"`representative_dataset` must be an array of inputs of shape {shapes}, with a first axis for the number "
+            f"of inputs, or a list of such arrays, one for each input of the model. Received: {received}."
         )
-    # Fewer than a batch come round.
+    # Samples are repeated if there are fewer than a batch.
     rows = np.arange(max(len(arrays[0]), batch_size)) % len(arrays[0])
     return [x[rows].astype(d) for x, d in zip(arrays, dtypes, strict=True)]
 
 
-def _check_same(model, run, samples, weights, path):
-    """Raises RuntimeError if the outputs of a file differ from those of the model by more than rounding."""
+def _check_same_outputs(model, run, samples, weights, path):
+    """Raises RuntimeError if the outputs of a file, computed by `run`, differ from those of the model."""
     for x, y in zip(_outputs(model, samples), run(samples), strict=True):
-        off, limit = _difference(x, np.asarray(y, "float32"), weights)
-        if not off <= limit:  # NaN is no number of any size.
+        difference, limit = _difference(x, np.asarray(y, "float32"), weights)
+        if not difference <= limit:  # True for NaN, too
             raise RuntimeError(
                 f"The exported file does not compute what {model.name!r} does, and was not kept. Expected: outputs of "
-                f"the shape {x.shape}, at most {limit:.2g} off; received: shape {np.shape(y)}, {off:.2g} off, on "
-                f"{len(samples[0])} inputs. Nothing was written to {str(path)!r}. "
+                f"shape {x.shape} that differ by at most {limit:.2g}. Received: shape {np.shape(y)}, a difference of "
+                f"{difference:.2g}, on {len(samples[0])} inputs. Nothing was written to {str(path)!r}. "
                 + _ADVICE["float32" if weights == "float32" else "rounded"]
             )
 
 
 def _outputs(model, arrays):
-    """A list of arrays: what a model gives for a list of them."""
+    """Returns the outputs of a model as a list of arrays, for a list of arrays."""
     given = [ops.convert_to_tensor(x) for x in arrays]
     given = given[0] if len(given) == 1 else keras.tree.pack_sequence_as(model.input, given)
     return [ops.convert_to_numpy(ops.cast(x, "float32")) for x in keras.tree.flatten(model(given, training=False))]
 
 
 _ADVICE = {
-    "float32": "Leave out layers one by one to find which the format cannot hold, and report it.",
-    "rounded": "Give inputs that are like the real ones as `representative_dataset`, or weights='float32'.",
+    "float32": "Remove layers one by one to find the one that the format does not support, and report it.",
+    "rounded": "Give typical inputs as `representative_dataset`, or weights='float32'.",
 }
 
 
 def _difference(expected, got, weights):
-    """`(how far they are apart, how far they may be)`."""
+    """Returns `(difference, largest accepted difference)` of two arrays of outputs."""
     if expected.shape != got.shape:
         return np.nan, 0.0
     difference, largest = np.abs(got - expected).astype("float64"), float(np.abs(expected).max(initial=0))
     if weights == "float32":
-        return float(difference.max(initial=0)), min(_EXACT * max(1.0, largest), _PART * largest + 1e-9)
-    limit = _ROUNDED[weights] * np.sqrt(np.mean(np.square(expected, dtype="float64"))) + 1e-9
+        return float(difference.max(initial=0)), min(_TOLERANCE * max(1.0, largest), _SMALL_TOLERANCE * largest + 1e-9)
+    limit = _RMS_TOLERANCE[weights] * np.sqrt(np.mean(np.square(expected, dtype="float64"))) + 1e-9
     return float(np.sqrt(np.mean(np.square(difference)))), float(limit)
 
 
-def _what_it_does_not_give(made):
-    """What sparsity does not give a LiteRT file, in words; None if it is smaller and faster."""
-    dense, sparse = len(made.dense), len(made.sparse)
+def _missing_benefit(converted):
+    """Returns in which respect sparsity does not improve a LiteRT file, as words; None if it is smaller and faster."""
+    dense, sparse = len(converted.dense), len(converted.sparse)
     if sparse >= dense:
-        return f"neither smaller ({sparse:,} bytes, dense {dense:,}) nor faster than a dense one"
-    if not made.stored.computed:
-        return f"smaller ({sparse:,} bytes, dense {dense:,}) but not faster than a dense one"
+        return f"neither smaller ({sparse:,} bytes, dense {dense:,}) nor faster than that of a dense model"
+    if not converted.storage.computed_sparse:
+        return f"smaller ({sparse:,} bytes, dense {dense:,}) but not faster than that of a dense model"
     return None
 
 
-def _warn(path, what):
-    if what:
+def _warn_no_benefit(path, words):
+    if words:
         warnings.warn(
-            f"The export to {str(path)!r} will be {what}. keras_sparse.deployment_report(model) tells why, layer by "
-            "layer.",
+            f"The export to {str(path)!r} will be {words}. keras_sparse.deployment_report(model) gives the reasons "
+            "for each layer.",
             UserWarning,
             stacklevel=3,
         )
 
 
-def _size(path):
+def _size_in_bytes(path):
     return sum(x.stat().st_size for x in path.rglob("*") if x.is_file()) if path.is_dir() else path.stat().st_size

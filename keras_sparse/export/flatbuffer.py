@@ -1,4 +1,4 @@
-"""A LiteRT model as objects, read from bytes and written to them."""
+"""Reads and writes LiteRT models, which are files in the FlatBuffers format."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ _VERSION = 3
 
 
 def schema():
-    """Returns the module of the classes of LiteRT's format.
+    """Returns the module with the classes of LiteRT's FlatBuffers schema.
 
     Raises:
         ImportError: if `ai_edge_litert` is not installed.
@@ -22,28 +22,31 @@ def schema():
 
 
 def read(data, name):
-    """Returns the `ModelT` of the bytes of a `.tflite` file.
+    """Returns the model in the bytes of a `.tflite` file.
 
     Args:
         data: bytes.
-        name: str, of the file, for messages.
+        name: str, the name of the file, for messages.
+
+    Returns:
+        `ModelT`, the root object of LiteRT's schema.
 
     Raises:
-        ValueError: if they are those of another format, of another version of it, or cut off.
+        ValueError: if the file has another format or another version of it, or is damaged.
     """
     s = schema()
     if data[4:8] != _IDENTIFIER:
         raise ValueError(
             f"A LiteRT file has {_IDENTIFIER!r} at its fifth byte. Received: {name!r} of {len(data)} bytes, with "
-            f"{bytes(data[4:8])!r} there. Give the .tflite file that `keras_sparse.export` wrote."
+            f"{bytes(data[4:8])!r} there. Give a .tflite file that `keras_sparse.export` wrote."
         )
     try:
         model = s.ModelT.InitFromObj(s.Model.GetRootAsModel(data, 0))
         version = model.version
-        _bring_in(model, data)
-    except Exception as error:  # Offsets that lead nowhere raise whatever they meet.
+        _read_external_buffers(model, data)
+    except Exception as error:  # The generated classes raise errors of many types if an offset is wrong.
         raise ValueError(
-            f"The file {name!r} is damaged or cut off: it begins as a LiteRT file and cannot be read to its end. "
+            f"The file {name!r} is damaged or incomplete: it begins as a LiteRT file, but cannot be parsed. "
             f"Received: {len(data)} bytes; {type(error).__name__}: {error}. Export the model again."
         ) from error
     if version != _VERSION:
@@ -52,7 +55,7 @@ def read(data, name):
 
 
 def write(model):
-    """Returns the bytes of a `ModelT`."""
+    """Returns the bytes of a `.tflite` file with a `ModelT`."""
     import flatbuffers
 
     builder = flatbuffers.Builder(1 << 20)
@@ -60,11 +63,15 @@ def write(model):
     return bytes(builder.Output())
 
 
-def _bring_in(model, data):
-    """Reads the constants that lie behind the objects, where large models have them."""
+def _read_external_buffers(model, data):
+    """Reads the constants that are stored after the FlatBuffers objects.
+
+    FlatBuffers offsets have 32 bits, so that the converter stores the constants of models of 2 GiB and more outside of
+    the objects. A buffer then has the offset and size of its data in the file; 0 and 1 mean that it has none.
+    """
     for buffer in model.buffers:
         if getattr(buffer, "offset", 0) > 1 and buffer.size:
             if buffer.offset + buffer.size > len(data):
                 raise EOFError(f"constants reach to byte {buffer.offset + buffer.size}")
             buffer.data = np.frombuffer(data, np.uint8, buffer.size, buffer.offset)
-            buffer.offset = buffer.size = 0
+            buffer.offset = buffer.size = 0  # `write` stores the data within the objects.

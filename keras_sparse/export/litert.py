@@ -7,56 +7,59 @@ import keras
 import numpy as np
 
 from keras_sparse.export import flatbuffer
-from keras_sparse.export.checksum import signed
-from keras_sparse.export.sparse_tensors import Stored, store_sparsely
+from keras_sparse.export.checksum import write_with_checksum
+from keras_sparse.export.sparse_tensors import TensorStorage, store_sparse
 
 
 @dataclasses.dataclass(frozen=True)
-class Converted:
-    """A LiteRT model, dense as TensorFlow converts it, and with sparse tensors.
+class ConvertedModel:
+    """A model in LiteRT's format, with and without sparse tensors.
 
     Attributes:
-        dense: bytes.
-        sparse: bytes.
-        stored: `keras_sparse.export.sparse_tensors.Stored`, how each tensor is stored in the latter.
+        dense: bytes of the `.tflite` file that TensorFlow's converter writes.
+        sparse: bytes of the `.tflite` file with sparse tensors and a checksum.
+        storage: `keras_sparse.export.sparse_tensors.TensorStorage`, how `sparse` stores each tensor.
     """
 
     dense: bytes
     sparse: bytes
-    stored: Stored
+    storage: TensorStorage
 
 
-def convert(model, path, weights, samples, batch_size) -> Converted:
-    """Converts a model, and writes nothing but a temporary file at `path`.
+def convert(model, path, weights, samples, batch_size) -> ConvertedModel:
+    """Converts a model.
 
-    TensorFlow's own EXPERIMENTAL_SPARSITY is not used: with float16 or dynamic range it stores blocks that the runtime
-    cannot read, and the file answers nonsense without an error.
+    TensorFlow's own optimization EXPERIMENTAL_SPARSITY is not used: for float16 and dynamic range quantization it
+    stores blocks that the runtime cannot read, and the file returns wrong numbers without an error.
 
     Args:
         model: `keras.Model` without masks.
-        path: `pathlib.Path` ending in ".tflite".
+        path: `pathlib.Path` that ends in ".tflite", of a temporary file for the dense model.
         weights: "float32", "float16" or "int8".
-        samples: list of arrays, one an input, by which int8 finds the ranges of activations; else None.
-        batch_size: int, or None for any.
+        samples: list with an array for each input, from which int8 calibrates the ranges of activations; else None.
+        batch_size: int of at least 1, or None for any batch size.
 
     Returns:
-        `Converted`.
+        `ConvertedModel`.
     """
     model.export(
         str(path),
         format="litert",
-        input_signature=_signature(model, batch_size),
+        input_signature=_input_signature(model, batch_size),
         verbose=False,
-        **_settings(weights, samples, batch_size or 1),
+        **_converter_settings(weights, samples, batch_size or 1),
     )
     dense = Path(path).read_bytes()
-    read = flatbuffer.read(dense, str(path))
-    stored = store_sparsely(read)
-    return Converted(dense, signed(read), stored)
+    parsed = flatbuffer.read(dense, str(path))
+    storage = store_sparse(parsed)
+    return ConvertedModel(dense, write_with_checksum(parsed), storage)
 
 
-def _signature(model, batch_size):
-    """The inputs with a fixed batch size, in the structure that the model takes; each in a list of its own."""
+def _input_signature(model, batch_size):
+    """Returns `keras.InputSpec`s with the batch size, in a list.
+
+    For several inputs, the list has one element with the structure of the model's inputs.
+    """
     specs = [
         keras.InputSpec(shape=(batch_size, *x.shape[1:]), dtype=x.dtype, name=x.name.split(":")[0])
         for x in model.inputs
@@ -64,8 +67,8 @@ def _signature(model, batch_size):
     return specs if len(specs) == 1 else [keras.tree.pack_sequence_as(model.input, specs)]
 
 
-def _settings(weights, samples, batch_size):
-    """What TensorFlow's converter is told, as `keras.Model.export` takes it."""
+def _converter_settings(weights, samples, batch_size):
+    """Returns the settings of TensorFlow's converter, as keyword arguments of `keras.Model.export`."""
     import tensorflow as tf
 
     builtins = tf.lite.OpsSet.TFLITE_BUILTINS
@@ -77,14 +80,14 @@ def _settings(weights, samples, batch_size):
             "target_spec": {"supported_ops": [builtins], "supported_types": [tf.float16]},
         }
 
-    def representative():
+    def representative_dataset():
         for start in range(len(samples[0])):
-            # The last ones come round to the first, so that each batch is whole.
+            # The last batches are completed with the first samples.
             rows = np.arange(start, start + batch_size) % len(samples[0])
             yield [x[rows] for x in samples]
 
     return {
         "optimizations": [tf.lite.Optimize.DEFAULT],
-        "representative_dataset": representative,
+        "representative_dataset": representative_dataset,
         "target_spec": {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]},
     }

@@ -1,8 +1,11 @@
-"""Stores the constants of a LiteRT model that are mostly zeros as values and indices.
+"""Stores constants of a LiteRT model that are mostly zeros in the compressed sparse row format.
 
-LiteRT reads such a tensor in two ways. A `DENSIFY` in front of the operator makes it dense when the model is loaded:
-the file is smaller, inference is as fast as dense. `FULLY_CONNECTED` of version 8 computes with it as it is; older
-versions of the operator, which the same bytes may name, take the values for a dense tensor and answer nonsense.
+LiteRT can read a sparse tensor in two ways:
+
+- The operator `DENSIFY` makes the tensor dense when the model is loaded. The file is smaller, inference takes as long
+  as with a dense tensor.
+- `FULLY_CONNECTED` of version 8 and later computes with the sparse tensor. Older versions of this operator would read
+  its values as a dense tensor and return wrong numbers without an error, so that the version must be set.
 """
 
 import dataclasses
@@ -10,168 +13,193 @@ import dataclasses
 import numpy as np
 
 from keras_sparse.export.flatbuffer import schema
-from keras_sparse.export.what_pays import sparse_dense_pays
+from keras_sparse.export.sparse_speedup import sparse_is_faster
 
-_READS_SPARSE = 8  # the first version of FULLY_CONNECTED that does
-_OVERHEAD = 400  # bytes that a sparse tensor and its DENSIFY take beside values and indices
+_SPARSE_FULLY_CONNECTED_VERSION = 8  # the first version of FULLY_CONNECTED that reads sparse weights
+_OVERHEAD = 400  # approximate bytes of the metadata of a sparse tensor and of its DENSIFY operator
 
 
 @dataclasses.dataclass(frozen=True)
-class Stored:
-    """How the tensors of a model are stored: names of those that are computed with sparse, or are only stored so.
+class TensorStorage:
+    """The names of the constants with zeros, by how they are stored.
 
     Attributes:
-        computed: tuple of str.
-        densified: tuple of str.
-        dense: tuple of str, of those with zeros that stay dense.
+        computed_sparse: tuple of str, stored sparse; operators compute with the live weights only.
+        densified: tuple of str, stored sparse, and made dense when the model is loaded.
+        dense: tuple of str, stored dense.
     """
 
-    computed: tuple
+    computed_sparse: tuple
     densified: tuple
     dense: tuple
 
 
-def store_sparsely(model) -> Stored:
-    """Changes a `ModelT`: what is smaller as values and indices is stored so.
+def store_sparse(model) -> TensorStorage:
+    """Stores those constants of a model sparse that are smaller in this way.
 
-    Integer weights of a dense layer stay as they are: LiteRT cannot load them behind a `DENSIFY`.
+    Integer weights of dense layers stay dense, since LiteRT cannot load them through `DENSIFY`.
+
+    Args:
+        model: `ModelT`, which is changed.
+
+    Returns:
+        `TensorStorage`.
     """
     s = schema()
-    computed, densified, dense = [], [], []
+    computed_sparse, densified, dense = [], [], []
+    for operator in (operator for graph in model.subgraphs for operator in graph.operators):
+        operator.kind = _operator_kind(model, operator)  # an attribute of ours, which is not written to the file
     for graph in model.subgraphs:
-        uses = _uses(model, graph)
-        first = []
-        for index in sorted(uses):
+        consumers = _consumers(graph)
+        densify_operators = []
+        for index in sorted(consumers):
             tensor = graph.tensors[index]
-            array = _constant(model, tensor)
+            array = _constant_values(model, tensor)
             if array is None or not (array == 0).any():
                 continue
             name = tensor.name.decode() if isinstance(tensor.name, bytes) else tensor.name
-            sparsity, values, size = _sparse(s, array)
-            if size + _OVERHEAD >= array.nbytes or not _allowed(s, tensor, uses[index]):
+            sparsity, values, size = _compressed_sparse_rows(s, array)
+            if size + _OVERHEAD >= array.nbytes or not _can_be_densified(s, tensor, consumers[index]):
                 dense.append(name)
                 continue
             buffer = s.BufferT()
             buffer.data = np.frombuffer(values.tobytes(), np.uint8)
             model.buffers.append(buffer)
-            if _pays(s, graph, array, uses[index]):
+            if _is_faster_sparse(s, graph, array, consumers[index]):
                 tensor.buffer, tensor.sparsity = len(model.buffers) - 1, sparsity
-                for _, operator in uses[index]:
-                    operator.opcodeIndex = _code(s, model, s.BuiltinOperator.FULLY_CONNECTED, _READS_SPARSE)
-                computed.append(name)
+                for _, operator in consumers[index]:
+                    operator.opcodeIndex = _opcode_index(
+                        s, model, s.BuiltinOperator.FULLY_CONNECTED, _SPARSE_FULLY_CONNECTED_VERSION
+                    )
+                computed_sparse.append(name)
             else:
-                first.append(_densify(s, model, graph, index, sparsity))
+                densify_operators.append(_densify_operator(s, model, graph, index, sparsity))
                 densified.append(name)
-        graph.operators = [*first, *graph.operators]
-    _drop_unused(model)
-    return Stored(tuple(computed), tuple(densified), tuple(dense))
+        # Operators run in the order of the list.
+        graph.operators = [*densify_operators, *graph.operators]
+    _clear_unused_buffers(model)
+    return TensorStorage(tuple(computed_sparse), tuple(densified), tuple(dense))
 
 
-def _uses(model, graph):
-    """Index of a tensor that no operator makes -> list of `(which input, operator)` that use it."""
-    made = {int(i) for operator in graph.operators for i in operator.outputs} | {int(i) for i in graph.inputs}
-    uses = {}
+def _consumers(graph):
+    """Returns the operators that use each constant: dict from its index to a list of `(input number, operator)`."""
+    computed = {int(i) for operator in graph.operators for i in operator.outputs} | {int(i) for i in graph.inputs}
+    consumers = {}
     for operator in graph.operators:
         for place, index in enumerate(operator.inputs):
-            if index >= 0 and int(index) not in made:
-                uses.setdefault(int(index), []).append((place, operator))
-    for operator in graph.operators:
-        operator.kind = _kind(model, operator)
-    return uses
+            if index >= 0 and int(index) not in computed:  # -1 stands for an optional input that is left out.
+                consumers.setdefault(int(index), []).append((place, operator))
+    return consumers
 
 
-def _kind(model, operator):
+def _operator_kind(model, operator):
+    """Returns the `BuiltinOperator` of an operator.
+
+    Old files store it as `deprecatedBuiltinCode`, one byte, and leave `builtinCode` at 0.
+    """
     code = model.operatorCodes[operator.opcodeIndex]
     return max(code.builtinCode, code.deprecatedBuiltinCode)
 
 
-def _constant(model, tensor):
-    """The values of a constant that may be stored sparsely, or None."""
+def _constant_values(model, tensor):
+    """Returns the values of a constant as an array, or None if it cannot be stored sparse."""
     s = schema()
-    kinds = {s.TensorType.FLOAT32: np.float32, s.TensorType.FLOAT16: np.float16, s.TensorType.INT8: np.int8}
+    dtypes = {s.TensorType.FLOAT32: np.float32, s.TensorType.FLOAT16: np.float16, s.TensorType.INT8: np.int8}
     data = model.buffers[tensor.buffer].data
-    if tensor.type not in kinds or tensor.sparsity is not None or data is None or tensor.shape is None:
+    if tensor.type not in dtypes or tensor.sparsity is not None or data is None or tensor.shape is None:
         return None
     if len(tensor.shape) not in (2, 4) or not len(data):
         return None
-    return np.frombuffer(np.asarray(data, np.uint8).tobytes(), kinds[tensor.type]).reshape(tensor.shape)
+    return np.frombuffer(np.asarray(data, np.uint8).tobytes(), dtypes[tensor.type]).reshape(tensor.shape)
 
 
-def _allowed(s, tensor, uses):
-    """Whether all operators that use a tensor as weights can read it through a DENSIFY."""
+def _can_be_densified(s, tensor, consumers):
+    """Returns whether all operators that use a tensor use it as weights, and can read it through `DENSIFY`."""
     k = s.BuiltinOperator
-    places = {k.FULLY_CONNECTED: 1, k.CONV_2D: 1, k.DEPTHWISE_CONV_2D: 1, k.DEQUANTIZE: 0}
+    weight_inputs = {k.FULLY_CONNECTED: 1, k.CONV_2D: 1, k.DEPTHWISE_CONV_2D: 1, k.DEQUANTIZE: 0}
     if tensor.type == s.TensorType.INT8:
-        places = {k.CONV_2D: 1, k.DEPTHWISE_CONV_2D: 1}
-        zero = tensor.quantization.zeroPoint if tensor.quantization else None
-        if zero is not None and np.any(zero):
+        weight_inputs = {k.CONV_2D: 1, k.DEPTHWISE_CONV_2D: 1}
+        zero_point = tensor.quantization.zeroPoint if tensor.quantization else None
+        # DENSIFY fills in the integer 0, which stands for 0.0 only if the zero point is 0.
+        if zero_point is not None and np.any(zero_point):
             return False
-    return all(places.get(operator.kind) == place for place, operator in uses)
+    return all(weight_inputs.get(operator.kind) == place for place, operator in consumers)
 
 
-def _pays(s, graph, array, uses):
-    """Whether it is faster to compute with a sparse tensor: only float32 dense layers of few rows can."""
-    if array.dtype != np.float32 or any(op.kind != s.BuiltinOperator.FULLY_CONNECTED for _, op in uses):
+def _is_faster_sparse(s, graph, array, consumers):
+    """Returns whether computing with a sparse tensor is faster, which only float32 dense layers with few rows are."""
+    if array.dtype != np.float32 or any(op.kind != s.BuiltinOperator.FULLY_CONNECTED for _, op in consumers):
         return False
-    rows = max(_rows(graph.tensors[op.outputs[0]]) for _, op in uses)
+    rows = max(_row_count(graph.tensors[op.outputs[0]]) for _, op in consumers)
     units, inputs = array.shape
-    return sparse_dense_pays(inputs, units, np.mean(array == 0), rows)
+    return sparse_is_faster(inputs, units, np.mean(array == 0), rows)
 
 
-def _rows(tensor):
-    """How many rows a dense layer gives; very many if that is not known before it runs."""
+def _row_count(tensor):
+    """Returns the number of rows of a dense layer's output, and a very large one if a size is not fixed."""
     signature = tensor.shapeSignature
     if signature is not None and -1 in signature:
         return 1 << 30
     return int(np.prod(tensor.shape[:-1]))
 
 
-def _sparse(s, array):
-    """`(SparsityParametersT, values, bytes)`: rows of the last axis as compressed sparse rows."""
+def _compressed_sparse_rows(s, array):
+    """Encodes an array in the compressed sparse row format.
+
+    All axes but the last are stored dense. Along the last axis, only nonzero values are stored: the index of each one
+    (`arrayIndices`), and the number of values before each row (`arraySegments`).
+
+    Returns:
+        `(SparsityParametersT, values, size in bytes of values and indices)`.
+    """
     rows = array.reshape(-1, array.shape[-1])
     live = rows != 0
     segments, indices = np.concatenate([[0], np.cumsum(live.sum(1))]), np.nonzero(live)[1]
-    result = s.SparsityParametersT()
-    result.traversalOrder, result.blockMap, result.dimMetadata = list(range(array.ndim)), [], []
+    sparsity = s.SparsityParametersT()
+    sparsity.traversalOrder, sparsity.blockMap, sparsity.dimMetadata = list(range(array.ndim)), [], []
     for size in array.shape[:-1]:
         axis = s.DimensionMetadataT()
         axis.format, axis.denseSize = s.DimensionType.DENSE, int(size)
-        result.dimMetadata.append(axis)
+        sparsity.dimMetadata.append(axis)
     axis = s.DimensionMetadataT()
     axis.format = s.DimensionType.SPARSE_CSR
-    axis.arraySegmentsType, axis.arraySegments = _integers(s, segments)
-    axis.arrayIndicesType, axis.arrayIndices = _integers(s, indices)
-    result.dimMetadata.append(axis)
+    axis.arraySegmentsType, axis.arraySegments = _index_vector(s, segments)
+    axis.arrayIndicesType, axis.arrayIndices = _index_vector(s, indices)
+    sparsity.dimMetadata.append(axis)
     values = rows[live]
-    return result, values, values.nbytes + axis.arraySegments.values.nbytes + axis.arrayIndices.values.nbytes
+    return sparsity, values, values.nbytes + axis.arraySegments.values.nbytes + axis.arrayIndices.values.nbytes
 
 
-def _integers(s, values):
-    """The smallest of the format's three kinds of integers that holds all values."""
-    kinds = {"Uint8Vector": np.uint8, "Uint16Vector": np.uint16, "Int32Vector": np.int32}
-    name, dtype = next(x for x in kinds.items() if values.max(initial=0) <= np.iinfo(x[1]).max)
+def _index_vector(s, values):
+    """Returns `(type, vector)` of integers, with the smallest of the format's three integer types that fits."""
+    dtypes = {"Uint8Vector": np.uint8, "Uint16Vector": np.uint16, "Int32Vector": np.int32}
+    name, dtype = next(x for x in dtypes.items() if values.max(initial=0) <= np.iinfo(x[1]).max)
     vector = getattr(s, f"{name}T")()
     vector.values = values.astype(dtype)
     return getattr(s.SparseIndexVector, name), vector
 
 
-def _densify(s, model, graph, index, sparsity):
-    """The operator that makes a tensor dense; the tensor itself becomes what it makes."""
+def _densify_operator(s, model, graph, index, sparsity):
+    """Returns the operator that makes a tensor dense.
+
+    Its input is a new, sparse tensor, whose values are in the last buffer of the model. Its output is the tensor with
+    the given index, which is not a constant any more: the operators that use it need not change.
+    """
     dense, sparse = graph.tensors[index], s.TensorT()
     sparse.shape, sparse.type, sparse.hasRank, sparse.name = dense.shape, dense.type, dense.hasRank, dense.name
     sparse.quantization, sparse.sparsity, sparse.buffer = dense.quantization, sparsity, len(model.buffers) - 1
-    dense.buffer = 0  # of nothing
+    dense.buffer = 0  # Buffer 0 is always empty: that of tensors that are computed.
     dense.name = (dense.name if isinstance(dense.name, bytes) else dense.name.encode()) + b"/dense"
     graph.tensors.append(sparse)
     operator = s.OperatorT()
-    operator.opcodeIndex = _code(s, model, s.BuiltinOperator.DENSIFY, 1)
+    operator.opcodeIndex = _opcode_index(s, model, s.BuiltinOperator.DENSIFY, 1)
     operator.inputs, operator.outputs = np.array([len(graph.tensors) - 1], np.int32), np.array([index], np.int32)
     operator.builtinOptionsType, operator.builtinOptions = s.BuiltinOptions.DensifyOptions, s.DensifyOptionsT()
     return operator
 
 
-def _code(s, model, kind, version):
-    """The index of an operator of a version in the model's list, to which it is added if need be."""
+def _opcode_index(s, model, kind, version):
+    """Returns the index of a kind and version of operator in the model's list, and adds it there if it is missing."""
     for index, code in enumerate(model.operatorCodes):
         if max(code.builtinCode, code.deprecatedBuiltinCode) == kind and code.version == version:
             return index
@@ -181,7 +209,8 @@ def _code(s, model, kind, version):
     return len(model.operatorCodes) - 1
 
 
-def _drop_unused(model):
+def _clear_unused_buffers(model):
+    """Clears the buffers of dense values that no tensor uses now. They stay in the list, whose indices are used."""
     used = {t.buffer for graph in model.subgraphs for t in graph.tensors} | {m.buffer for m in model.metadata or ()}
     for index, buffer in enumerate(model.buffers):
         if index not in used:

@@ -8,7 +8,7 @@ import numpy as np
 from keras_sparse.layers.traversal import masked_weights
 from keras_sparse.report import rendering
 
-HEAD = ("layer", "weight", "live in first", "live in second", "moved", "both", "Jaccard")
+COLUMNS = ("layer", "weight", "live in first", "live in second", "moved", "both", "Jaccard")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class LayerComparison:
 
     @property
     def jaccard(self) -> float:
-        """The number of weights live in both models over that live in any, in [0, 1]; 1 if no weight is live."""
+        """The Jaccard index in [0, 1]: weights live in both models over weights live in at least one; 1 if none is."""
         either = sum(self.live) - self.both
         return self.both / either if either else 1.0
 
@@ -58,7 +58,7 @@ class Comparison:
 
     @property
     def moved(self) -> int:
-        """The number of live weights that layers of the second model have more than those of the first, summed."""
+        """The number of live weights that moved: the sum of the gains of those layers that gained weights."""
         return sum(max(0, x.live[1] - x.live[0]) for x in self.layers)
 
     def to_dict(self) -> dict:
@@ -82,7 +82,7 @@ class Comparison:
             f"{self.names[0]} and {self.names[1]}: Jaccard index {self.jaccard:.4f} of all masks, {self._both:,} "
             f"weights live in both; {self.moved:,} moved between layers"
         )
-        return [rendering.Table(HEAD, rows, caption)]
+        return [rendering.Table(COLUMNS, rows, caption)]
 
     def to_markdown(self) -> str:
         """Returns the comparison as a Markdown table."""
@@ -99,13 +99,16 @@ class Comparison:
 
 
 def compare(model_a: keras.Model, model_b: keras.Model) -> Comparison:
-    """Returns how far the masks of two models overlap, and how many weights moved between layers.
+    """Compares the masks of two models: how far they overlap, and how many weights moved between layers.
 
     The Jaccard index of two independent random masks of density d is about d / (2 - d).
 
     Args:
         model_a: built `keras.Model` with masked layers.
         model_b: `keras.Model` of the same architecture. Masked weights are compared in the order of the models.
+
+    Returns:
+        `Comparison`, which `print` shows as a table.
 
     Raises:
         ValueError: if there are no masked weights, or their shapes differ.

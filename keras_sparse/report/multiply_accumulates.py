@@ -1,4 +1,7 @@
-"""Counts how often a layer uses each of its weights for one input: usually once for each position of its output."""
+"""Counts the multiply-accumulates of a layer: how often it uses each of its weights for one input.
+
+Dense layers and convolutions use a weight once for each position of the output.
+"""
 
 import math
 
@@ -17,8 +20,8 @@ _ATTENTIONS = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention
 _CELLS = (keras.layers.SimpleRNNCell, keras.layers.LSTMCell, keras.layers.GRUCell)
 
 
-def steps_in_time(model: keras.Model) -> dict[int, int | None]:
-    """Returns how often the layers inside recurrent and time-distributed layers are called for one input.
+def time_steps(model: keras.Model) -> dict[int, int | None]:
+    """Returns how often layers inside of recurrent and time-distributed layers are called for one input.
 
     Returns:
         Dict from the id of such a layer to an int of at least 1, or None if the number of time steps is not fixed.
@@ -34,13 +37,14 @@ def steps_in_time(model: keras.Model) -> dict[int, int | None]:
     return steps
 
 
-def lengths_in_attention(model) -> dict:
-    """Returns the sizes of the query's axes, but for batch and features, of the layers inside of attention layers.
+def query_lengths(model: keras.Model) -> dict[int, tuple]:
+    """Returns the lengths of the queries of attention layers, for each layer inside of them.
 
-    The layer that projects an attention's output is built for any length, though it gets that of the query.
+    The layer that projects the output of attention is built for any length, so that its build config lacks it.
 
     Returns:
-        Dict from the id of a layer to a tuple of ints, or None where a size is not fixed.
+        Dict from the id of such a layer to the sizes of the query's axes without batch and features: a tuple of ints,
+        or of None for an axis whose size is not fixed.
     """
     lengths = {}
     for outer in (model, *flatten(model)):
@@ -50,24 +54,25 @@ def lengths_in_attention(model) -> dict:
     return lengths
 
 
-def uses(layer: keras.Layer, steps: int | None = 1, lengths: tuple = ()) -> int | None:
+def uses_per_input(layer: keras.Layer, steps: int | None = 1, lengths: tuple = ()) -> int | None:
     """Returns how often a layer uses each of its weights for one input.
 
     Each use of a weight is one multiply-accumulate.
 
     Args:
         layer: built layer.
-        steps: of `steps_in_time`; how often the layer is called.
-        lengths: of `lengths_in_attention`; the sizes of those axes for which the layer is built for any size.
+        steps: int or None, how often the layer is called, from `time_steps`.
+        lengths: tuple, sizes of axes for which the layer is built for any size, from `query_lengths`.
 
     Returns:
-        Int of at least 0; None if an axis has no fixed size, or the kind of the layer is unknown.
+        Int of at least 0; None if the size of an axis is not fixed, or the class of the layer is not known.
     """
     positions = _positions(layer, lengths)
     return None if None in (positions, steps) else positions * steps
 
 
 def _positions(layer, lengths):
+    """Returns how often a layer uses each weight in one call, or None if that is unknown."""
     if isinstance(layer, keras.layers.Embedding):
         return 0  # Weights are looked up, not multiplied.
     if isinstance(layer, _CELLS):
@@ -104,12 +109,14 @@ def _einsum_axes(equation, shape):
 
 
 def _convolved(size, kernel, stride, dilation, padded):
+    """Returns the output size of a convolution along one axis."""
     return -(-(size if padded else size - dilation * (kernel - 1)) // stride)
 
 
 def _input_shape(layer):
+    """Returns the shape of the first input for which a layer was built, or None if it is unknown."""
     config = layer.get_build_config() or {}
     shape = config.get("input_shape")
-    while shape and isinstance(shape[0], (list, tuple)):  # the first of several inputs
+    while shape and isinstance(shape[0], (list, tuple)):  # The layer has several inputs.
         shape = shape[0]
     return shape

@@ -1,12 +1,12 @@
-"""Renders tables as text, Markdown and HTML, and for the package rich."""
+"""Renders tables as text, Markdown, HTML, and objects of the package rich."""
 
 import dataclasses
 import html as html_
 import sys
 
-HEAD = ("layer", "weight", "weights", "live", "density", "MACs", "of dense", "bytes", "dead in", "dead out")
-DENSE_HEAD = ("not masked", "weight", "weights", "MACs", "why")
-LEFT = ("layer", "weight", "not masked", "why")  # columns aligned to the left: those of words
+MASKED_COLUMNS = ("layer", "weight", "weights", "live", "density", "MACs", "of dense", "bytes", "dead in", "dead out")
+DENSE_COLUMNS = ("not masked", "weight", "weights", "MACs", "why")
+LEFT_ALIGNED = ("layer", "weight", "not masked", "why")  # columns of words; numbers are aligned to the right
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Table:
     caption: str = ""
 
 
-def tables(report) -> list[Table]:
+def report_tables(report) -> list[Table]:
     """Returns the tables of a `keras_sparse.report.Report`: masked weights and, if there are any, dense weights."""
     rows = [
         (
@@ -41,18 +41,18 @@ def tables(report) -> list[Table]:
         )
         for x in report.layers
     ]
-    made = [Table(HEAD, rows, summary(report))]
+    tables = [Table(MASKED_COLUMNS, rows, summary(report))]
     matrices = [x for x in report.dense if len(x.shape) > 1]
     vectors = [x for x in report.dense if len(x.shape) < 2]
     others = [(x.name, _shape(x.shape), f"{x.weights:,}", _number(x.macs), x.reason) for x in matrices]
     if vectors:
         total = sum(x.weights for x in vectors)
         others.append((f"{len(vectors)} biases, scales and other vectors", "", f"{total:,}", "0", "has one axis"))
-    return [*made, Table(DENSE_HEAD, others)] if others else made
+    return [*tables, Table(DENSE_COLUMNS, others)] if others else tables
 
 
 def summary(report) -> str:
-    """Returns the totals of a report, as one sentence."""
+    """Returns the totals of a report as one sentence."""
     return (
         f"{report.name}: {report.live_weights:,} of {report.sparse_weights:,} weights live, sparsity "
         f"{report.sparsity:.4f}; {report.parameters:,} parameters with the dense ones, sparsity of the network "
@@ -61,14 +61,14 @@ def summary(report) -> str:
     )
 
 
-def text(made: list[Table]) -> str:
+def text(tables: list[Table]) -> str:
     """Returns tables as plain text."""
     parts = []
-    for table in made:
+    for table in tables:
         widths = [max(map(len, column)) for column in zip(table.head, *table.rows, strict=True)]
         lines = [
             "  ".join(
-                cell.ljust(width) if title in LEFT else cell.rjust(width)
+                cell.ljust(width) if title in LEFT_ALIGNED else cell.rjust(width)
                 for title, cell, width in zip(table.head, row, widths, strict=True)
             ).rstrip()
             for row in (table.head, *table.rows)
@@ -77,21 +77,21 @@ def text(made: list[Table]) -> str:
     return "\n\n".join(parts)
 
 
-def markdown(made: list[Table]) -> str:
+def markdown(tables: list[Table]) -> str:
     """Returns tables as Markdown."""
     parts = []
-    for table in made:
-        rule = ["---" if title in LEFT else "--:" for title in table.head]
+    for table in tables:
+        rule = ["---" if title in LEFT_ALIGNED else "--:" for title in table.head]
         lines = ["| " + " | ".join(row) + " |" for row in (table.head, rule, *table.rows)]
         parts.append("\n".join([*lines, "", table.caption] if table.caption else lines))
     return "\n\n".join(parts)
 
 
-def html(made: list[Table]) -> str:
+def html(tables: list[Table]) -> str:
     """Returns tables as HTML."""
     parts = []
-    for table in made:
-        sides = ["left" if title in LEFT else "right" for title in table.head]
+    for table in tables:
+        sides = ["left" if title in LEFT_ALIGNED else "right" for title in table.head]
         caption = f"<caption style='caption-side:bottom;text-align:left'>{html_.escape(table.caption)}</caption>"
         lines = ["<table>", caption if table.caption else "", "<thead>", _html_row("th", table.head, sides), "</thead>"]
         lines += ["<tbody>", *(_html_row("td", row, sides) for row in table.rows), "</tbody>", "</table>"]
@@ -104,24 +104,24 @@ def _html_row(tag, row, sides):
     return "<tr>" + "".join(f"<{tag} style='text-align:{s}'>{html_.escape(c)}</{tag}>" for c, s in cells) + "</tr>"
 
 
-def rich_tables(made: list[Table]):
+def rich_tables(tables: list[Table]):
     """Returns tables as an object for `rich.print`."""
     import rich.console
     import rich.table
 
     parts = []
-    for table in made:
-        one = rich.table.Table(caption=table.caption or None, caption_justify="left", header_style="bold")
+    for table in tables:
+        rich_table = rich.table.Table(caption=table.caption or None, caption_justify="left", header_style="bold")
         for title in table.head:
-            one.add_column(title, justify="left" if title in LEFT else "right", overflow="fold")
+            rich_table.add_column(title, justify="left" if title in LEFT_ALIGNED else "right", overflow="fold")
         for row in table.rows:
-            one.add_row(*row)
-        parts.append(one)
+            rich_table.add_row(*row)
+        parts.append(rich_table)
     return rich.console.Group(*parts)
 
 
 def show(report) -> None:
-    """Prints an object with `__rich__` and `__str__`: by rich if the output is a terminal, else as text."""
+    """Prints an object with `__rich__` and `__str__`: formatted by rich if the output is a terminal, else as text."""
     if not sys.stdout.isatty():
         print(report)
         return

@@ -10,7 +10,7 @@ from keras import ops
 from keras_sparse.conversion.maskable_weights import weights_of
 from keras_sparse.layers.traversal import check_model, masked_weights
 from keras_sparse.report import rendering
-from keras_sparse.report.multiply_accumulates import lengths_in_attention, steps_in_time, uses
+from keras_sparse.report.multiply_accumulates import query_lengths, time_steps, uses_per_input
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,19 +136,19 @@ class Report:
 
     def to_markdown(self) -> str:
         """Returns the report as Markdown tables."""
-        return rendering.markdown(rendering.tables(self))
+        return rendering.markdown(rendering.report_tables(self))
 
     def to_html(self) -> str:
         """Returns the report as HTML tables."""
-        return rendering.html(rendering.tables(self))
+        return rendering.html(rendering.report_tables(self))
 
     _repr_html_ = to_html
 
     def __str__(self):
-        return rendering.text(rendering.tables(self))
+        return rendering.text(rendering.report_tables(self))
 
     def __rich__(self):
-        return rendering.rich_tables(rendering.tables(self))
+        return rendering.rich_tables(rendering.report_tables(self))
 
     def show(self) -> None:
         """Prints the report: formatted by rich if the output is a terminal, else as plain text."""
@@ -161,8 +161,11 @@ def report(model: keras.Model) -> Report:
     Args:
         model: built `keras.Model` of any kind, with or without masked layers.
 
+    Returns:
+        `Report`, which `print` shows as tables.
+
     Raises:
-        ValueError: if `model` is no Keras layer or model, or not built.
+        ValueError: if `model` is not a Keras layer or model, or not built.
 
     Example:
 
@@ -171,15 +174,15 @@ def report(model: keras.Model) -> Report:
     23820
     """
     check_model(model, "A keras.Model is expected.")
-    masked, steps, lengths = masked_weights(model), steps_in_time(model), lengths_in_attention(model)
+    masked, steps, lengths = masked_weights(model), time_steps(model), query_lengths(model)
 
-    def used(layer):
-        return uses(layer, steps.get(id(layer), 1), lengths.get(id(layer), ()))
+    def uses(layer):
+        return uses_per_input(layer, steps.get(id(layer), 1), lengths.get(id(layer), ()))
 
     known = {id(x.variable) for x in masked}
     others = [w for w in weights_of(model) if id(w.variable) not in known]
-    rows = tuple(_masked_row(x, used(x.layer)) for x in masked)
-    dense = tuple(DenseWeightReport(w.path, w.shape, w.size, _dense_macs(w, used), w.dense_reason()) for w in others)
+    rows = tuple(_masked_row(x, uses(x.layer)) for x in masked)
+    dense = tuple(DenseWeightReport(w.path, w.shape, w.size, _dense_macs(w, uses), w.dense_reason()) for w in others)
     trained = [v for v in model.trainable_variables if id(v) not in known]
     other_bytes = sum(math.prod(v.shape) * _itemsize(v) for v in trained)
     return Report(
@@ -192,7 +195,8 @@ def report(model: keras.Model) -> Report:
     )
 
 
-def _masked_row(weight, each):
+def _masked_row(weight, uses):
+    """Returns the `LayerReport` of a masked weight. `uses` is the number of multiply-accumulates of each entry."""
     mask, size = weight.mask.numpy(), math.prod(weight.shape)
     live = int(mask.sum()) * (size // mask.size)
     dead_inputs, dead_units = weight.units.dead(mask)
@@ -201,26 +205,28 @@ def _masked_row(weight, each):
         shape=weight.shape,
         weights=size,
         live=live,
-        macs=None if each is None else live * each,
-        dense_macs=None if each is None else size * each,
+        macs=None if uses is None else live * uses,
+        dense_macs=None if uses is None else size * uses,
         dead_inputs=dead_inputs,
         dead_units=dead_units,
         bytes=live * _itemsize(weight.variable) + math.ceil(mask.size / 8),
     )
 
 
-def _dense_macs(weight, used):
+def _dense_macs(weight, uses):
     """Returns the multiply-accumulates of a weight that is not masked: 0 for vectors, biases and embeddings."""
-    if len(weight.shape) < 2 or weight.attribute == "bias":  # which has two axes in attention
+    if len(weight.shape) < 2 or weight.attribute == "bias":  # Biases of attention have two axes.
         return 0
-    each = used(weight.layer)
-    return None if each is None else weight.size * each
+    count = uses(weight.layer)
+    return None if count is None else weight.size * count
 
 
 def _sum(numbers):
+    """Returns the sum of numbers, or None if one of them is None."""
     numbers = list(numbers)
     return None if None in numbers else sum(numbers)
 
 
 def _itemsize(variable):
+    """Returns the bytes of one entry of a variable."""
     return ops.convert_to_numpy(ops.zeros((), variable.dtype)).dtype.itemsize

@@ -73,10 +73,8 @@ def _run(experiment, build, load, options, runs, ctrl_c):
         )
     if machine.leads:
         runs.begin(given(options), options.overwrite)
-        if event_file.problem():
-            print(
-                f"Note: no TensorBoard logs are written ({event_file.problem()}). To have them: pip install tensorboard"
-            )
+        if error := event_file.import_error():
+            print(f"Note: no TensorBoard logs are written ({error}). To have them: pip install tensorboard")
     with machine.scope():
         build = _with_flags(build, experiment, options, sets[0], machine)
         trainer = Trainer(experiment.training, options, sets, machine, ctrl_c)
@@ -104,7 +102,7 @@ def _run(experiment, build, load, options, runs, ctrl_c):
         f"(best {result['best_test_accuracy']:.2%}, epoch {result['best_epoch']}), {seconds:.0f} s. "
         f"Written to {runs.path}; look at it with:\n    python tools/page.py {runs.path}"
     )
-    if not event_file.problem():
+    if not event_file.import_error():
         print(f"    tensorboard --logdir {runs.path}")
     return result
 
@@ -173,7 +171,7 @@ class Trainer:
             path.mkdir(parents=True, exist_ok=True)
             folder.forget_epochs(path / "history.csv", begin)
             callbacks.append(keras.callbacks.CSVLogger(path / "history.csv", append=True))
-            if not event_file.problem():
+            if not event_file.import_error():
                 callbacks.append(ks.SparsityTensorBoard(path / "tensorboard", hparams=hparams))
             if options.verbose != "0":
                 callbacks.append(Progress(every=1 if options.verbose == "2" else 10))

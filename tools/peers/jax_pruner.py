@@ -1,4 +1,4 @@
-"""JaxPruner's SET over optax, with Keras's network: `python jax_pruner.py lenet 100 0.98`."""
+"""SET of JaxPruner, with optax and a Keras model: `python jax_pruner.py lenet 100 0.98`."""
 
 import time
 
@@ -7,10 +7,10 @@ import jaxpruner
 import keras
 import networks
 import optax
-import serving
+import worker
 from ml_collections import ConfigDict
 
-_, network, batch_size, sparsity = serving.arguments()
+_, network, batch_size, sparsity = worker.parse_arguments()
 model = networks.BUILD[network](keras)
 config = ConfigDict(
     {
@@ -30,24 +30,24 @@ others = [v.value for v in model.non_trainable_variables]
 state = tx.init(params)
 
 
-def losses(params, others, x, y):
-    """Mean loss of a batch, and the new statistics of batch norm."""
+def loss(params, others, x, y):
+    """Returns the mean loss of a batch, and the new statistics of batch normalization."""
     logits, others = model.stateless_call(updater.pre_forward_update(params, state), others, x, training=True)
     return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), others
 
 
 @jax.jit
 def step(params, others, state, x, y):
-    """A training step; JaxPruner's updates are inside of it."""
-    (_, others), gradients = jax.value_and_grad(losses, has_aux=True)(params, others, x, y)
+    """Makes a training step, which includes the updates of JaxPruner."""
+    (_, others), gradients = jax.value_and_grad(loss, has_aux=True)(params, others, x, y)
     changes, state = tx.update(gradients, state, params)
     return updater.post_gradient_update(optax.apply_updates(params, changes), state), others, state
 
 
-def turn(steps):
-    """See `serving.serve`."""
+def measure(steps):
+    """See `worker.run_worker`."""
     global params, others, state
-    x, y = serving.batches(network, batch_size, steps)
+    x, y = worker.random_batches(network, batch_size, steps)
     started = time.perf_counter()
     for i in range(steps):
         rows = slice(i * batch_size, (i + 1) * batch_size)
@@ -56,4 +56,4 @@ def turn(steps):
     return (time.perf_counter() - started) / steps, []
 
 
-serving.serve(turn, "jax", "jaxpruner")
+worker.run_worker(measure, "jax", "jaxpruner")

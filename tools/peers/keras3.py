@@ -1,29 +1,29 @@
-"""Keras 3 alone, or with keras_sparse: `python keras3.py dense|dynamic_sparse lenet 100 0.98`."""
+"""Keras 3 without or with keras_sparse: `python keras3.py dense|dynamic_sparse lenet 100 0.98`."""
 
 import time
 
 import keras
 import networks
-import serving
+import worker
 
 import keras_sparse as ks
 
-what, network, batch_size, sparsity = serving.arguments()
+variant, network, batch_size, sparsity = worker.parse_arguments()
 model = networks.BUILD[network](keras)
 callbacks, updates = [], []
-if what == "dynamic_sparse":
+if variant == "dynamic_sparse":
     model = ks.sparsify(model, sparsity)
     method = ks.DynamicSparse(fraction=0.1, period=50)
     callbacks.append(method)
     update = method.update
 
-    def timed(*args, **kwargs):
-        """The update, with its seconds noted."""
+    def timed_update(*args, **kwargs):
+        """Makes an update, and records its seconds."""
         started = time.perf_counter()
         update(*args, **kwargs)
         updates.append(time.perf_counter() - started)
 
-    method.update = timed
+    method.update = timed_update
 
 model.compile(
     keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True),
@@ -32,25 +32,25 @@ model.compile(
 
 
 class Clock(keras.callbacks.Callback):
-    """Seconds from the first step of an epoch to the end of the last, without what `fit` does before and after."""
+    """Measures the seconds of an epoch, without the overhead of `fit` before and after it."""
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Starts."""
+        """Starts the clock."""
         self.started = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
-        """Ends."""
+        """Stops the clock."""
         self.seconds = time.perf_counter() - self.started
 
 
-def turn(steps):
-    """See `serving.serve`."""
+def measure(steps):
+    """See `worker.run_worker`."""
     updates.clear()
-    x, y = serving.batches(network, batch_size, steps)
+    x, y = worker.random_batches(network, batch_size, steps)
     clock = Clock()
     model.fit(x, y, batch_size=batch_size, verbose=0, callbacks=[*callbacks, clock])
     return (clock.seconds - sum(updates)) / steps, list(updates)
 
 
 packages = ["keras", {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}[keras.backend.backend()]]
-serving.serve(turn, *packages)
+worker.run_worker(measure, *packages)

@@ -1,8 +1,8 @@
-"""LeNet-300-100 and WRN-28-2 by the layers of Keras 3 or Keras 2, which have the same names."""
+"""LeNet-300-100 and WRN-28-2 for Keras 3 and Keras 2. The argument `keras` is the module."""
 
 
 def lenet(keras):
-    """LeNet-300-100 with batch norm."""
+    """Returns LeNet-300-100 with batch normalization."""
     x = images = keras.Input((28, 28, 1))
     x = keras.layers.Flatten()(x)
     for units in (300, 100):
@@ -12,9 +12,9 @@ def lenet(keras):
 
 
 def wrn(keras):
-    """WRN-28-2."""
+    """Returns WRN-28-2."""
 
-    def active(x):
+    def normalize_and_activate(x):
         return keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
 
     def convolution(x, filters, size=3, strides=1):
@@ -25,11 +25,11 @@ def wrn(keras):
     for group, filters in enumerate((32, 64, 128)):
         for block in range(4):
             strides = 2 if group and not block else 1
-            y = active(x)
+            y = normalize_and_activate(x)
             shortcut = x if block else convolution(y, filters, 1, strides)
-            y = convolution(active(convolution(y, filters, 3, strides)), filters)
+            y = convolution(normalize_and_activate(convolution(y, filters, 3, strides)), filters)
             x = keras.layers.Add()([shortcut, y])
-    return keras.Model(images, keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(active(x))))
+    return keras.Model(images, keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(normalize_and_activate(x))))
 
 
 BUILD = {"lenet": lenet, "wrn": wrn}

@@ -1,18 +1,18 @@
-"""PyTorch alone, its pruning, or SparseLab: `python pytorch.py dense|prune|sparselab lenet 100 0.98`."""
+"""PyTorch dense, pruned, or with SparseLab: `python pytorch.py dense|prune|sparselab lenet 100 0.98`."""
 
 import time
 
-import serving
 import torch
+import worker
 from torch import nn
 from torch.nn.utils import prune
 
-what, network, batch_size, sparsity = serving.arguments()
+variant, network, batch_size, sparsity = worker.parse_arguments()
 
 
 def linear(inputs, units, bias=False):
-    """A dense layer, or a sparse one."""
-    if what == "sparselab":
+    """Returns a dense layer, or a sparse one for SparseLab."""
+    if variant == "sparselab":
         import sparselab
 
         return sparselab.SparseLinear(inputs, units, sparsity=sparsity, bias=bias)
@@ -20,7 +20,7 @@ def linear(inputs, units, bias=False):
 
 
 def lenet():
-    """LeNet-300-100 with batch norm."""
+    """Returns LeNet-300-100 with batch normalization."""
     parts = [nn.Flatten()]
     for inputs, units in ((784, 300), (300, 100), (100, 10)):
         parts += [linear(inputs, units), nn.BatchNorm1d(units), nn.ReLU()]
@@ -28,7 +28,7 @@ def lenet():
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions around which the input goes."""
+    """A residual block: two 3x3 convolutions and a shortcut."""
 
     def __init__(self, inputs, filters, stride):
         super().__init__()
@@ -38,7 +38,7 @@ class Block(nn.Module):
         self.shortcut = nn.Conv2d(inputs, filters, 1, stride, bias=False) if inputs != filters else None
 
     def forward(self, x):
-        """The block."""
+        """Returns the output of the block."""
         y = torch.relu(self.norm1(x))
         if self.shortcut is not None:
             x = self.shortcut(y)
@@ -46,8 +46,8 @@ class Block(nn.Module):
 
 
 def wrn():
-    """WRN-28-2."""
-    if what == "sparselab":
+    """Returns WRN-28-2."""
+    if variant == "sparselab":
         raise SystemExit("SparseLab has no convolutions.")
     parts, inputs = [nn.Conv2d(3, 16, 3, padding=1, bias=False)], 16
     for group, filters in enumerate((32, 64, 128)):
@@ -60,9 +60,9 @@ def wrn():
 
 
 model = {"lenet": lenet, "wrn": wrn}[network]()
-pruned = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))] if what == "prune" else []
+pruned = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))] if variant == "prune" else []
 algorithm = None
-if what == "sparselab":
+if variant == "sparselab":
     import sparselab
 
     algorithm = sparselab.SET(sparsity=sparsity, drop_fraction=0.1, update_freq=50)
@@ -70,7 +70,7 @@ if what == "sparselab":
 
 
 def update():
-    """New masks by magnitude."""
+    """Computes new masks by magnitude."""
     for module in pruned:
         if prune.is_pruned(module):
             prune.remove(module, "weight")
@@ -83,9 +83,9 @@ optimizer = torch.optim.SGD(parameters, 0.01, momentum=0.9, nesterov=True)
 loss = nn.CrossEntropyLoss()
 
 
-def turn(steps):
-    """See `serving.serve`."""
-    x, y = serving.batches(network, batch_size, steps)
+def measure(steps):
+    """See `worker.run_worker`."""
+    x, y = worker.random_batches(network, batch_size, steps)
     x = torch.from_numpy(x if network == "lenet" else x.transpose(0, 3, 1, 2).copy()).split(batch_size)
     y = torch.from_numpy(y.astype("int64")).split(batch_size)
     started, updates = time.perf_counter(), []
@@ -99,7 +99,7 @@ def turn(steps):
             updates.append(time.perf_counter() - before)
     seconds = time.perf_counter() - started
     if algorithm is not None:
-        updates = sorted(updates)[-max(1, steps // 50) :]  # In the others nothing was due.
+        updates = sorted(updates)[-max(1, steps // 50) :]  # The other calls made no update.
         return (seconds - sum(updates)) / steps, updates
     if pruned:
         before = time.perf_counter()
@@ -108,4 +108,4 @@ def turn(steps):
     return seconds / steps, []
 
 
-serving.serve(turn, "torch", *(["sparselab"] if what == "sparselab" else []))
+worker.run_worker(measure, "torch", *(["sparselab"] if variant == "sparselab" else []))

@@ -1,4 +1,4 @@
-"""TF-MOT's pruning of a Keras 2 model, or Keras 2 alone: `python tf_mot.py prune|dense lenet 100 0.98`."""
+"""Keras 2 with the pruning of TF-MOT, or without: `python tf_mot.py prune|dense lenet 100 0.98`."""
 
 import os
 
@@ -7,16 +7,16 @@ os.environ["TF_USE_LEGACY_KERAS"] = "1"
 import time
 
 import networks
-import serving
 import tf_keras
+import worker
 
-what, network, batch_size, sparsity = serving.arguments()
+variant, network, batch_size, sparsity = worker.parse_arguments()
 
 
 def compiled(frequency):
-    """The model, pruned again every `frequency` steps."""
+    """Returns the model and callbacks, pruned every `frequency` steps."""
     model, callbacks = networks.BUILD[network](tf_keras), []
-    if what == "prune":
+    if variant == "prune":
         import tensorflow_model_optimization as tfmot
 
         schedule = tfmot.sparsity.keras.ConstantSparsity(sparsity, begin_step=0, frequency=frequency)
@@ -30,33 +30,34 @@ def compiled(frequency):
 
 
 class Clock(tf_keras.callbacks.Callback):
-    """As in keras3.py."""
+    """Measures the seconds of an epoch, without the overhead of `fit` before and after it."""
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Starts."""
+        """Starts the clock."""
         self.started = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
-        """Ends."""
+        """Stops the clock."""
         self.seconds = time.perf_counter() - self.started
 
 
-def timed(model, callbacks, steps):
-    """Seconds a step."""
-    x, y = serving.batches(network, batch_size, steps)
+def seconds_per_step(model, callbacks, steps):
+    """Trains for some steps, and returns the seconds of one."""
+    x, y = worker.random_batches(network, batch_size, steps)
     clock = Clock()
     model.fit(x, y, batch_size=batch_size, verbose=0, callbacks=[*callbacks, clock])
     return clock.seconds / steps
 
 
-rarely = compiled(10**9)
-always = compiled(1) if what == "prune" else None  # The update is inside of the step: what it takes is the difference.
+# Updates are inside of the compiled step. Their time is the difference between steps with and without an update.
+without_updates = compiled(10**9)
+with_updates = compiled(1) if variant == "prune" else None
 
 
-def turn(steps):
-    """See `serving.serve`."""
-    step = timed(*rarely, steps)
-    return step, [max(0.0, timed(*always, max(2, steps // 10)) - step)] if always else []
+def measure(steps):
+    """See `worker.run_worker`."""
+    step = seconds_per_step(*without_updates, steps)
+    return step, [max(0.0, seconds_per_step(*with_updates, max(2, steps // 10)) - step)] if with_updates else []
 
 
-serving.serve(turn, "tensorflow", "tf_keras", *(["tensorflow-model-optimization"] if what == "prune" else []))
+worker.run_worker(measure, "tensorflow", "tf_keras", *(["tensorflow-model-optimization"] if variant == "prune" else []))

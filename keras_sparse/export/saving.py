@@ -1,4 +1,4 @@
-"""Saves a model in the bytes that its live weights need."""
+"""Saves a model to a compressed `.keras` file."""
 
 import shutil
 import zipfile
@@ -7,7 +7,7 @@ from pathlib import Path
 from keras_sparse.conversion.copying import copy_model
 from keras_sparse.conversion.densify import densify
 from keras_sparse.conversion.maskable_weights import check_convertible
-from keras_sparse.export.replacing import replacing
+from keras_sparse.export.atomic_write import atomic_write
 from keras_sparse.validation import check_choice
 
 _COMPRESSIONS = {
@@ -19,26 +19,28 @@ _COMPRESSIONS = {
 
 
 def save_model(model, path, compression="bzip2", keep_masks=False):
-    """Saves a model for use, in a `.keras` file that is small where many weights are 0.
+    """Saves a model for inference, to a `.keras` file that is small if many weights are 0.
 
-    The file is a plain one of Keras: `keras.models.load_model` reads it and needs nothing of keras_sparse, unless
-    `keep_masks` is set. It holds neither the optimizer nor the loss. Keras itself does not compress its files; bzip2
-    brings them to about 4 bytes a live weight and the entropy of the mask, which is as little as float32 can take. The
-    file takes the place of an older one at once when it is whole; if writing fails, the older one stays.
+    `keras.models.load_model` reads the file without keras_sparse, unless `keep_masks` is set. The file holds neither
+    the optimizer nor the loss. Keras does not compress its files. bzip2 reduces them to about 4 bytes for each live
+    weight plus the entropy of the masks, which is near the minimum for float32.
+
+    The file replaces an existing one only when it is complete. If writing fails, the existing file is unchanged.
 
     Args:
         model: a built `keras.Model` of any kind. It is not changed.
         path: str or `pathlib.Path`, ending in ".keras".
         compression: "bzip2"; "lzma", slower and seldom smaller; "deflate", faster and larger; or "none".
-        keep_masks: bool, whether the file keeps the masks, so that training may go on. It then needs
-            `import keras_sparse` to be loaded, and about the masks' entropy more.
+        keep_masks: bool, whether masks are saved, so that sparse training can continue. Loading the file then needs
+            `import keras_sparse`, and the file is larger by about the entropy of the masks.
 
     Returns:
         The size of the file in bytes, an int.
 
     Raises:
-        ValueError: if the model is none or not built, the path does not end in ".keras", or `compression` is unknown.
-        FileNotFoundError: if the folder of the path does not exist.
+        ValueError: if `model` is not a Keras model or not built, `path` does not end in ".keras", or `compression` is
+            unknown.
+        FileNotFoundError: if the parent folder of `path` does not exist.
 
     Example:
 
@@ -50,17 +52,17 @@ def save_model(model, path, compression="bzip2", keep_masks=False):
     check_choice(compression, "compression", _COMPRESSIONS)
     path = Path(path)
     if path.suffix != ".keras":
-        raise ValueError(f"`path` must end in '.keras', by which Keras knows its format. Received: path={str(path)!r}.")
-    made = copy_model(model)[0] if keep_masks else densify(model)
-    with replacing(path) as packed:
-        plain = packed.with_name(f"plain_{packed.name}")
-        made.save(plain)
-        _repack(plain, packed, _COMPRESSIONS[compression])
+        raise ValueError(f"`path` must end in '.keras', the extension of Keras's format. Received: path={str(path)!r}.")
+    copy = copy_model(model)[0] if keep_masks else densify(model)
+    with atomic_write(path) as compressed:
+        uncompressed = compressed.with_name(f"uncompressed_{compressed.name}")
+        copy.save(uncompressed)
+        _recompress(uncompressed, compressed, _COMPRESSIONS[compression])
     return path.stat().st_size
 
 
-def _repack(source, target, method):
-    """Copies a zip archive with another compression, piece by piece: a member may be larger than the memory."""
+def _recompress(source, target, method):
+    """Copies a zip archive with another compression, in chunks, since a member may be larger than the memory."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", method) as new:
         for member in old.infolist():
             entry = zipfile.ZipInfo(member.filename, member.date_time)

@@ -1,0 +1,100 @@
+"""Selects the rule for removing channels of each layer call. Layers that are not known here get the rule `Opaque`."""
+
+import keras
+import numpy as np
+
+from keras_sparse.export import channel_rules as rules
+
+_LINEAR = (
+    *(keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D),
+    *(keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose),
+)
+_DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+
+
+def select_rule(node, outputs, once):
+    """Returns the rule of a call.
+
+    Classes are compared by identity, since a subclass may compute something else.
+
+    Args:
+        node: node of a `keras.Function`, one call of an operation.
+        outputs: list of ints, the number of channels of each output.
+        once: bool, whether the operation is called only once and shares no weight with another one.
+
+    Returns:
+        `keras_sparse.export.channel_rules.Opaque` or one of its subclasses.
+    """
+    operation, tensors = node.operation, node.arguments.keras_tensors
+    inputs = [channel_count(x) for x in tensors]
+    call = (operation, inputs, outputs)
+    # An argument of the call, such as `training=True`, may change what the layer computes.
+    plain = all(v is None for v in node.arguments.kwargs.values()) and len(outputs) == 1 and 0 not in inputs + outputs
+    if not once or not plain or getattr(operation, "data_format", None) == "channels_first":
+        return rules.Opaque(*call)
+    kind = type(operation)
+    if kind in (keras.layers.Add, keras.layers.Concatenate) or _is_add_operation(operation):
+        return _merge_rule(operation, tensors, inputs, outputs)
+    if len(tensors) != 1 or len(node.arguments.args) != 1 or node.arguments.args[0] is not tensors[0]:
+        return rules.Opaque(*call)
+    if kind in _LINEAR and getattr(operation, "groups", 1) == 1 and not _is_modified(operation):
+        return rules.Linear(*call)
+    if kind in _DEPTHWISE and rules.is_pointwise(operation.activation):
+        return rules.DepthwiseConv(*call)
+    if kind is keras.layers.BatchNormalization and operation.axis in (-1, len(tensors[0].shape) - 1):
+        return rules.BatchNormalization(*call)
+    if kind in rules.POINTWISE and rules.is_pointwise(getattr(operation, "activation", None)):
+        function = _inference_function(operation)
+        return rules.ChannelWise(*call, combine=lambda given, _: rules.apply_to_constants(function, given[0]))
+    if kind in rules.POOLING:
+        padded = "ZeroPadding" in kind.__name__ or getattr(operation, "padding", "valid") == "same"
+        # Max pooling ignores its padding. The others would average or put zeros beside the constant.
+        mixes_zeros = padded and "Max" not in kind.__name__
+        return rules.ChannelWise(*call, combine=(lambda given, _: rules.keep_zeros(given[0])) if mixes_zeros else None)
+    if kind is keras.layers.Flatten:
+        target = np.arange(outputs[0])  # Channels are the last axis, so that they alternate in the flat output.
+        return rules.ChannelWise(*call, links=[(target % inputs[0], target)])
+    return rules.Opaque(*call)
+
+
+def channel_count(tensor):
+    """Returns the number of channels of a tensor: 0 if it has no last axis beside the batch, or one of unknown size."""
+    return tensor.shape[-1] or 0 if len(tensor.shape) > 1 else 0
+
+
+def _merge_rule(operation, tensors, inputs, outputs):
+    """Returns the rule of an addition or concatenation."""
+    if isinstance(operation, keras.layers.Concatenate):
+        if operation.axis not in (-1, len(tensors[0].shape) - 1):
+            return rules.Opaque(operation, inputs, outputs)
+        starts = np.cumsum([0, *inputs])
+        links = [(np.arange(n), start + np.arange(n)) for n, start in zip(inputs, starts, strict=False)]
+        return rules.ChannelWise(operation, inputs, outputs, links, _concatenated_constants)
+    if set(inputs) != set(outputs):  # An input of one channel is broadcast to all output channels.
+        return rules.Opaque(operation, inputs, outputs)
+    return rules.ChannelWise(operation, inputs, outputs, combine=lambda given, _: sum(given))
+
+
+def _concatenated_constants(given, linked):
+    """Returns for each output channel the constant of the one input to which it belongs."""
+    return np.select(linked, given, np.nan)
+
+
+def _is_add_operation(operation):
+    """Returns whether an operation is `x + y` of two tensors. Keras exports no class for it."""
+    return type(operation).__name__ == "Add" and type(operation).__module__ == "keras.src.ops.numpy"
+
+
+def _is_modified(layer):
+    """Returns whether LoRA or quantization changes what the layer computes with its kernel."""
+    return bool(getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None))
+
+
+def _inference_function(layer):
+    """Returns what a pointwise layer computes in inference: dropout, noise and regularization do nothing."""
+    activation = getattr(layer, "activation", None)
+    if activation is not None:
+        return activation
+    if isinstance(layer, (keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU)):
+        return layer
+    return lambda x: x
