@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_sparse.layers.traversal import masked_weights
-from keras_sparse.training import checks
+from keras_sparse.training.checks import method_in_fit
 
 
 class MaskHistory:
@@ -59,12 +59,11 @@ class MaskHistory:
     @property
     def method(self):
         """The `SparseMethod` that trains the model in this `fit`; None if there is none, or it has not started."""
-        params, method = checks._owners.get(self._model(), (None, lambda: None))
-        return method() if params is self._params else None
+        return method_in_fit(self._model(), self._params)
 
     def _updates_of_method(self):
         method = self.method
-        return 0 if method is None else method._updates
+        return 0 if method is None else method.updates
 
     def save(self, path, epoch):
         """Saves the masks, so that a resumed run can continue the counts. The file is replaced atomically.

@@ -82,7 +82,6 @@ class SparsityTensorBoard(keras.callbacks.Callback):
         self._history = MaskHistory(self.model, self.params)
         self._started = False
         self._last_logs = None  # (epoch, logs, names already written) of the last epoch
-        self._pending_step = None  # step of an entry that is due, but not written
         self._written_counts = [0] * len(self._history.dropped), [0] * len(self._history.grown)
         self._steps = self._optimizer_steps()
         self._last_image_step = None
@@ -100,23 +99,11 @@ class SparsityTensorBoard(keras.callbacks.Callback):
         self._record_update()
 
     def on_train_batch_begin(self, batch, logs=None):
-        """Records an update by a later callback, and writes the entry that is due."""
-        self._record_update()
-        self._write_pending_entry()
+        """Records the update after the previous batch, and writes the entry that is due after it.
 
-    def on_train_batch_end(self, batch, logs=None):
-        """Records an update by an earlier callback.
-
-        An entry that is due after this batch is written in the next `on_train_batch_begin` or `on_epoch_end`, when
-        later callbacks have made their updates.
+        It is not done in `on_train_batch_end`, since Keras would then wait for the metrics of every batch.
         """
-        self._record_update()
-        if self.update_freq == "epoch":
-            return
-        steps = self._optimizer_steps()
-        if steps // self.update_freq > self._steps // self.update_freq:
-            self._pending_step = steps
-        self._steps = steps
+        self._follow(batch)
 
     def on_test_end(self, logs=None):
         """Writes the metrics of the evaluation by optimizer step."""
@@ -126,10 +113,10 @@ class SparsityTensorBoard(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Writes the entry, logs, histograms and images of the epoch."""
+        self._follow()
         step = epoch if self.update_freq == "epoch" else self._optimizer_steps()
         if self.update_freq == "epoch":
-            self._pending_step = step
-        self._write_pending_entry()
+            self._write_entry(step)
         self._write_logs(epoch, logs or {})
         self._last_logs = epoch, logs or {}, set(logs or {})
         weights = masked_weights(self.model)
@@ -160,15 +147,27 @@ class SparsityTensorBoard(keras.callbacks.Callback):
         optimizer = backend.inner_optimizer(self.model.optimizer)
         return int(keras.ops.convert_to_numpy(optimizer.iterations))
 
+    def _follow(self, batches=None):
+        """Records the update that is due after some batches of the epoch, or all, and writes the entry that is due."""
+        self._record_update()  # made by a later callback in `on_epoch_begin`
+        if (method := self._history.method) is not None:
+            method.catch_up(batches)
+        self._record_update()
+        if self.update_freq == "epoch" or batches == 0:
+            return
+        steps = self._optimizer_steps()
+        if steps // self.update_freq > self._steps // self.update_freq:
+            self._write_entry(steps)
+        self._steps = steps
+
     def _record_update(self):
         if self._history.has_update:
             self._history.record(self.model)
 
-    def _write_pending_entry(self):
-        """Writes the statistics of the masked weights, if an entry is due."""
-        step, self._pending_step = self._pending_step, None
+    def _write_entry(self, step):
+        """Writes the statistics of the masked weights."""
         model, history = self.model, self._history
-        if step is None or not masked_weights(model):
+        if not masked_weights(model):
             return
         history.record(model)
         counts = list(history.dropped), list(history.grown)

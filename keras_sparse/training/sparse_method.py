@@ -65,8 +65,7 @@ class SparseMethod(Choices, keras.callbacks.Callback):
         self._forget_fit()
 
     check_replicas = False
-    # Keras calls `on_train_batch_end` in another thread if no callback objects. Otherwise training would wait for the
-    # metrics of every step. In another thread it does nothing, and the update is made before the next step.
+    # Keras may call `on_train_batch_end` in another thread, so that training does not wait for the metrics of a step.
     async_safe = True
 
     @property
@@ -227,7 +226,7 @@ class SparseMethod(Choices, keras.callbacks.Callback):
             NextBatch(self.model, count, self.regrowth.keep)
 
     def on_train_batch_end(self, batch, logs=None):
-        """Makes an update if one is due after the steps just executed."""
+        """Makes an update if one is due. Does nothing in another thread: the next hook in this one makes the update."""
         if threading.get_ident() == self._thread:
             self.catch_up(batch + 1)
 
