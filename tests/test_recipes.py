@@ -244,6 +244,7 @@ def test_from_the_command_line(tmp_path):
     assert process.returncode == 0, process.stderr[-3000:]
     assert "epoch 2/2  accuracy " in process.stdout
     assert "sparsity 98.00%  dropped " in process.stdout
+    assert len(process.stdout.splitlines()) <= 15
     assert (tmp_path / "result.json").exists()
 
 

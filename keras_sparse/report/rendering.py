@@ -41,14 +41,15 @@ def report_tables(report) -> list[Table]:
         )
         for x in report.layers
     ]
-    tables = [Table(MASKED_COLUMNS, rows, summary(report))]
     matrices = [x for x in report.dense if len(x.shape) > 1]
     vectors = [x for x in report.dense if len(x.shape) < 2]
     others = [(x.name, _shape(x.shape), f"{x.weights:,}", _number(x.macs), x.reason) for x in matrices]
+    count, total = f"{len(vectors)} biases, scales and other vectors", f"{sum(x.weights for x in vectors):,}"
+    if not others:  # Most models have vectors, which need no table of their own.
+        return [Table(MASKED_COLUMNS, rows, summary(report) + (f"; not masked: {total} in {count}" if vectors else ""))]
     if vectors:
-        total = sum(x.weights for x in vectors)
-        others.append((f"{len(vectors)} biases, scales and other vectors", "", f"{total:,}", "0", "has one axis"))
-    return [*tables, Table(DENSE_COLUMNS, others)] if others else tables
+        others.append((count, "", total, "0", "has one axis"))
+    return [Table(MASKED_COLUMNS, rows, summary(report)), Table(DENSE_COLUMNS, others)]
 
 
 def summary(report) -> str:

@@ -100,7 +100,7 @@ def _run(experiment, build, load, options, runs, ctrl_c):
     print(
         f"Test accuracy: {result['test_accuracy']:.2%} after epoch {plan.epochs} "
         f"(best {result['best_test_accuracy']:.2%}, epoch {result['best_epoch']}), {seconds:.0f} s. "
-        f"Written to {runs.path}; look at it with:\n    python tools/page.py {runs.path}"
+        f"Written to {runs.path}. To see the curves, masks and settings:\n    python tools/page.py {runs.path}"
     )
     if not event_file.import_error():
         print(f"    tensorboard --logdir {runs.path}")
@@ -174,7 +174,8 @@ class Trainer:
             if not event_file.import_error():
                 callbacks.append(ks.SparsityTensorBoard(path / "tensorboard", hparams=hparams))
             if options.verbose != "0":
-                callbacks.append(Progress(every=1 if options.verbose == "2" else 10))
+                every = 10 if plan.epochs <= 50 else 20
+                callbacks.append(Progress(1 if options.verbose == "2" else every))
         images = len(test_set) // self.machine.replicas * self.machine.replicas
         at_once = evaluation_batch(images, self.machine.replicas)
         tests = test_set.evaluation(images, at_once, self.machine.part)
