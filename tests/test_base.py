@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import threading
 
 import keras
 import numpy as np
@@ -372,3 +373,56 @@ def test_static_continues_the_training_of_another_method(blobs, tmp_path):
     loaded.fit(*blobs, batch_size=8, callbacks=[ks.Static()], verbose=0)
     for (_, before), (_, after) in zip(state(model), state(loaded), strict=True):
         np.testing.assert_array_equal(before, after)
+
+
+class BatchEnds(keras.callbacks.Callback):
+    """A callback because of which Keras calls `on_train_batch_end` of all callbacks in the thread of `fit`."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        pass
+
+
+@pytest.mark.parametrize("make", [lambda: ks.DynamicSparse(30, 4), lambda: ks.SET(0.3, period=6), lambda: ks.RigL(0.3, 4)])
+@pytest.mark.parametrize("validated", [False, True])
+def test_updates_are_the_same_where_keras_calls_batch_hooks_in_another_thread(make, validated, blobs):
+    """With 12 steps an epoch, an update is due after the last step, before the validation."""
+    states, histories, threads = [], [], []
+    for others in ([], [BatchEnds()]):
+        model, method = ready(mlp), make()
+        update = method.update
+        method.update = lambda *args, update=update: threads.append(threading.current_thread()) or update(*args)
+        history = model.fit(
+            *blobs,
+            batch_size=8,
+            epochs=3,
+            shuffle=False,
+            verbose=0,
+            validation_data=blobs if validated else None,
+            callbacks=[*others, method],
+        )
+        states.append([x for pair in state(model) for x in pair])
+        histories.append(history.history)
+        assert method.updates > 2
+    assert set(threads) == {threading.current_thread()}
+    assert histories[0] == histories[1]
+    for one, other in zip(*states, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_callback_before_the_method_catches_up_with_it(blobs):
+    """SparsityTensorBoard does so. Otherwise it would see the masks of before an update, if Keras uses threads."""
+    method, model, seen = ks.SET(0.3, period=4), ready(mlp), []
+
+    class Masks(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            method.catch_up(batch)
+            seen.append((batch, method.updates))
+
+        def on_epoch_end(self, epoch, logs=None):
+            method.catch_up()
+            seen.append(("end", method.updates))
+
+    model.fit(*blobs, batch_size=8, epochs=1, verbose=0, callbacks=[Masks(), method])
+    assert seen == [*((i, i // 4) for i in range(12)), ("end", 3)]
+    method.catch_up()  # does nothing outside of an epoch
+    assert method.updates == 3
