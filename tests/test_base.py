@@ -382,7 +382,9 @@ class BatchEnds(keras.callbacks.Callback):
         pass
 
 
-@pytest.mark.parametrize("make", [lambda: ks.DynamicSparse(30, 4), lambda: ks.SET(0.3, period=6), lambda: ks.RigL(0.3, 4)])
+@pytest.mark.parametrize(
+    "make", [lambda: ks.DynamicSparse(30, 4), lambda: ks.SET(0.3, period=6), lambda: ks.RigL(0.3, 4)]
+)
 @pytest.mark.parametrize("validated", [False, True])
 def test_updates_are_the_same_where_keras_calls_batch_hooks_in_another_thread(make, validated, blobs):
     """With 12 steps an epoch, an update is due after the last step, before the validation."""

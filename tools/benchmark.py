@@ -13,6 +13,11 @@ periods of Table 4 of the paper on dynamic sparse reparameterization. Run it on 
 
 prints the time to load and augment a batch of the recipe's data, without training, and the time of a masked step.
 
+    python tools/benchmark.py fit --rounds 15                            # see benchmark_fit.py
+    python tools/benchmark.py logging --rounds 15
+
+print the time of a plain call of `fit` for dense, masked and dynamic sparse networks, and that of TensorBoard's logs.
+
     python tools/benchmark.py export --rounds 30                         # see benchmark_export.py
     python tools/benchmark.py peers --rounds 10 --steps 100              # see benchmark_peers.py
 
@@ -33,6 +38,7 @@ import numpy as np
 from absl import app, flags
 
 import benchmark_export
+import benchmark_fit
 import benchmark_peers
 import keras_sparse as ks
 from common import data, methods, stream
@@ -276,13 +282,19 @@ def benchmark_input(build, experiment, images):
 
 def main(argv):
     """Runs the benchmark named on the command line."""
-    benchmarks = {"step": benchmark_step, "input": benchmark_input}
+    sizes = {"rounds": FLAGS.rounds, "steps": FLAGS.steps, "batch_size": FLAGS.batch_size}
+    benchmarks = {
+        "step": benchmark_step,
+        "input": benchmark_input,
+        "fit": lambda build, experiment, _: benchmark_fit.compare_fits(build, experiment, **sizes),
+        "logging": lambda build, experiment, _: benchmark_fit.compare_logging(build, experiment, **sizes),
+    }
     others = {
         "export": lambda: benchmark_export.export(FLAGS.rounds),
         "peers": lambda: benchmark_peers.peers(FLAGS.rounds, FLAGS.steps, FLAGS.batch_size),
     }
     if len(argv) != 2 or argv[1] not in {**benchmarks, **others}:
-        raise app.UsageError(f"Name a benchmark: step, input, export or peers. Received: {argv[1:]}.")
+        raise app.UsageError(f"Name a benchmark: {', '.join([*benchmarks, *others])}. Received: {argv[1:]}.")
     if argv[1] in others:
         others[argv[1]]()
         return
