@@ -137,6 +137,13 @@ def test_the_step_benchmark(network, more):
 
 
 @pytest.mark.tensorflow
+@pytest.mark.parametrize(("name", "lines"), [("fit", 3), ("logging", 2)])
+def test_the_benchmarks_of_whole_fits(name, lines):
+    printed = Script(ROOT / "tools/benchmark.py", name, "--rounds=1", "--steps=12", "--batch_size=10").finish()
+    assert len(re.findall(r": [0-9.]+ ms a step, [0-9.]+ of '(?:dense|without)'", printed)) == lines
+
+
+@pytest.mark.tensorflow
 def test_the_input_benchmark(tmp_path):
     if not list(Path(os.environ.get("TFDS_DATA_DIR", tmp_path)).glob("mnist/*/dataset_info.json")):
         pytest.skip("TFDS_DATA_DIR holds no MNIST")
