@@ -8,6 +8,7 @@ from keras_sparse.conversion.copying import copy_model
 from keras_sparse.conversion.densify import densify
 from keras_sparse.conversion.maskable_weights import check_convertible
 from keras_sparse.export.atomic_write import atomic_write
+from keras_sparse.layers.traversal import masked_weights
 from keras_sparse.validation import check_choice
 
 _COMPRESSIONS = {
@@ -32,7 +33,8 @@ def save_model(model, path, compression="bzip2", keep_masks=False):
         path: str or `pathlib.Path`, ending in ".keras".
         compression: "bzip2"; "lzma", slower and seldom smaller; "deflate", faster and larger; or "none".
         keep_masks: bool, whether masks are saved, so that sparse training can continue. Loading the file then needs
-            `import keras_sparse`, and the file is larger by about the entropy of the masks.
+            `import keras_sparse`. The file is hardly larger, since it has only the differences between the masks and
+            those of the nonzero weights.
 
     Returns:
         The size of the file in bytes, an int.
@@ -54,6 +56,8 @@ def save_model(model, path, compression="bzip2", keep_masks=False):
     if path.suffix != ".keras":
         raise ValueError(f"`path` must end in '.keras', the extension of Keras's format. Received: path={str(path)!r}.")
     copy = copy_model(model)[0] if keep_masks else densify(model)
+    for weight in masked_weights(copy):
+        weight.mask.saved_as_difference = True
     with atomic_write(path) as compressed:
         uncompressed = compressed.with_name(f"uncompressed_{compressed.name}")
         copy.save(uncompressed)

@@ -36,6 +36,8 @@ class MaskedLayer:
     def save_own_variables(self, store):
         """Sets dead weights to 0, then saves the variables as Keras does."""
         self._clear_dead_weights()
+        for weight in self.masked_weights:
+            weight.mask.watch(weight.variable)  # Keras saves sublayers, which the masks are, after their layer.
         super().save_own_variables(store)
 
     @property
@@ -68,6 +70,8 @@ class MaskedLayer:
                 "layers. Load it into the model that wrote it, and give that to keras_sparse.sparsify."
             )
         super().load_own_variables(store)
+        for weight in self.masked_weights:
+            weight.mask.watch(weight.variable)
 
     def enable_lora(self, *args, **kwargs):
         """Raises NotImplementedError: the product that LoRA adds would not be 0 at dead weights."""

@@ -9,6 +9,7 @@ from keras import ops
 from keras_sparse import _keras, backend
 from keras_sparse.layers import method_state
 from keras_sparse.layers.device_layouts import laid_out_beside
+from keras_sparse.layers.granularity import mask_of
 
 
 @keras.saving.register_keras_serializable(package="keras_sparse")
@@ -23,6 +24,8 @@ class Mask(keras.layers.Layer):
     Attributes:
         value: uint8 variable, 1 where live and 0 where dead. Its shape divides that of the weight. It is not boolean,
             since some tools of Keras expect numbers: TensorBoard makes histograms of all weights.
+        saved_as_difference: bool, whether files get the difference between the mask and that of the nonzero weights,
+            which is nearly always 0 and compresses well, in place of the mask.
         method_state: uint8 variable, the bytes of `keras_sparse.layers.method_state.MethodState`; None in all layers of
             a model but one.
     """
@@ -32,7 +35,9 @@ class Mask(keras.layers.Layer):
         super().__init__(**kwargs)
 
     method_state = None
+    _variable = None
     step_variables = ()  # variables that `TrainStepHook` carries from step to step; they are in no file
+    saved_as_difference = False
     loaded = False  # whether `method_state` was loaded from a file, and no method has used it since
 
     def build(self, mask_shape, initializer="ones"):
@@ -70,7 +75,11 @@ class Mask(keras.layers.Layer):
 
     def save_own_variables(self, store):
         """Saves the mask and the state of the method, by name."""
-        store["value"] = self.numpy().astype("uint8")
+        if self.saved_as_difference:
+            store["difference"] = (self.numpy() ^ self._nonzero()).astype("uint8")
+        else:
+            store["value"] = self.numpy().astype("uint8")
+        self.watch(None)
         if self.method_state is not None:
             store["method_state"] = backend.read(self.method_state)
 
@@ -81,8 +90,8 @@ class Mask(keras.layers.Layer):
             ValueError: if the file has no mask for this layer, or one of another shape.
         """
         held = {name: np.asarray(store[name]) for name in store.keys()}  # noqa: SIM118 - Keras's store is no dict
-        name = "value" if "value" in held else "0"  # of version 0.1
-        if name not in held:
+        name = next((n for n in ("value", "difference", "0") if n in held), None)  # "0" of version 0.1
+        if name is None:
             raise ValueError(
                 f"The file has no mask for {self.path!r}: it was written by a dense model. Load it into the dense "
                 "model and give that to keras_sparse.sparsify, whose masks then start from its weights."
@@ -93,13 +102,23 @@ class Mask(keras.layers.Layer):
                 f"{tuple(self.value.shape)}. Build the model as the one that was saved: with its `granularity`, and "
                 "layers of its size."
             )
-        self.value.assign(held[name].astype("uint8"))
-        state = held.get("method_state") if name == "value" else method_state.of_version_0_1(held)
+        live = held[name].astype(bool)
+        self.value.assign((live ^ self._nonzero() if name == "difference" else live).astype("uint8"))
+        self.watch(None)
+        state = method_state.of_version_0_1(held) if name == "0" else held.get("method_state")
         if state is not None:
             self.add_method_state()
         if self.method_state is not None:
             self.method_state.assign(np.zeros(method_state.CAPACITY, "uint8") if state is None else state)
             self.loaded = True
+
+    def watch(self, variable):
+        """Sets the variable that is masked, for the next save or load; None for no variable."""
+        object.__setattr__(self, "_variable", variable)  # Keras would count it as a variable of the mask by `=`.
+
+    def _nonzero(self):
+        """Returns which mask elements have a weight that is not 0: boolean array of the shape of the mask."""
+        return mask_of(backend.read(self._variable), self.shape)
 
     def quantize(self, *args, **kwargs):
         """Raises NotImplementedError. `keras.Model.quantize` calls this for layers without sublayers, and warns."""
