@@ -404,7 +404,7 @@ def test_updates_are_the_same_where_keras_calls_batch_hooks_in_another_thread(ma
         )
         states.append([x for pair in state(model) for x in pair])
         histories.append(history.history)
-        assert method.updates > 2
+        assert method.updates_in_fit > 2
     assert set(threads) == {threading.current_thread()}
     assert histories[0] == histories[1]
     for one, other in zip(*states, strict=True):
@@ -418,13 +418,13 @@ def test_a_callback_before_the_method_catches_up_with_it(blobs):
     class Masks(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
             method.catch_up(batch)
-            seen.append((batch, method.updates))
+            seen.append((batch, method.updates_in_fit))
 
         def on_epoch_end(self, epoch, logs=None):
             method.catch_up()
-            seen.append(("end", method.updates))
+            seen.append(("end", method.updates_in_fit))
 
     model.fit(*blobs, batch_size=8, epochs=1, verbose=0, callbacks=[Masks(), method])
     assert seen == [*((i, i // 4) for i in range(12)), ("end", 3)]
     method.catch_up()  # does nothing outside of an epoch
-    assert method.updates == 3
+    assert method.updates_in_fit == 3

@@ -216,7 +216,7 @@ def print_update_times(masked, experiment, options, images):
             table = methods.callback(name, experiment, recipe_options(experiment), masked.model)
             update_rate = sum(1 / table.period(epoch) for epoch in range(table.until)) / training.epochs
             method = time_updates(methods.callback(name, experiment, options, masked.model))
-            method.until = None
+            method.update_schedule.until = None
         step, run = map(statistics.median, masked.fit(epochs, [method], evaluated=True))
         update = statistics.median(method.seconds)
         step, run = step - update / options.period, run - update / options.period

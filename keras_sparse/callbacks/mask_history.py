@@ -63,7 +63,7 @@ class MaskHistory:
 
     def _updates_of_method(self):
         method = self.method
-        return 0 if method is None else method.updates
+        return 0 if method is None else method.updates_in_fit
 
     def save(self, path, epoch):
         """Saves the masks, so that a resumed run can continue the counts. The file is replaced atomically.

@@ -146,7 +146,7 @@ class DynamicSparse(SparseMethod):
 
     def may_be_idle(self) -> bool:
         """Whether the threshold may still be too small: it doubles at each update, so 8 updates are a factor of 256."""
-        return self.updates <= 8
+        return self._updates <= 8
 
     def get_state(self) -> dict:
         """Returns the threshold of the next update."""

@@ -112,7 +112,7 @@ class PerStepMethod(SparseMethod):
         backend.assign_all(variables, values)
         self._kept = [np.array(ops.convert_to_numpy(x)) for x in carried]
         self._check_and_count(model, specs, self._kept)
-        self.updates += 1
+        self._updates += 1
 
     _kept = None  # arrays that `act` carries from one call of `update` to the next
     _compiled = None  # specs -> compiled function, for `update`

@@ -45,7 +45,6 @@ class SparseMethod(Choices, keras.callbacks.Callback):
         update_schedule: `UpdateSchedule`; None to make it from `period` and `until`.
 
     Attributes:
-        updates: int, the number of updates made in this `fit`, or since the method was made.
         check_replicas: bool; set it to True to call `keras_sparse.check_replicas` after each update.
     """
 
@@ -78,9 +77,10 @@ class SparseMethod(Choices, keras.callbacks.Callback):
         """The number of epochs after which the masks stay fixed; None for no end."""
         return self.update_schedule.until
 
-    @until.setter
-    def until(self, epochs):
-        self.update_schedule.until = epochs
+    @property
+    def updates_in_fit(self) -> int:
+        """The number of updates made since the beginning of the last `fit`."""
+        return self._updates
 
     def update(self, model: keras.Model, step: int, epoch: int = 0, optimizer=None) -> None:
         """Drops and grows once.
@@ -104,7 +104,7 @@ class SparseMethod(Choices, keras.callbacks.Callback):
         if optimizer is None or not leaves_zeros(layers, optimizer):
             clear(layers, optimizer)
         self._end_update(model, *moved)
-        self.updates += 1
+        self._updates += 1
 
     def stateless_update(
         self, model, step, trainable_variables, non_trainable_variables, optimizer_variables, epoch=0, optimizer=None
@@ -281,14 +281,14 @@ class SparseMethod(Choices, keras.callbacks.Callback):
 
     def warn(self):
         """Warns if updates were possible but none was made, or none dropped anything."""
-        if self.update_schedule.was_active and not self.updates and not self._skipped:
+        if self.update_schedule.was_active and not self._updates and not self._skipped:
             checks.warn_of_no_update(type(self).__name__, self.update_schedule)
-        elif self.updates and not self._moved and not self.may_be_idle():
-            checks.warn_of_idle_updates(type(self).__name__, self.updates)
+        elif self._updates and not self._moved and not self.may_be_idle():
+            checks.warn_of_idle_updates(type(self).__name__, self._updates)
 
     def _forget_fit(self):
         self._epoch = self._step = 0
-        self._dropped = self._grown = self.updates = self._skipped = self._moved = 0
+        self._dropped = self._grown = self._updates = self._skipped = self._moved = 0
         self._put_off = self._updated = False
         self._thread = None  # of the epoch that runs
         self._written = saved_state.LastWritten()
