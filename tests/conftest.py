@@ -12,15 +12,18 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+METHODS = {"Beside", "DynamicSparse", "DeepR", "GradualPruning", "RigL", "SET", "Static"}  # of tests/test_contract.py
+
 # No deadline: on a busy machine single examples are slow.
 settings.register_profile("default", deadline=None, derandomize=True)
 settings.load_profile("default")
 
 
 def pytest_addoption(parser):
-    """Adds options for the number of random examples."""
+    """Adds options for the number of random examples, and for the methods to test."""
     parser.addoption("--kills", type=int, default=1, help="Runs that tests/test_kill.py kills for each method.")
     parser.addoption("--examples", type=int, default=100, help="Random runs of tests/test_properties.py.")
+    parser.addoption("--methods", default="", help="Names of the methods to test, separated by commas; all if empty.")
 
 
 def pytest_configure(config):
@@ -44,8 +47,13 @@ def pytest_unconfigure(config):
         shutil.rmtree(os.environ.pop("KERAS_SPARSE_COMPILED", ""), ignore_errors=True)
 
 
-def pytest_collection_modifyitems(items):
-    """Skips the tests that need another backend than the current one."""
+def pytest_collection_modifyitems(config, items):
+    """Skips the tests that need another backend than the current one, and leaves out those of other `--methods`."""
+    if config.getoption("methods"):
+        others = METHODS - set(config.getoption("methods").split(","))
+        left_out = [x for x in items if hasattr(x, "callspec") and x.callspec.params.get("name") in others]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [x for x in items if x not in left_out]
     import keras  # Imported here, since the process that only starts the workers does not need it.
 
     backend = keras.backend.backend()
