@@ -27,7 +27,7 @@ test-backends: $(VENV)/installed-jax $(VENV)/installed-torch  ## Run all tests o
 
 test-nightly: $(VENV)/installed-jax  ## Test the methods against the next Keras, on JAX, where it changes most
 	test -d $(NIGHTLY) || $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --target $(NIGHTLY) keras-nightly==$(KERAS_NIGHTLY)
-	KERAS_BACKEND=jax PYTHONPATH=$(NIGHTLY) $(BIN)/python -m pytest $(PARALLEL) -m "not long" $(NEXT_KERAS)
+	KERAS_BACKEND=jax PYTHONPATH=$(NIGHTLY) $(BIN)/python -m pytest $(PARALLEL) -m "not long" $(NEXT_KERAS) $(ARGS)
 
 lint: $(VENV)/installed-dev  ## Check the style
 	$(BIN)/ruff check .
