@@ -595,7 +595,10 @@ FILES = {
     "with masks of another shape": (
         lambda: ks.sparsify(conv(), 0.5),
         lambda: ks.sparsify(conv(), 0.5, granularity="kernel_slice"),
-        ("mask for 'images/c/kernel_mask' has the shape (3, 3, 2, 4), the layer's (1, 1, 2, 4)", "`granularity`"),
+        (
+            "mask for 'images/c/kernel_mask' has the shape (3, 3, 2, 4), and that of the layer has (1, 1, 2, 4)",
+            "`granularity`",
+        ),
     ),
 }
 

@@ -9,7 +9,7 @@ import pytest
 from keras import layers
 
 import keras_sparse as ks
-from keras_sparse.export import flatbuffer, inference, litert, sparse_tensors
+from keras_sparse.export import flatbuffer, litert, run_exported, sparse_tensors
 from nets import mlp
 from test_save_model import lenet
 
@@ -72,7 +72,7 @@ def test_convolutions_are_smaller_and_a_warning_tells_that_they_are_not_faster(t
     converted = litert.convert(ks.densify(model), tmp_path / "dense.tflite", weights, [x], 1)
     assert size == len(converted.sparse) < 0.75 * len(converted.dense)
     # Outputs are equal to those of the dense file that TensorFlow writes, bit by bit.
-    dense, ours = inference.litert_function(converted.dense), ks.load_litert(path)
+    dense, ours = run_exported.litert_function(converted.dense), ks.load_litert(path)
     for a, b in zip(dense(x[:5]), ours(x[:5]), strict=True):
         np.testing.assert_array_equal(a, b)
 

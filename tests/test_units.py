@@ -12,7 +12,7 @@ from keras import layers
 
 import keras_sparse as ks
 from keras_sparse import criteria
-from keras_sparse.layers.units import units_of
+from keras_sparse.layers.connected_units import units_of
 from keras_sparse.training.layer_state import layer_states
 from nets import numpy
 

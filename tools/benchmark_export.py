@@ -16,7 +16,7 @@ import keras_sparse as ks
 from common import data
 from common.experiment import LENET_MNIST, RESNET50_IMAGENET, WRN_CIFAR10
 from common.models import lenet_300_100, resnet, wide_resnet
-from keras_sparse.export import inference, litert
+from keras_sparse.export import litert, run_exported
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("exported", ["lenet", "wrn", "mobilenet", "resnet50"], "For `export`: networks to export.")
@@ -93,7 +93,7 @@ def _rows(name, model, rounds, tests=None):
             size, f = file
             rows.append([name, f"{sparsity:.2f}", route, f"{size:,}", "", "", "", "", accuracy(f)])
             continue
-        run = inference.litert_function(file)
+        run = run_exported.litert_function(file)
         f = lambda x, run=run: run([x])[0]  # noqa: E731
         difference = np.abs(f(samples[:16]) - expected).max() / max(1, np.abs(expected).max())
         dense = route.replace("sparse", "dense") if route.replace("sparse", "dense") in files else "dense float32"

@@ -13,9 +13,9 @@ from keras_sparse.training.checks import method_in_fit
 class MaskHistory:
     """Counts the dropped and grown mask elements of a model during `fit`.
 
-    Call `record` in each batch in which `has_update` is True: then the counts are those of all updates, whatever the
-    order of the callbacks. Methods that act inside of the compiled steps, such as DeepR, make no updates. Their changes
-    are counted from one call of `record` to the next, without elements that were dropped and grown again in between.
+    Call `record` after each update, that is, whenever `has_update` is True. Methods that act inside of the compiled
+    steps, such as DeepR, set no `has_update`. Their changes are counted from one call of `record` to the next, without
+    elements that were dropped and grown again in between.
 
     Args:
         model: a built `keras.Model`. The initial masks are those at the time of this call.
@@ -44,7 +44,11 @@ class MaskHistory:
         return self._updates_of_method() != self._recorded_updates
 
     def record(self, model):
-        """Counts the mask elements that were dropped and grown since the last call."""
+        """Counts the mask elements that were dropped and grown since the last call.
+
+        Args:
+            model: the `keras.Model`.
+        """
         self._recorded_updates = self._updates_of_method()
         for i, weight in enumerate(masked_weights(model)):
             before, now = self._live[i], weight.mask.numpy()
@@ -66,7 +70,9 @@ class MaskHistory:
         return 0 if method is None else method.updates_in_fit
 
     def save(self, path, epoch):
-        """Saves the masks, so that a resumed run can continue the counts. The file is replaced atomically.
+        """Saves which mask elements are live and ever were, so that a resumed run continues `explored`.
+
+        `dropped` and `grown` are not saved. The file is replaced atomically.
 
         Args:
             path: str or `pathlib.Path`, of an .npz file.
@@ -78,7 +84,7 @@ class MaskHistory:
         arrays |= {f"ever_{i}": np.packbits(x) for i, x in enumerate(self._ever_live)}
         new = path.with_name(path.name + ".new")
         with new.open("wb") as file:
-            np.savez(file, epoch=epoch, **arrays)
+            np.savez(file, epoch=epoch, sizes=[mask.size for mask in self._live], **arrays)
         new.replace(path)
 
     def load(self, path, epoch):
@@ -89,17 +95,21 @@ class MaskHistory:
             epoch: int, the number of completed epochs.
         """
         try:
-            with Path(path).open("rb") as file, np.load(file) as arrays:
-                saved = dict(arrays)
-        except (OSError, ValueError, zipfile.BadZipFile):
-            return
-        for name, masks in (("ever", self._ever_live), ("live", self._live)):
-            # The file may be an epoch ahead of the checkpoint of a killed run. The resumed run repeats that epoch, so
-            # that `ever` is still valid, but `live` is not the mask of the restored model.
-            if name == "live" and saved["epoch"] != epoch:
-                return
-            for i, mask in enumerate(masks):
-                bits = saved.get(f"{name}_{i}")
-                if bits is None or len(bits) != -(-mask.size // 8):
+            with Path(path).open("rb") as file, np.load(file) as saved:
+                sizes = saved["sizes"].tolist()
+                if sizes != [mask.size for mask in self._live]:
                     return
-                masks[i] = np.unpackbits(bits, count=mask.size).reshape(mask.shape).astype(bool)
+                bits = {n: [saved[f"{n}_{i}"] for i in range(len(sizes))] for n in ("ever", "live")}
+                same_epoch = saved["epoch"] == epoch
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            return
+        self._ever_live = self._unpacked(bits["ever"])
+        # The file may be an epoch ahead of the checkpoint of a killed run. The resumed run repeats that epoch, so that
+        # `ever` is still valid, but `live` is not the mask of the restored model.
+        if same_epoch:
+            self._live = self._unpacked(bits["live"])
+
+    def _unpacked(self, bits):
+        """Returns masks of the shapes of this model's, from arrays that `numpy.packbits` made."""
+        pairs = zip(bits, self._live, strict=True)
+        return [np.unpackbits(x, count=mask.size).reshape(mask.shape).astype(bool) for x, mask in pairs]

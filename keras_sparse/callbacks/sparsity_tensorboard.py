@@ -27,8 +27,11 @@ class SparsityTensorBoard(keras.callbacks.Callback):
     - images, light where weights are live: `connectivity/LAYER`, the number of live weights of each pixel, for a dense
       first layer on images; `windows/LAYER`, the kernels of a first layer that is a convolution; `masks/LAYER` for
       other layers, with a row for each input and a column for each output unit, downsampled if they are large;
+    - `network/NAME` for each entry of `method.logs()`, such as the threshold of `DynamicSparse`;
     - `epoch_NAME` for each entry of the epoch's logs, as `keras.callbacks.TensorBoard` writes it. Entries `val_NAME`
-      are written to `log_dir/validation`.
+      are written to `log_dir/validation`, where `evaluation_NAME_vs_iterations` has the metrics of each evaluation.
+
+    Hyperparameters are in a file of `log_dir` itself. `log_dir/explored.npz` has what a resumed run needs.
 
     The callback may be anywhere in the list of callbacks, since it reads the model itself. DeepR changes masks inside
     of the compiled steps; its changes are seen at each entry only. For a model without masked weights, only logs are
@@ -148,7 +151,10 @@ class SparsityTensorBoard(keras.callbacks.Callback):
         return int(keras.ops.convert_to_numpy(optimizer.iterations))
 
     def _follow(self, batches=None):
-        """Records the update that is due after some batches of the epoch, or all, and writes the entry that is due."""
+        """Makes the method catch up to `batches`, None for all of the epoch, and records the update.
+
+        Writes an entry if `update_freq` steps have passed.
+        """
         self._record_update()  # made by a later callback in `on_epoch_begin`
         if (method := self._history.method) is not None:
             method.catch_up(batches)

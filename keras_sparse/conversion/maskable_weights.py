@@ -7,11 +7,11 @@ from collections.abc import Iterable
 import keras
 
 from keras_sparse import _keras
+from keras_sparse.layers.connected_units import Units, units_of
 from keras_sparse.layers.mask_in_place import plain_class
 from keras_sparse.layers.masked import MaskedLayer, spatial_rank
 from keras_sparse.layers.masks import Mask
 from keras_sparse.layers.traversal import check_model, flatten
-from keras_sparse.layers.units import Units, units_of
 
 # Classes of Keras layers, and the names of the weights that are masked by default, also in subclasses.
 _CONVOLUTIONS = (

@@ -5,7 +5,7 @@ import collections
 import numpy as np
 
 from keras_sparse import _keras
-from keras_sparse.export.rule_selection import channel_count, select_rule
+from keras_sparse.export.channel_rule_selection import channel_count, select_rule
 
 
 class ChannelAnalysis:

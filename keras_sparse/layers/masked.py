@@ -7,9 +7,9 @@ import keras
 from keras import ops
 
 from keras_sparse.layers.granularity import mask_shape, where_live
-from keras_sparse.layers.keras_readers import is_reading_out
 from keras_sparse.layers.masked_weight import LiveRegularizer, MaskedWeight, MaskSettings, weight_properties
 from keras_sparse.layers.masks import Mask
+from keras_sparse.layers.read_detection import is_reading_out
 from keras_sparse.validation import check_seed, check_sparsity
 
 

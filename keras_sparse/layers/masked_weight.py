@@ -7,10 +7,10 @@ import numpy as np
 from keras import ops
 
 from keras_sparse import backend
-from keras_sparse.layers.device_layouts import laid_out_beside
+from keras_sparse.layers.connected_units import Units, units_of
 from keras_sparse.layers.granularity import Pattern, is_pattern, live_count, random_mask, where_live
+from keras_sparse.layers.mask_layouts import laid_out_beside
 from keras_sparse.layers.masks import Mask
-from keras_sparse.layers.units import Units, units_of
 
 
 @dataclasses.dataclass(frozen=True)

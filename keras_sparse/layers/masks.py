@@ -1,4 +1,4 @@
-"""The mask of a weight."""
+"""The mask of a weight, which holds the state of the method, too."""
 
 import math
 
@@ -8,8 +8,8 @@ from keras import ops
 
 from keras_sparse import _keras, backend
 from keras_sparse.layers import method_state
-from keras_sparse.layers.device_layouts import laid_out_beside
 from keras_sparse.layers.granularity import mask_of
+from keras_sparse.layers.mask_layouts import laid_out_beside
 
 
 @keras.saving.register_keras_serializable(package="keras_sparse")
@@ -98,9 +98,9 @@ class Mask(keras.layers.Layer):
             )
         if held[name].shape != tuple(self.value.shape):
             raise ValueError(
-                f"The file's mask for {self.path!r} has the shape {held[name].shape}, the layer's "
-                f"{tuple(self.value.shape)}. Build the model as the one that was saved: with its `granularity`, and "
-                "layers of its size."
+                f"The file's mask for {self.path!r} has the shape {held[name].shape}, and that of the layer has "
+                f"{tuple(self.value.shape)}. Build the model with the layer sizes and the `granularity` of the saved "
+                "model."
             )
         live = held[name].astype(bool)
         self.value.assign((live ^ self._nonzero() if name == "difference" else live).astype("uint8"))
@@ -113,7 +113,7 @@ class Mask(keras.layers.Layer):
             self.loaded = True
 
     def watch(self, variable):
-        """Sets the variable that is masked, for the next save or load; None for no variable."""
+        """Sets the variable that is masked. The layer does so before the mask is saved or loaded, which unsets it."""
         object.__setattr__(self, "_variable", variable)  # Keras would count it as a variable of the mask by `=`.
 
     def _nonzero(self):
@@ -130,7 +130,7 @@ class Mask(keras.layers.Layer):
     def numpy(self) -> np.ndarray:
         """Returns the mask as a boolean NumPy array, True where live."""
         if not self.built:
-            raise AttributeError(f"Build the layer of {self.name!r} before reading its mask: call it on an input.")
+            raise AttributeError(f"Build the layer of {self.path!r} before reading its mask: call it on an input.")
         return backend.read(self.value).astype(bool)
 
     # The mask as a boolean array.

@@ -36,9 +36,9 @@ class DeepR(PerStepMethod):
 
     There are two variants. With `reading="bellec"`, as in the paper, every weight, live or dead, has a fixed random
     sign. Initial weights with the opposite sign are negated. With `reading="table_4"`, as in the experiments of Mostafa
-    & Wang, `alpha * sign(w) + N(0, 2 * eta * temperature)` is added to the gradient, and a new weight gets the sign of
-    its first move. For Keras's SGD this term enters the momentum, too; for other optimizers it is a plain step of the
-    learning rate.
+    & Wang, `alpha * sign(w)` and noise of the variance `2 * eta * temperature` are added to the gradient, and a new
+    weight gets the sign of its first move. For Keras's SGD this term enters the momentum, too; for other optimizers,
+    the weights move by `-learning_rate` times the term.
 
     The walk is part of the compiled training step. If XLA compiles the step, the time depends on the number of live
     weights and not on the size of the layers; otherwise TensorFlow and PyTorch copy the arrays that are written.
@@ -51,11 +51,13 @@ class DeepR(PerStepMethod):
             "bellec", and for 0.01, as in the code of Mostafa & Wang, if it is "table_4".
         reading: "bellec" or "table_4".
         until: int, the number of epochs after which the masks stay fixed; None for no end.
-        seed: int of at least 0, the seed of the signs, the noise and the random positions.
+        seed: int of at least 0, the seed of the signs, the noise and the random positions. Give the same seed when
+            training is resumed.
 
     Raises:
-        ValueError: if an argument is out of its range; in `fit`, if the model has no trainable masked layer, if the
-            mask elements of a layer are not single weights, or if masked layers have 2**31 weights or more in total.
+        ValueError: if an argument is out of its range; in `fit`, if the model has no trainable masked weight, if mask
+            elements are not single weights, if some masked weights have an N:M pattern and others do not, if masked
+            weights have 2**31 entries or more in total, or if the optimizer has no single learning rate.
 
     Example:
 
@@ -88,19 +90,18 @@ class DeepR(PerStepMethod):
         self.reading = reading
 
     def check(self, model: keras.Model, layers: list) -> None:
-        """Raises ValueError unless all mask elements are single weights, and the optimizer has a learning rate."""
+        """Raises ValueError if DeepR cannot rewire the masks, or the optimizer has no single learning rate."""
         _check_layers(model)
         if not hasattr(model.optimizer, "learning_rate"):
             raise ValueError(
                 f"DeepR needs the learning rate of the optimizer, and {type(model.optimizer).__name__} has no single "
-                "learning rate. "
-                "Compile the model with a single optimizer."
+                "learning rate. Compile the model with a single optimizer."
             )
 
     def start(self, model: keras.Model) -> None:
         """Negates the weights whose sign is not their fixed sign.
 
-        In a model that DeepR has trained before, all signs agree, and nothing changes.
+        If DeepR has trained the model with the same seed and `reading="bellec"`, all signs agree, and nothing changes.
         """
         _check_layers(model)
         if self.reading == "bellec":
@@ -195,8 +196,8 @@ def _check_layers(model):
     layers = trainable_masked_weights(model)
     if any(x.mask.value.shape != x.variable.shape for x in layers):
         raise ValueError(
-            "DeepR rewires single weights, and the model has masks over whole slices. Make the masks with "
-            'granularity="weight".'
+            "DeepR rewires single weights, and the model has masks over whole slices or blocks. Make "
+            'them with granularity="weight".'
         )
     if len({x.pattern is None for x in layers}) > 1:
         raise ValueError(

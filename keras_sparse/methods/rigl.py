@@ -24,6 +24,7 @@ class RigL(SparseMethod):
     At each update, in each layer:
 
     1. Drop the fraction f(t) = alpha / 2 * (1 + cos(pi * t / T_end)) of the live weights, those with the smallest |w|.
+       t is the number of epochs of this `fit` so far, fractions included, and T_end is `until`.
     2. Grow as many weights, with value 0, at the dead positions with the largest magnitude of the gradient of the loss
        with respect to the dense kernel.
 
@@ -42,12 +43,13 @@ class RigL(SparseMethod):
         probe: `(x, y)` or `(x, y, sample_weight)`, the batch on which gradients are computed; None for the latest
             training batch.
         gradients: function `(model, x, y, sample_weight) -> list of arrays`, which returns for each trainable masked
-            layer the gradient of the loss with respect to the dense kernel. It is required for a model with a custom
+            weight the gradient of the loss with respect to the dense kernel. It is required for a model with a custom
             `train_step`. None for the gradient of the loss that the model is compiled with.
 
     Raises:
-        ValueError: if an argument is out of its range; in `fit`, if the model has no trainable masked layer, or if
-            `steps_per_execution` exceeds the period; in `update` outside of `fit`, if `until` or `probe` is missing.
+        ValueError: if an argument is out of its range; in `fit`, if the model has no trainable masked weight, if it has
+            a custom `train_step` and `gradients` is None, or if `steps_per_execution` exceeds the period; in `update`
+            outside of `fit`, if `until` or `probe` is missing.
 
     Example:
 

@@ -40,6 +40,10 @@ class Growth:
         """Returns the number of mask elements that can grow in a layer."""
         return layer.free
 
+    def positions(self, layer: LayerState, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Returns the positions of `count` dead mask elements to grow: sorted int array."""
+        raise NotImplementedError(f"{type(self).__name__} must define `positions`, which says where weights grow.")
+
     def preferences(self, layer: LayerState, positions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Returns a score for each given dead position. In each group of an N:M pattern the largest scores grow."""
         return rng.random(len(positions))

@@ -14,9 +14,9 @@ import keras
 import numpy as np
 
 from keras_sparse.backend import read, scope
+from keras_sparse.layers.connected_units import Units, plain_units
 from keras_sparse.layers.granularity import Pattern, to_elements, where_live
 from keras_sparse.layers.traversal import masked_weights, numbered_weights
-from keras_sparse.layers.units import Units, plain_units
 from keras_sparse.training.dead_weights import leaves_zeros
 from keras_sparse.training.optimizer_state import momentum, slots
 
@@ -29,7 +29,7 @@ class LayerState:
         kernel: array, the weight. Do not write to it.
         mask_shape: tuple of ints, shape of the mask, which divides that of the weight.
         live: sorted int array, positions of the live elements of the mask.
-        units: `keras_sparse.layers.units.Units`, the units that the weight connects.
+        units: `keras_sparse.layers.connected_units.Units`, the units that the weight connects.
         gradient: array of the weight's shape, the dense gradient; None for methods that do not need it.
         pattern: `keras_sparse.layers.granularity.Pattern` of the mask, or None.
     """

@@ -23,7 +23,7 @@ def write_state(model: keras.Model, state: MethodState) -> None:
 
 
 def take_loaded(model: keras.Model) -> bool:
-    """Returns whether the state was loaded from a file since the last call of this function."""
+    """Returns whether the state was loaded from a file since the last call of this function, which resets that."""
     mask = _holder(model)
     loaded = mask is not None and mask.loaded
     if loaded:
@@ -44,17 +44,17 @@ def resume(method, model: keras.Model, epoch: int) -> tuple[int, int | None]:
         has to be made before the first epoch, or None.
 
     Raises:
-        ValueError: if another method is in the middle of training a model that was loaded.
+        ValueError: if the loaded model was saved during its training by another method.
     """
     schedule, name = method.update_schedule, type(method).__name__
     saved, loaded = read_state(model), take_loaded(model)
-    if saved.last_update > schedule.started:  # The optimizer is new: a new training.
+    if saved.last_update > schedule.started:  # The optimizer was replaced: start a new training.
         saved = MethodState(saved.method)
     if loaded and method.owes_updates:
         checks.check_same_method(name, saved)
     method.set_state(saved.state if saved.method in (None, name) else {})
     owed = schedule.owed(epoch, saved.last_update if method.owes_updates else -1, loaded)
-    # So that a run that is resumed before its first update knows where it began.
+    # Before the first update, the starting step is saved, so that a resumed run knows it.
     is_first = saved.last_update < 0 and not schedule.is_never()
     return schedule.started if is_first else saved.last_update, owed
 
@@ -101,8 +101,8 @@ class LastWritten:
         """Raises RuntimeError if the method `name` wrote its state into this model, and the state has changed since."""
         if self.is_of(model) and not self.is_in(model):
             raise RuntimeError(
-                f"An update of {name} is not in the model {model.name!r} any more: its variables were set to older "
-                "values within the epoch. Leave them alone between two steps, or set them at the end of an epoch."
+                f"An update of {name} is not in the model {model.name!r} any more: its variables were "
+                "overwritten between two steps. Restore weights at the end of an epoch only."
             )
 
 
@@ -118,8 +118,13 @@ def assign_state(model: keras.Model, optimizer, values: Sequence[list]) -> list[
         Lists of the trainable, the non-trainable and the optimizer variables.
 
     Raises:
-        ValueError: if the lengths differ. Nothing is written then.
+        ValueError: if there is no optimizer, or the lengths differ. Nothing is written then.
     """
+    if optimizer is None:
+        raise ValueError(
+            f"`stateless_update` needs the optimizer of the loop, and {model.name!r} is not compiled with one. Pass "
+            "optimizer=..., built on model.trainable_variables. Received: optimizer=None."
+        )
     kinds = [model.trainable_variables, model.non_trainable_variables, optimizer.variables]
     expected, received = [len(x) for x in kinds], [len(x) for x in values]
     if expected != received:

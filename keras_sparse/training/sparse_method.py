@@ -10,18 +10,18 @@ from keras_sparse.layers.traversal import numbered_weights, trainable_masked_wei
 from keras_sparse.replicas import check_replicas
 from keras_sparse.schedules import ScheduleLike
 from keras_sparse.training import checks, saved_state
-from keras_sparse.training.choices import Choices
 from keras_sparse.training.dead_weights import clear, leaves_zeros
 from keras_sparse.training.growth import Growth, RandomGrowth
 from keras_sparse.training.layer_state import sparsity
 from keras_sparse.training.mask_update import update_masks
+from keras_sparse.training.method_interface import MethodInterface
 from keras_sparse.training.optimizer_state import check_optimizer
 from keras_sparse.training.train_step import HookedSteps, NextBatch
 from keras_sparse.training.update_schedule import UpdateSchedule
 from keras_sparse.validation import check_seed, check_step
 
 
-class SparseMethod(Choices, keras.callbacks.Callback):
+class SparseMethod(MethodInterface, keras.callbacks.Callback):
     """Base class of the callbacks that train masked models.
 
     An update changes the number of live weights only as the `budget` of the method says, by default not at all;
@@ -32,8 +32,8 @@ class SparseMethod(Choices, keras.callbacks.Callback):
     elements) to the logs of each epoch. Put it before callbacks that read the logs, such as CSVLogger. In a custom
     loop, call `update(model, step)`, or `stateless_update` if the loop keeps its state in arrays.
 
-    A subclass defines `drop`, and may override the other methods of `training/choices.py`, such as `redistribute`,
-    `budget`, `get_state` and `set_state`. `docs/new_method.md` has an example.
+    A subclass defines `drop`, and may override the other methods of `training/method_interface.py`, such as
+    `redistribute`, `budget`, `get_state` and `set_state`. `docs/new_method.md` has an example.
 
     Args:
         period: optimizer steps between updates: int of at least 1, dict `{first epoch: int}`, function `epoch -> int`,
@@ -45,7 +45,7 @@ class SparseMethod(Choices, keras.callbacks.Callback):
         update_schedule: `UpdateSchedule`; None to make it from `period` and `until`.
 
     Attributes:
-        check_replicas: bool; set it to True to call `keras_sparse.check_replicas` after each update.
+        check_replicas: bool, default False; whether to call `keras_sparse.check_replicas` after each update.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class SparseMethod(Choices, keras.callbacks.Callback):
 
     @property
     def updates_in_fit(self) -> int:
-        """The number of updates made since the beginning of the last `fit`."""
+        """The number of updates made since the beginning of the last `fit`, those by calls of `update` included."""
         return self._updates
 
     def update(self, model: keras.Model, step: int, epoch: int = 0, optimizer=None) -> None:
@@ -112,20 +112,21 @@ class SparseMethod(Choices, keras.callbacks.Callback):
         """Drops and grows once in a loop that keeps its state in arrays, as with `model.stateless_call` on JAX.
 
         Args:
-            model, step, epoch, optimizer: as for `update`. Afterwards, the variables of the model have the new values.
+            model, step, epoch: as for `update`. Afterwards, the variables of the model have the new values.
             trainable_variables: list of arrays, the values of `model.trainable_variables`.
             non_trainable_variables: list of arrays, the values of `model.non_trainable_variables`.
             optimizer_variables: list of arrays, the values of `optimizer.variables`.
+            optimizer: the built optimizer of the loop; None for `model.optimizer`.
 
         Returns:
             The new `(trainable_variables, non_trainable_variables, optimizer_variables)`.
 
         Raises:
-            ValueError, RuntimeError: as for `update`; ValueError if a list is not as long as that of the variables.
+            ValueError, RuntimeError: as for `update`, and if a list is not as long as that of the variables.
         """
-        optimizer = optimizer or model.optimizer
-        values = (trainable_variables, non_trainable_variables, optimizer_variables)
-        variables = saved_state.assign_state(model, optimizer, values)
+        optimizer = optimizer or getattr(model, "optimizer", None)
+        arrays = (trainable_variables, non_trainable_variables, optimizer_variables)
+        variables = saved_state.assign_state(model, optimizer, arrays)
         self.update(model, step, epoch, optimizer)
         return tuple([v.value for v in kind] for kind in variables)
 
@@ -235,16 +236,14 @@ class SparseMethod(Choices, keras.callbacks.Callback):
         self.catch_up()
 
     def catch_up(self, batches: int | None = None) -> None:
-        """Makes the update that is due after the steps so far of an epoch of `fit`, if there is one.
-
-        Callbacks that read the masks call it, since they may come before the method in the list of callbacks.
+        """Makes the update that is due, if there is one. Callbacks before the method call it before they read masks.
 
         Args:
             batches: int, the number of batches of the epoch so far; None at its end.
         """
         # Counted on the host: reading the optimizer, or even `self.model`, would make JAX wait at every batch.
-        nothing = batches == 0 or (batches and not self._put_off and not self.update_schedule.may_be_due(batches - 1))
-        if self._thread is None or nothing:
+        is_due = batches is None or self._put_off or self.update_schedule.may_be_due(batches - 1)
+        if self._thread is None or batches == 0 or not is_due:
             return
         model = self.model
         step = self.update_schedule.next_due(model.optimizer)

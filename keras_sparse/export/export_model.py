@@ -11,7 +11,7 @@ from keras import ops
 from keras_sparse import backend
 from keras_sparse.conversion.densify import densify
 from keras_sparse.conversion.maskable_weights import check_convertible
-from keras_sparse.export import inference, litert
+from keras_sparse.export import litert, run_exported
 from keras_sparse.export.atomic_write import atomic_write
 from keras_sparse.validation import check_choice, check_positive_int
 
@@ -84,12 +84,12 @@ def export(model, path, format=None, weights="float32", representative_dataset=N
     with atomic_write(path) as new:
         if format == "litert":
             converted = litert.convert(dense, new, weights, samples if weights == "int8" else None, batch_size)
-            _check_same_outputs(model, inference.litert_function(converted.sparse), compared, weights, path)
+            _check_same_outputs(model, run_exported.litert_function(converted.sparse), compared, weights, path)
             _warn_no_benefit(path, _missing_benefit(converted))
             new.write_bytes(converted.sparse)
         else:
             dense.export(str(new), format=format, verbose=False)
-            load = {"onnx": inference.onnx_function, "tf_saved_model": inference.saved_model_function}[format]
+            load = {"onnx": run_exported.onnx_function, "tf_saved_model": run_exported.saved_model_function}[format]
             _check_same_outputs(model, load(new), compared, weights, path)
             _warn_no_benefit(
                 path, f"neither smaller nor faster than that of a dense model: {format!r} stores zeros as numbers"

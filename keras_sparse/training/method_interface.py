@@ -10,7 +10,7 @@ from keras_sparse.training.dead_weights import leaves_zeros
 from keras_sparse.training.layer_state import LayerSpec, LayerState, layer_specs, live_weights
 
 
-class Choices:
+class MethodInterface:
     """The methods that a subclass of `keras_sparse.SparseMethod` may override. It must override `drop`.
 
     An update calls, in this order: `drop`, `redistribute`, `grow`, `budget` and `initial_values`.
