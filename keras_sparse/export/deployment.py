@@ -87,8 +87,8 @@ class DeploymentReport:
 def deployment_report(model, target="litert-x86", weights="float32", batch_size=1) -> DeploymentReport:
     """Predicts for each weight of a model whether sparsity makes it smaller or faster in an exported file, and why.
 
-    The thresholds were measured with the runtimes of 2026 on one thread; see docs/benchmarks.md. Zeros count also if a
-    weight is not masked.
+    The thresholds were measured with the runtimes of 2026 on one thread of a CPU with AVX-512. `tools/benchmark.py
+    export` measures your machine. Zeros count also if a weight is not masked.
 
     Args:
         model: a built `keras.Model` of any kind.

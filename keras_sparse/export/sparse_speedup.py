@@ -1,7 +1,7 @@
 """Rules for when a sparse dense layer is faster than a dense one in LiteRT.
 
 A sparse kernel skips dead weights, but processes live ones one by one, where a dense kernel processes 8 or 16 at once.
-The thresholds are medians measured on one thread of a CPU with AVX-512; see docs/benchmarks.md.
+The thresholds are medians measured on one thread of a CPU with AVX-512. `tools/benchmark.py export` measures a machine.
 """
 
 # Measured at batch 1. Layers as small as LeNet's fit into the caches, dense or sparse. Weights of 4096 x 4096 fit into
