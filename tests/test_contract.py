@@ -150,6 +150,7 @@ def test_steps_per_execution_gives_the_run_of_single_steps(trained):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", METHODS)
 def test_compiled_by_xla_and_in_mixed_precision(name, net):
     if keras.backend.backend() == "torch":
@@ -167,6 +168,7 @@ def test_compiled_by_xla_and_in_mixed_precision(name, net):
     assert_dead_is_zero(model)
 
 
+@pytest.mark.long
 @pytest.mark.tensorflow
 def test_two_logical_devices():
     """Runs in a process of its own, since logical devices can only be set before TensorFlow starts."""

@@ -110,6 +110,7 @@ def test_invalid_arguments(tmp_path):
         ks.save_model(keras.Sequential([layers.Dense(2)]), tmp_path / "m.keras")
 
 
+@pytest.mark.long
 def test_damaged_files_fail_to_load_or_are_equal(tmp_path):
     """The checksums of the archive cover all bytes that matter."""
     model, x = mlp(), np.random.default_rng(0).normal(size=(4, 8)).astype("float32")
