@@ -555,12 +555,12 @@ CALLS = {
     "BackupAndRestore: None": (
         lambda t: ks.BackupAndRestore(None),
         ValueError,
-        ("`backup_dir` must be a folder", "Received: None"),
+        ("`backup_dir` must be the path of a folder", "Received: None"),
     ),
     "BackupAndRestore: a file": (
         lambda t: ks.BackupAndRestore(file(t)),
         ValueError,
-        ("`backup_dir` must be a folder", "file"),
+        ("`backup_dir` must be the path of a folder", "file"),
     ),
     "BackupAndRestore: a damaged backup": (lambda t: backup(t, b"nonsense"), ValueError, BACKUP),
     "BackupAndRestore: a dense model's": (lambda t: backup(t, of=dense()), ValueError, (*BACKUP, "sparsify")),

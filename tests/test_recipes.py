@@ -88,6 +88,7 @@ def test_schedules_are_stretched_to_the_number_of_epochs():
     assert methods.stretched({0: 100, 25: 200, 50: 400, 75: 800}, 0.01) == {0: 400, 1: 800}
 
 
+@pytest.mark.long
 def test_the_whole_phase_of_gradual_pruning(tmp_path, capsys):
     quarter = ["--epochs=25", "--method=compressed", "--sparsity=0.9"]  # of the 100 and 40 epochs of Table 4
     result = run(tmp_path, *quarter)

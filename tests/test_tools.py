@@ -137,6 +137,7 @@ def test_the_step_benchmark(network, more):
 
 
 @pytest.mark.tensorflow
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "lines"), [("fit", 3), ("logging", 2)])
 def test_the_benchmarks_of_whole_fits(name, lines):
     printed = Script(ROOT / "tools/benchmark.py", name, "--rounds=1", "--steps=12", "--batch_size=10").finish()

@@ -66,7 +66,9 @@ def copy_native(value):
     return value
 
 
-where = common.where
+def where(condition, x, fill: float):
+    """Returns a tensor with the values of `x` where a condition is true, and a number elsewhere; see `common.where`."""
+    return common.where(condition, x, fill)
 
 
 def layout_of(variable):
