@@ -3,7 +3,6 @@
 import dataclasses
 
 import keras
-import numpy as np
 
 from keras_sparse.layers.traversal import masked_weights
 from keras_sparse.report import rendering
@@ -129,7 +128,6 @@ def compare(model_a: keras.Model, model_b: keras.Model) -> Comparison:
     layers = []
     for a, b in zip(first, second, strict=True):
         masks = [w.mask.numpy() for w in (a, b)]
-        unit = int(np.prod(a.shape)) // masks[0].size
-        live = tuple(int(m.sum()) * unit for m in masks)
-        layers.append(LayerComparison(a.path, a.shape, live, int((masks[0] & masks[1]).sum()) * unit))
+        common = int((masks[0] & masks[1]).sum()) * a.element_size
+        layers.append(LayerComparison(a.path, a.shape, (a.count_live(), b.count_live()), common))
     return Comparison((model_a.name, model_b.name), tuple(layers))

@@ -197,8 +197,7 @@ def report(model: keras.Model) -> Report:
 
 def _masked_row(weight, uses):
     """Returns the `LayerReport` of a masked weight. `uses` is the number of multiply-accumulates of each entry."""
-    mask, size = weight.mask.numpy(), math.prod(weight.shape)
-    live = int(mask.sum()) * (size // mask.size)
+    mask, size, live = weight.mask.numpy(), weight.size, weight.count_live()
     dead_inputs, dead_units = weight.units.dead(mask)
     return LayerReport(
         name=weight.path,
