@@ -1,4 +1,4 @@
-"""Every touch of what Keras does not document, in one place.
+"""All uses of undocumented attributes of Keras, in one place.
 
 Each function says which attributes it needs, since which version of Keras they are known to be there, and which public
 way was tried first. `ATTRIBUTES` lists them for `tests/test_keras_internals.py`, which fails with the name of this
@@ -47,7 +47,7 @@ from keras_sparse._keras.training import (
     wrapped_optimizers,
 )
 
-# Kind of object -> private attributes that this file uses.
+# Kind of object -> private attributes that this folder uses.
 ATTRIBUTES = {
     "layer": ("_layers", "_tracker", "_losses", "_loss_ids", "_trainable_variables"),
     "operation": ("_inbound_nodes", "_outbound_nodes"),

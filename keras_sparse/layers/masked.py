@@ -37,7 +37,7 @@ class MaskedLayer:
         """Sets dead weights to 0, then saves the variables as Keras does."""
         self._clear_dead_weights()
         for weight in self.masked_weights:
-            weight.mask.watch(weight.variable)  # Keras saves sublayers, which the masks are, after their layer.
+            weight.mask.set_masked_variable(weight.variable)  # Keras saves masks, as sublayers, after their layer.
         super().save_own_variables(store)
 
     @property
@@ -71,7 +71,7 @@ class MaskedLayer:
             )
         super().load_own_variables(store)
         for weight in self.masked_weights:
-            weight.mask.watch(weight.variable)
+            weight.mask.set_masked_variable(weight.variable)
 
     def enable_lora(self, *args, **kwargs):
         """Raises NotImplementedError: the product that LoRA adds would not be 0 at dead weights."""

@@ -79,7 +79,7 @@ class Mask(keras.layers.Layer):
             store["difference"] = (self.numpy() ^ self._nonzero()).astype("uint8")
         else:
             store["value"] = self.numpy().astype("uint8")
-        self.watch(None)
+        self.set_masked_variable(None)
         if self.method_state is not None:
             store["method_state"] = backend.read(self.method_state)
 
@@ -104,7 +104,7 @@ class Mask(keras.layers.Layer):
             )
         live = held[name].astype(bool)
         self.value.assign((live ^ self._nonzero() if name == "difference" else live).astype("uint8"))
-        self.watch(None)
+        self.set_masked_variable(None)
         state = method_state.of_version_0_1(held) if name == "0" else held.get("method_state")
         if state is not None:
             self.add_method_state()
@@ -112,7 +112,7 @@ class Mask(keras.layers.Layer):
             self.method_state.assign(np.zeros(method_state.CAPACITY, "uint8") if state is None else state)
             self.loaded = True
 
-    def watch(self, variable):
+    def set_masked_variable(self, variable):
         """Sets the variable that is masked. The layer does so before the mask is saved or loaded, which unsets it."""
         object.__setattr__(self, "_variable", variable)  # Keras would count it as a variable of the mask by `=`.
 
