@@ -12,7 +12,7 @@ import keras_sparse as ks
 from keras_sparse.layers import MaskedDense
 from keras_sparse.training.layer_state import LayerState, by_element_size
 from keras_sparse.training.optimizer_state import slots
-from keras_sparse.training.saved_state import read_state, write_state
+from keras_sparse.training.saved_state import LastWritten, read_state
 from nets import assert_dead_is_zero, compiled, live_weights, mlp, needs_steps_per_execution, numpy, ready, state
 
 
@@ -108,7 +108,7 @@ def test_an_update_that_a_checkpoint_lacks_is_made_on_resume(blobs, tmp_path):
     """The model is saved after the step at which an update was due, and before that update."""
     model, recorder = ready(mlp), Recorder(5, 12)
     model.fit(*blobs, batch_size=8, epochs=1, callbacks=[recorder], verbose=0)
-    write_state(model, dataclasses.replace(read_state(model), last_update=11))
+    LastWritten().write(model, dataclasses.replace(read_state(model), last_update=11))
     model.save_weights(tmp_path / "m.weights.h5")
     model.load_weights(tmp_path / "m.weights.h5")
     fit_kwargs = {"initial_epoch": 1, "epochs": 2, "steps_per_epoch": 2}

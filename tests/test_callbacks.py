@@ -4,7 +4,7 @@ import keras
 import pytest
 
 import keras_sparse as ks
-from keras_sparse.callbacks.delayed_callback import is_as_sparse
+from keras_sparse.callbacks.from_sparsity import is_as_sparse
 from nets import assert_dead_is_zero, live_weights, mlp, numpy, ready
 
 

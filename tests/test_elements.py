@@ -79,3 +79,12 @@ def test_clean_variables_are_not_written(monkeypatch):
     weights.assign([[0.5, 1.0], [np.nan, 2.0]])
     clear(weights, mask, 0.5)
     np.testing.assert_array_equal(written, [[[0.5, 1.0], [0.5, 2.0]]])
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_reading_a_written_variable_makes_no_copy(dtype):
+    """After a scatter operation, TensorFlow copies the variable at every read, in each training step, too."""
+    v = variable((40, 30), dtype)
+    write(np.arange(9), (v, 1))
+    assert view(v).ctypes.data == view(v).ctypes.data

@@ -14,7 +14,7 @@ PACKAGE = Path(keras_sparse.__file__).parent
 # Each room may import from those above it.
 ORDER = [
     {"criteria"},
-    {"validation"},
+    {"validation", "atomic_write"},
     {"schedules", "distributions", "counter_rng"},
     {"_keras"},
     {"backend"},

@@ -9,7 +9,7 @@ import keras_sparse as ks
 from keras_sparse.layers import MASKED, MaskedConv2D, MaskedDense
 from keras_sparse.layers.granularity import mask_shape
 from keras_sparse.layers.method_state import MethodState
-from keras_sparse.training.saved_state import read_state, write_state
+from keras_sparse.training.saved_state import LastWritten, read_state
 from nets import numpy
 
 CASES = {
@@ -96,7 +96,7 @@ def test_save_and_load(case, form, tmp_path):
     mask.value.assign(np.roll(mask.numpy(), 1))  # another mask than that of the seed
     kernel = model.layers[0].kernel_variable
     kernel.assign(np.where(mask.numpy(), np.random.default_rng(2).normal(size=kernel.shape), 0))
-    write_state(model, MethodState("DynamicSparse", 7, {"threshold": 0.5}))
+    LastWritten().write(model, MethodState("DynamicSparse", 7, {"threshold": 0.5}))
     if form.endswith(".keras"):
         model.save(tmp_path / form)
         other = keras.models.load_model(tmp_path / form)

@@ -258,7 +258,7 @@ def test_updates(name, request, monkeypatch):
             net = {**net, "granularity": "weight"}
         if name == "RigL":
             method = ks.RigL(method.fraction, 1, method.until)
-            method.regrowth = AnyGradient()
+            method.growth_strategy = AnyGradient()
         model = compiled(build(net, frozen), make(optimizer, extras))
         model.optimizer.build(model.trainable_variables)
         rng = np.random.default_rng(drawn)

@@ -145,7 +145,8 @@ def test_an_interrupted_backup_keeps_the_previous_one(blobs, tmp_path, monkeypat
         model.fit(*blobs, epochs=5, callbacks=[backup], verbose=0)
     assert {p.name: p.read_bytes() for p in (tmp_path / "b").iterdir()} == {"2.epochs.weights.h5": before}
     # Incomplete files after SIGKILL are deleted at the next start, and never read.
-    (tmp_path / "b/9f.new.weights.h5").write_bytes(before[:99])
+    (tmp_path / "b/.3.epochs.weights.h5.9f").mkdir()
+    (tmp_path / "b/.3.epochs.weights.h5.9f/3.epochs.weights.h5").write_bytes(before[:99])
     other = compiled(mlp(seed=3))
     other.fit(*blobs, epochs=2, callbacks=[backup], verbose=0)
     assert [p.name for p in (tmp_path / "b").iterdir()] == ["2.epochs.weights.h5"]

@@ -53,6 +53,19 @@ def tensors(values):
     return keras.tree.map_structure(ops.convert_to_tensor, values)
 
 
+def with_elements(array, positions, values):
+    """Returns a copy of an array with other values at some flat positions.
+
+    Args:
+        array: NumPy array.
+        positions: 1-D int array.
+        values: scalar, or array of the shape of `positions`.
+    """
+    new = array.copy(order="C")
+    new.reshape(-1)[positions] = values
+    return new
+
+
 def assign_all(variables, values):
     """Assigns nested lists of values to nested lists of variables."""
     keras.tree.map_structure(lambda variable, value: variable.assign(value), variables, values)

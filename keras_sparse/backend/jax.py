@@ -38,9 +38,7 @@ def write_elements(positions: np.ndarray, *pairs: tuple) -> None:
     if not len(positions):
         return
     for variable, values in pairs:
-        array = read(variable).copy()  # JAX arrays are immutable.
-        array.flat[positions] = values
-        assign(variable, array)
+        assign(variable, common.with_elements(read(variable), positions, values))
 
 
 def assign(variable: keras.Variable, value: np.ndarray) -> None:

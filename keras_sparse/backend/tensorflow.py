@@ -29,7 +29,7 @@ def to_numpy(value) -> np.ndarray:
 
 
 def write_elements(positions: np.ndarray, *pairs: tuple) -> None:
-    """Writes the same elements of some variables, in place where possible.
+    """Writes the same elements of some variables.
 
     Args:
         positions: 1-D int array of distinct flat positions.
@@ -38,21 +38,10 @@ def write_elements(positions: np.ndarray, *pairs: tuple) -> None:
     """
     if not len(positions):
         return
-    import tensorflow as tf
-
-    indices = None
     for variable, values in pairs:
-        resource = _resource(variable)
-        # TensorFlow has no scatter operation for uint8 on GPUs.
-        if resource is None or (variable.dtype == "uint8" and "GPU" in resource.device):
-            array = read(variable).copy()
-            array.flat[positions] = values
-            assign(variable, array)
-            continue
-        if indices is None:
-            indices = np.stack(np.unravel_index(positions, variable.shape), axis=1)
-        new = np.full(len(positions), values, resource.dtype.as_numpy_dtype)
-        tf.raw_ops.ResourceScatterNdUpdate(ref=resource.handle, indices=indices, updates=new)
+        # The scatter operations of TensorFlow would write in place. But from then on TensorFlow copies the variable
+        # whenever it is read, which makes each training step of LeNet slower by 6% with XLA and by 17% without.
+        assign(variable, common.with_elements(read(variable), positions, values))
 
 
 def assign(variable: keras.Variable, value: np.ndarray) -> None:

@@ -1,12 +1,13 @@
 """`keras.callbacks.BackupAndRestore` with atomic backups, which survive a kill at any time."""
 
 import os
-import uuid
+import shutil
 from pathlib import Path
 
 import keras
 
 from keras_sparse import _keras
+from keras_sparse.atomic_write import atomic_write
 
 
 class BackupAndRestore(keras.callbacks.Callback):
@@ -59,8 +60,8 @@ class BackupAndRestore(keras.callbacks.Callback):
                 f"The model {model.name!r} is not built, so that no backup can be restored. Call it once on a batch "
                 "before `fit`, or start a Sequential model with keras.Input(shape)."
             )
-        for unfinished in self.backup_dir.glob("*.new.weights.h5"):
-            unfinished.unlink(missing_ok=True)
+        for unfinished in self.backup_dir.glob(".*.weights.h5.*"):  # `atomic_write` was killed
+            shutil.rmtree(unfinished, ignore_errors=True)
         if self.epoch:
             if not model.optimizer.built:
                 model.optimizer.build(model.trainable_variables)
@@ -70,15 +71,8 @@ class BackupAndRestore(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Writes a backup, and deletes the previous one."""
         self.backup_dir.mkdir(parents=True, exist_ok=True)
-        new = self.backup_dir / f"{uuid.uuid4()}.new.weights.h5"
-        try:
-            # The file gets its name when it is complete on the disk, since renaming is atomic.
+        with atomic_write(self._path(epoch + 1)) as new:
             self.model.save_weights(new)
-            with new.open("rb") as file:
-                os.fsync(file.fileno())
-            new.replace(self._path(epoch + 1))
-        finally:
-            new.unlink(missing_ok=True)
         for path in self._backups():
             if path != self._path(epoch + 1):
                 path.unlink(missing_ok=True)

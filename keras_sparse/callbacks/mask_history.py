@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_sparse.atomic_write import atomic_write
 from keras_sparse.layers.traversal import masked_weights
 from keras_sparse.training.checks import method_in_fit
 
@@ -82,10 +83,8 @@ class MaskHistory:
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {f"live_{i}": np.packbits(x) for i, x in enumerate(self._live)}
         arrays |= {f"ever_{i}": np.packbits(x) for i, x in enumerate(self._ever_live)}
-        new = path.with_name(path.name + ".new")
-        with new.open("wb") as file:
+        with atomic_write(path) as new, new.open("wb") as file:
             np.savez(file, epoch=epoch, sizes=[mask.size for mask in self._live], **arrays)
-        new.replace(path)
 
     def load(self, path, epoch):
         """Restores what `save` has written, if the file exists, is complete, and belongs to masks of these sizes.

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_sparse.callbacks.delayed_callback import FromSparsity
+from keras_sparse.callbacks.from_sparsity import FromSparsity
 
 
 class ModelCheckpoint(FromSparsity, keras.callbacks.ModelCheckpoint):

@@ -9,10 +9,10 @@ import numpy as np
 from keras import ops
 
 from keras_sparse import backend
+from keras_sparse.atomic_write import atomic_write
 from keras_sparse.conversion.densify import densify
 from keras_sparse.conversion.maskable_weights import check_convertible
 from keras_sparse.export import litert, run_exported
-from keras_sparse.export.atomic_write import atomic_write
 from keras_sparse.validation import check_choice, check_positive_int
 
 _FORMATS = {".tflite": "litert", ".onnx": "onnx", "": "tf_saved_model"}

@@ -4,10 +4,10 @@ import shutil
 import zipfile
 from pathlib import Path
 
+from keras_sparse.atomic_write import atomic_write
 from keras_sparse.conversion.copying import copy_model
 from keras_sparse.conversion.densify import densify
 from keras_sparse.conversion.maskable_weights import check_convertible
-from keras_sparse.export.atomic_write import atomic_write
 from keras_sparse.layers.traversal import masked_weights
 from keras_sparse.validation import check_choice
 

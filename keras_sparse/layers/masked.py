@@ -36,8 +36,7 @@ class MaskedLayer:
     def save_own_variables(self, store):
         """Sets dead weights to 0, then saves the variables as Keras does."""
         self._clear_dead_weights()
-        for weight in self.masked_weights:
-            weight.mask.set_masked_variable(weight.variable)  # Keras saves masks, as sublayers, after their layer.
+        self._set_masked_variables()
         super().save_own_variables(store)
 
     @property
@@ -70,6 +69,10 @@ class MaskedLayer:
                 "layers. Load it into the model that wrote it, and give that to keras_sparse.sparsify."
             )
         super().load_own_variables(store)
+        self._set_masked_variables()
+
+    def _set_masked_variables(self):
+        # Keras saves and loads masks, which are sublayers, after their layer.
         for weight in self.masked_weights:
             weight.mask.set_masked_variable(weight.variable)
 

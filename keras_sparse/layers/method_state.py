@@ -54,8 +54,15 @@ class MethodState:
         return cls(**json.loads(text, object_hook=_array_from_json)) if text else cls()
 
 
-def of_version_0_1(store):
-    """Returns the state in a file of version 0.1, as bytes, from its dict of arrays; None if no method had trained."""
+def from_separate_arrays(store):
+    """Returns the state in a file of the first format, which has an array for each value.
+
+    Args:
+        store: dict from str to array, what the file has for one `Mask`.
+
+    Returns:
+        The state as `MethodState.to_bytes` returns it; None if no method had trained the model.
+    """
     name = bytes(np.asarray(store.get("method", []), "uint8")).decode() or None
     last_update, threshold = int(store.get("1", -1)), float(store.get("2", 0.0))
     if name is None and last_update < 0:

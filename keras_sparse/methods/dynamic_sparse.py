@@ -127,7 +127,7 @@ class DynamicSparse(SparseMethod):
         self._current = criteria.adapt_threshold(self._current, total, target, self.tolerance)
         # Keep the strongest if more were dropped than can be grown.
         for group in by_element_size(layers):
-            free = sum(self.regrowth.room(layers[i]) for i in group)
+            free = sum(self.growth_strategy.room(layers[i]) for i in group)
             kept = criteria.keep_strongest([dropped[i] for i in group], [layers[i].scores for i in group], free)
             for i, d in zip(group, kept, strict=True):
                 dropped[i] = d
@@ -139,7 +139,7 @@ class DynamicSparse(SparseMethod):
         for group in by_element_size(layers):
             lost = [np.count_nonzero(dropped[i]) for i in group]
             survivors = [len(layers[i].live) - n for i, n in zip(group, lost, strict=True)]
-            free = [self.regrowth.room(layers[i]) for i in group]
+            free = [self.growth_strategy.room(layers[i]) for i in group]
             for i, n in zip(group, criteria.apportion(sum(lost), survivors, free), strict=True):
                 counts[i] = n
         return counts

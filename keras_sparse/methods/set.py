@@ -96,7 +96,7 @@ class SET(SparseMethod):
         """Drops the weakest elements of each layer."""
         live = [len(x.live) for x in layers]
         # A layer drops no more than it can grow, so that it keeps its sparsity, and is never emptied.
-        limits = [max(0, min(self.regrowth.room(x), n - 1)) for x, n in zip(layers, live, strict=True)]
+        limits = [max(0, min(self.growth_strategy.room(x), n - 1)) for x, n in zip(layers, live, strict=True)]
         if self.fraction is not None:
             counts = [min(round(self.fraction(self._epoch) * n), most) for n, most in zip(live, limits, strict=True)]
         else:

@@ -145,7 +145,7 @@ def update_masks(method, model: keras.Model, numbered: list[tuple], optimizer, s
         RuntimeError: if the update would break an invariant. Nothing is written then.
     """
     name, layers = type(method).__name__, [layer for _, layer in numbered]
-    states = method.regrowth.observe(model, layers)
+    states = method.growth_strategy.observe(model, layers)
     if not all(s.finite for s in states):
         return None
     dropped = method.drop(states)

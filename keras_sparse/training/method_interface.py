@@ -36,11 +36,11 @@ class MethodInterface:
 
     def grow(self, layer: LayerState, count: int, rng: np.random.Generator) -> np.ndarray:
         """Returns `count` positions of mask elements to grow, all dead before the update."""
-        return self.regrowth.positions(layer, count, rng)
+        return self.growth_strategy.positions(layer, count, rng)
 
     def initial_values(self, shape: tuple, rng: np.random.Generator) -> np.ndarray:
         """Returns the initial values of grown weights: float array of `shape`, `(weights per element, elements)`."""
-        return self.regrowth.initial_values(shape, rng)
+        return self.growth_strategy.initial_values(shape, rng)
 
     def get_state(self) -> dict:
         """Returns the state to save with the model: dict of str to numbers, strings and small arrays."""

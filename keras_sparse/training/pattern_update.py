@@ -61,7 +61,7 @@ def grow(method, layer: LayerState, dropped: np.ndarray, count: int, rng: np.ran
     if count == 0:
         return np.zeros(0, "int64")
     dead = np.setdiff1d(np.arange(layer.size), layer.live, assume_unique=True)
-    return choose_in_groups(dead, method.regrowth.preferences(layer, dead, rng), layer.pattern, lost)
+    return choose_in_groups(dead, method.growth_strategy.preferences(layer, dead, rng), layer.pattern, lost)
 
 
 def check_pattern(name: str, layer: LayerState, dropped: np.ndarray, grown: np.ndarray) -> None:

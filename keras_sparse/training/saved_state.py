@@ -17,11 +17,6 @@ def read_state(model: keras.Model) -> MethodState:
     return MethodState.from_bytes(backend.read(mask.method_state)) if mask else MethodState()
 
 
-def write_state(model: keras.Model, state: MethodState) -> None:
-    """Writes a `MethodState` into a model."""
-    backend.assign(_holder_or_new(model).method_state, state.to_bytes())
-
-
 def take_loaded(model: keras.Model) -> bool:
     """Returns whether the state was loaded from a file since the last call of this function, which resets that."""
     mask = _holder(model)

@@ -60,7 +60,7 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
         check_seed(seed)
         self.seed = seed
         self.update_schedule = update_schedule or UpdateSchedule(type(self).__name__, period, until)
-        self.regrowth = growth or RandomGrowth()
+        self.growth_strategy = growth or RandomGrowth()
         self._forget_fit()
 
     check_replicas = False
@@ -176,7 +176,7 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
         name = type(self).__name__
         checks.check_optimizer_trains(name, model, layers)
         checks.check_alone(model, self)
-        self.regrowth.check(model)
+        self.growth_strategy.check(model)
         self._forget_fit()
         self.update_schedule.begin_fit(model, params)
         if self.moves:
@@ -211,7 +211,7 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
         """Makes an update that is due, or postpones it until the growth strategy has seen a batch."""
         if step is None:
             return
-        if self.regrowth.is_ready:
+        if self.growth_strategy.is_ready:
             self.update(model, step, epoch)
         else:
             self._put_off = True
@@ -219,12 +219,12 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         """Makes the update that is due, if there is one, and keeps the batch if an update after it needs gradients."""
         self.catch_up(batch)
-        if not self.regrowth.looks_at_batches:
+        if not self.growth_strategy.looks_at_batches:
             return
         schedule = self.update_schedule
         count = schedule.batches_of_execution(batch) if self._put_off else schedule.batches_if_due_after(batch)
         if count:
-            NextBatch(self.model, count, self.regrowth.keep)
+            NextBatch(self.model, count, self.growth_strategy.keep)
 
     def on_train_batch_end(self, batch, logs=None):
         """Makes an update if one is due. Does nothing in another thread: the next hook in this one makes the update."""
@@ -274,7 +274,7 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         """Removes hooks; warns of a `fit` without effect, unless it had no epoch, as a resumed one may."""
         self._steps.release()
-        self.regrowth.forget()
+        self.growth_strategy.forget()
         if self.update_schedule.examined is not None:
             self.warn()
 

@@ -1,4 +1,4 @@
-"""Delays a callback until the network has reached a given sparsity."""
+"""The argument `from_sparsity` of callbacks, which starts them when the network is sparse enough."""
 
 import warnings
 
