@@ -1,26 +1,29 @@
 """Random models of 20 kinds of layers, wrappers, blocks of one's own, shared layers and models nested to depth 3.
 
-Hypothesis draws a tenth of `--examples` models, since each takes seconds. Of each, sparsify(0.0) and densify must not
-change a bit of its outputs, weights must go through another model's, and the invariants must hold after each update of
-a random method. Every tenth model is trained by `fit` and checked after each step (every fiftieth on JAX, where steps
-that are not compiled take ten times longer).
+Of each model, sparsify(0.0) and densify must not change a bit of its outputs, weights must go through another model's,
+and the invariants must hold after each update of a random method, with masks of single weights, slices, blocks or an
+N:M pattern. Every tenth model is trained by `fit` and checked after each step (every fiftieth on JAX, where steps that
+are not compiled take ten times longer).
 """
 
 import keras
 import numpy as np
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, given, seed, settings
 from hypothesis import strategies as st
 from keras import layers
 
 import keras_sparse as ks
 from any_models import Block, OwnDense, Private, Tied
+from keras_sparse.conversion.maskable_weights import weights_of
+from keras_sparse.layers.granularity import Pattern, mask_shape, spread
 from keras_sparse.training.optimizer_state import slots
 from nets import numpy
 
 pytestmark = pytest.mark.long
 
 STEPS, WIDTH = 4, 4
+PARTS = 4  # for several processes
 PHASES = (Phase.generate, Phase.shrink)  # Without Phase.explain, which takes minutes.
 
 
@@ -112,6 +115,8 @@ METHODS = {
     "live_units": lambda: ks.DynamicSparse(fraction=0.3, period=1, threshold=0.1, growth="live_units"),
     "deepr": lambda: ks.DeepR(1e-2, 1e-3),
 }
+DRAWN = [*sorted(METHODS), *sorted(METHODS.keys() - {"deepr"}) * 2]  # DeepR is compiled for each model.
+GRANULARITY = st.sampled_from(["weight", "weight", "kernel_slice", "2x2", "1:2"])
 X = np.random.default_rng(0).normal(size=(4, STEPS, WIDTH)).astype("float32")
 Y = np.array([0, 1, 1, 0])
 
@@ -120,11 +125,29 @@ def live(model):
     return [int(w.mask.numpy().sum()) for w in ks.masked_weights(model)]
 
 
+def misfits(model, granularity):
+    """Returns the paths of the weights that blocks do not divide, or whose number of inputs is odd."""
+    found = []
+    for w in weights_of(model):
+        try:
+            mask_shape(granularity, w.shape, w.spatial_rank)
+            Pattern.of(granularity, w.shape, w.units.input_axis)
+        except ValueError:
+            found.append(w.path)
+    return found
+
+
 def check(model, budget):
     assert sum(live(model)) == budget
     assert min(live(model)) > 0
     for weight in ks.masked_weights(model):
-        dead = ~weight.mask.numpy()
+        mask = weight.mask.numpy()
+        if weight.settings.granularity == "1:2":
+            pairs = np.moveaxis(mask, weight.units.input_axis, 0).reshape(
+                -1, 2, mask.size // mask.shape[weight.units.input_axis]
+            )
+            assert (pairs.sum(axis=1) == 1).all(), weight.path
+        dead = ~np.broadcast_to(spread(mask, weight.shape), weight.shape)
         assert not numpy(weight.variable)[dead].any(), weight.path
         for slot, fresh in slots(model.optimizer, weight.variable):
             assert (numpy(slot)[dead] == fresh).all(), weight.path
@@ -139,20 +162,29 @@ class Check(keras.callbacks.Callback):
         check(self.model, self.budget)
 
 
-def test_random_models_stay_what_they_are(request):
-    count = max(10, request.config.getoption("--examples") // 10)
+@pytest.mark.parametrize("part", range(PARTS))
+def test_random_models_stay_what_they_are(part, request):
+    count = max(10, request.config.getoption("--examples") // PARTS)
     every = 50 if keras.backend.backend() == "jax" else 10
     seen = set()
 
-    @given(TREES, st.floats(0.1, 0.9), st.sampled_from(sorted(METHODS)), st.integers(0, 9))
+    @seed(part)
+    @given(TREES, st.floats(0.1, 0.9), GRANULARITY, st.sampled_from(DRAWN), st.integers(0, 9))
     @settings(max_examples=count, phases=PHASES)
-    def run(tree, sparsity, method, seed):
-        seen.add(method)
-        keras.utils.set_random_seed(seed)
+    def run(tree, sparsity, granularity, method, number):
+        if method == "deepr" and granularity not in ("weight", "1:2"):
+            method = "set"
+        if granularity == "1:2":
+            sparsity = 0.5
+        elif granularity != "weight":
+            sparsity *= 0.6  # Each layer needs a live slice or block.
+        seen.add((method, granularity))
+        keras.utils.set_random_seed(number)
         dense = model_of(tree)
-        whole = ks.sparsify(dense, 0.0, include=is_own)
+        common = {"granularity": granularity, "keep_dense": misfits(dense, granularity), "include": is_own}
+        whole = ks.sparsify(dense, 0.0, **common)
         np.testing.assert_array_equal(numpy(whole(X)), numpy(dense(X)))
-        sparse = ks.sparsify(dense, sparsity, seed=seed, include=is_own)
+        sparse = ks.sparsify(dense, sparsity, seed=number, **common)
         sparse.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss(), run_eagerly=True)
         sparse.optimizer.build(sparse.trainable_variables)
         budget = sum(live(sparse))
@@ -160,10 +192,10 @@ def test_random_models_stay_what_they_are(request):
             sparse.fit(X, Y, batch_size=2, verbose=0, callbacks=[METHODS[method](), Check(budget)])
         else:
             update = METHODS[method]()
-            rng = np.random.default_rng(seed)
+            rng = np.random.default_rng(number)
             for step in (1, 2):
                 for weight in ks.masked_weights(sparse):  # as if steps had been made
-                    moved = rng.normal(size=weight.shape) * weight.mask.numpy()
+                    moved = rng.normal(size=weight.shape) * spread(weight.mask.numpy(), weight.shape)
                     weight.variable.assign(moved)
                     for slot, _ in slots(sparse.optimizer, weight.variable):
                         slot.assign(moved)
@@ -182,7 +214,7 @@ def test_random_models_stay_what_they_are(request):
         patch.setattr("warnings.showwarning", lambda *a, **k: None)
         run()
     assert len(run.models) >= count // 2
-    assert seen == set(METHODS) or count < 50
+    assert len(seen) == 4 * len(METHODS) - 2 or count < 100  # DeepR has no slices or blocks.
 
 
 def is_own(variable):
