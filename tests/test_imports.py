@@ -1,6 +1,7 @@
 """Tests the direction of imports in the package, and that importing it loads nothing but Keras and its backend."""
 
 import ast
+import inspect
 import os
 import subprocess
 import sys
@@ -92,3 +93,16 @@ def test_importing_loads_no_other_backend_or_package(backend):
     )
     new = ast.literal_eval(run.stdout.strip().splitlines()[-1])
     assert not new & {"tensorflow", "tensorflow_model_optimization", "tensorflow_datasets", "jax", "torch", "tf_keras"}
+
+
+@pytest.mark.parametrize("name", keras_sparse.__all__)
+def test_public_functions_and_constructors_have_type_hints(name):
+    public = getattr(keras_sparse, name)
+    if not callable(public):
+        pytest.skip("is a module")
+    parameters = inspect.signature(public).parameters.values()
+    untyped = [
+        p.name for p in parameters if p.annotation is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+    assert not untyped
+    assert inspect.isclass(public) or inspect.signature(public).return_annotation is not inspect.Signature.empty

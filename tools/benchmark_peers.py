@@ -120,7 +120,8 @@ def peers(rounds, steps, batch_size):
                 started.append(Peer(name, network, batch_size))
                 started[-1].measure(2)  # compiles
             except RuntimeError as error:
-                missing_peers.append(f"{name} ({network}): {error}" if network == "lenet" else f"{name}: no {network}")
+                print(error, file=sys.stderr)
+                missing_peers.append(f"{name} ({network}): its process failed")
                 started = [p for p in started if p.name != name]
         for peer in started:
             peer.steps, peer.updates = [], []

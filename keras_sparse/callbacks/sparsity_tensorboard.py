@@ -1,5 +1,6 @@
 """A callback that writes the masks and logs of a sparse training to TensorBoard."""
 
+import os
 from pathlib import Path
 
 import keras
@@ -61,7 +62,15 @@ class SparsityTensorBoard(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, log_dir, update_freq="epoch", histogram_freq=1, image_freq=10, hparams=None, write_logs=True):
+    def __init__(
+        self,
+        log_dir: str | os.PathLike,
+        update_freq: str | int = "epoch",
+        histogram_freq: int = 1,
+        image_freq: int = 10,
+        hparams: dict | None = None,
+        write_logs: bool = True,
+    ):
         super().__init__()
         if error := event_file.import_error():
             raise ImportError(f"SparsityTensorBoard needs the package tensorboard ({error}): pip install tensorboard")
@@ -80,7 +89,7 @@ class SparsityTensorBoard(keras.callbacks.Callback):
         self._hparams_file = event_file.EventFile(self.log_dir)
         self._history = None
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         """Records the initial masks, and writes the hyperparameters."""
         self._history = MaskHistory(self.model, self.params)
         self._started = False
@@ -91,7 +100,7 @@ class SparsityTensorBoard(keras.callbacks.Callback):
         if self.hparams:
             self._hparams_file.append([event_file.hparams_start(self.hparams)], 0)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Writes logs that later callbacks added. In the first epoch of a resumed run, restores the history."""
         self._write_added_logs()
         if not self._started and epoch:
@@ -101,20 +110,20 @@ class SparsityTensorBoard(keras.callbacks.Callback):
         self._started = True
         self._record_update()
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         """Records the update after the previous batch, and writes the entry that is due after it.
 
         It is not done in `on_train_batch_end`, since Keras would then wait for the metrics of every batch.
         """
         self._follow(batch)
 
-    def on_test_end(self, logs=None):
+    def on_test_end(self, logs: dict | None = None) -> None:
         """Writes the metrics of the evaluation by optimizer step."""
         if self.write_logs:
             scalars = {f"evaluation_{name}_vs_iterations": value for name, value in (logs or {}).items()}
             self._validation.append(_scalar_summaries(scalars), self._optimizer_steps())
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Writes the entry, logs, histograms and images of the epoch."""
         self._follow()
         step = epoch if self.update_freq == "epoch" else self._optimizer_steps()
@@ -130,7 +139,7 @@ class SparsityTensorBoard(keras.callbacks.Callback):
         if weights:
             self._history.save(self._history_path, epoch + 1)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict | None = None) -> None:
         """Writes the final logs and images, and the end of the run."""
         if self._last_logs is not None:
             step = self._last_logs[0] if self.update_freq == "epoch" else self._optimizer_steps()

@@ -84,7 +84,9 @@ class DeploymentReport:
         return "\n".join([*lines, *self.notes])
 
 
-def deployment_report(model, target="litert-x86", weights="float32", batch_size=1) -> DeploymentReport:
+def deployment_report(
+    model: keras.Model, target: str = "litert-x86", weights: str = "float32", batch_size: int = 1
+) -> DeploymentReport:
     """Predicts for each weight of a model whether sparsity makes it smaller or faster in an exported file, and why.
 
     The thresholds were measured with the runtimes of 2026 on one thread of a CPU with AVX-512. `tools/benchmark.py

@@ -1,6 +1,7 @@
 """Exports a model for inference with other runtimes, and verifies the outputs of the exported file."""
 
 import functools
+import os
 import warnings
 from pathlib import Path
 
@@ -25,7 +26,14 @@ _RMS_TOLERANCE = {"float16": 0.02, "int8": 0.25}
 _VERIFIED_SAMPLES = 16
 
 
-def export(model, path, format=None, weights="float32", representative_dataset=None, batch_size=1):
+def export(
+    model: keras.Model,
+    path: str | os.PathLike,
+    format: str | None = None,
+    weights: str = "float32",
+    representative_dataset: np.ndarray | list | None = None,
+    batch_size: int | None = 1,
+) -> int:
     """Exports a model for inference with LiteRT, ONNX or TensorFlow. LiteRT files store sparse weights sparse.
 
     The exported file is run and its outputs are compared with those of the model before it replaces an existing file.

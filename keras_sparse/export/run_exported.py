@@ -1,6 +1,8 @@
 """Runs exported files on arrays: for users of LiteRT files, and to compare an export with its model."""
 
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import numpy as np
 from keras_sparse.export.checksum import verify_checksum
 
 
-def load_litert(path, threads=1):
+def load_litert(path: str | os.PathLike, threads: int = 1) -> Callable:
     """Loads a `.tflite` file that `keras_sparse.export` wrote, and verifies its checksum.
 
     Args:

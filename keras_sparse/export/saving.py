@@ -1,8 +1,11 @@
 """Saves a model to a compressed `.keras` file."""
 
+import os
 import shutil
 import zipfile
 from pathlib import Path
+
+import keras
 
 from keras_sparse.atomic_write import atomic_write
 from keras_sparse.conversion.copying import copy_model
@@ -19,7 +22,9 @@ _COMPRESSIONS = {
 }
 
 
-def save_model(model, path, compression="bzip2", keep_masks=False):
+def save_model(
+    model: keras.Model, path: str | os.PathLike, compression: str = "bzip2", keep_masks: bool = False
+) -> int:
     """Saves a model for inference, to a `.keras` file that is small if many weights are 0.
 
     `keras.models.load_model` reads the file without keras_sparse, unless `keep_masks` is set. The file holds neither

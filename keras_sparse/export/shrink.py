@@ -10,7 +10,7 @@ from keras_sparse.conversion.maskable_weights import check_convertible
 from keras_sparse.export.channel_analysis import ChannelAnalysis
 
 
-def shrink(model):
+def shrink(model: keras.Model) -> keras.Model:
     """Returns a smaller dense model that computes the same function, without unused units and channels.
 
     Two kinds of units are removed, where a unit is also a channel of a convolution:

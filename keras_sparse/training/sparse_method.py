@@ -1,6 +1,7 @@
 """Base class of all sparse training methods: the update, its invariants, its saved state, its logs."""
 
 import threading
+from collections.abc import Callable
 
 import keras
 
@@ -68,12 +69,12 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
     async_safe = True
 
     @property
-    def period(self):
+    def period(self) -> Callable[[int], int] | str | None:
         """The period of updates, as a schedule by epoch; None without one."""
         return self.update_schedule.period
 
     @property
-    def until(self):
+    def until(self) -> int | None:
         """The number of epochs after which the masks stay fixed; None for no end."""
         return self.update_schedule.until
 
@@ -82,7 +83,7 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
         """The number of updates made since the beginning of the last `fit`, those by calls of `update` included."""
         return self._updates
 
-    def update(self, model: keras.Model, step: int, epoch: int = 0, optimizer=None) -> None:
+    def update(self, model: keras.Model, step: int, epoch: int = 0, optimizer: keras.Optimizer | None = None) -> None:
         """Drops and grows once.
 
         Args:
@@ -169,7 +170,7 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
             checks.warn_of_nan(type(self).__name__, self._step, layers, optimizer)
         self._skipped += 1
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         """Checks model, optimizer and callbacks, and resets what belongs to one `fit`."""
         model, params = self.model, self.params or {}
         layers = trainable_masked_weights(model)
@@ -183,7 +184,7 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
             checks.warn_if_dense(name, model, layers)
         self.check(model, layers)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Makes the updates that are due before the first step of the epoch, and prepares its steps."""
         model, self._thread = self.model, threading.get_ident()
         # Other callbacks may have restored older weights and masks, but not the optimizer state.
@@ -216,7 +217,7 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
         else:
             self._put_off = True
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         """Makes the update that is due, if there is one, and keeps the batch if an update after it needs gradients."""
         self.catch_up(batch)
         if not self.growth_strategy.looks_at_batches:
@@ -226,12 +227,12 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
         if count:
             NextBatch(self.model, count, self.growth_strategy.keep)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Makes an update if one is due. Does nothing in another thread: the next hook in this one makes the update."""
         if threading.get_ident() == self._thread:
             self.catch_up(batch + 1)
 
-    def on_test_begin(self, logs=None):
+    def on_test_begin(self, logs: dict | None = None) -> None:
         """Makes the update that is due after the last step of an epoch before the network is validated."""
         self.catch_up()
 
@@ -257,7 +258,7 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
             self.update(model, step, self.update_schedule.epoch)
         backend.refresh_held_state(model)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Checks the updates and steps of the epoch, clears dead weights, which may be NaN, and adds to the logs."""
         self.catch_up()
         model, self._thread = self.model, None
@@ -271,14 +272,14 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
         if logs is not None:
             logs.update(sparsity=sparsity(layers), dropped=self._dropped, grown=self._grown, **self.logs())
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict | None = None) -> None:
         """Removes hooks; warns of a `fit` without effect, unless it had no epoch, as a resumed one may."""
         self._steps.release()
         self.growth_strategy.forget()
         if self.update_schedule.examined is not None:
             self.warn()
 
-    def warn(self):
+    def warn(self) -> None:
         """Warns if updates were possible but none was made, or none dropped anything."""
         if self.update_schedule.was_active and not self._updates and not self._skipped:
             checks.warn_of_no_update(type(self).__name__, self.update_schedule)

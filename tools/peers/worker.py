@@ -6,9 +6,9 @@ with "peer: ", followed by a JSON object.
 """
 
 import json
-import resource
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 
@@ -40,10 +40,16 @@ def run_worker(measure, *packages):
     _print(versions=", ".join(f"{p} {metadata.version(p)}" for p in packages))
     for line in sys.stdin:
         if line.strip() == "end":
-            _print(peak=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+            _print(peak=_peak_memory())
             return
         step, updates = measure(int(line))
         _print(step=step, updates=updates)
+
+
+def _peak_memory():
+    """Returns the peak memory of this process in bytes. `resource.getrusage` would include its parent's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 def _print(**values):
