@@ -6,6 +6,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from absl import flags
@@ -56,12 +57,13 @@ class Peer:
         program, backend, _ = PEERS[name]
         script, *arguments = program.split()
         self.name, self.steps, self.updates = name, [], []
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the process
         self._process = subprocess.Popen(
             [sys.executable, _PEERS / script, *arguments, network, str(batch_size), str(FLAGS.peer_sparsity)],
             env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._errors,
             text=True,
             preexec_fn=_limit_cores if FLAGS.cores else None,
         )
@@ -89,9 +91,9 @@ class Peer:
         for line in self._process.stdout:
             if line.startswith("peer: "):
                 return json.loads(line.removeprefix("peer: "))
-        raise RuntimeError(
-            f"The process of {self.name!r} failed. To see the error, run: {' '.join(map(str, self._process.args))}"
-        )
+        self._errors.seek(0)
+        lines = [line.strip() for line in self._errors if line.strip()]
+        raise RuntimeError(lines[-1].removesuffix(".") if lines else "its process ended without an error message")
 
 
 def _limit_cores():
@@ -120,8 +122,7 @@ def peers(rounds, steps, batch_size):
                 started.append(Peer(name, network, batch_size))
                 started[-1].measure(2)  # compiles
             except RuntimeError as error:
-                print(error, file=sys.stderr)
-                missing_peers.append(f"{name} ({network}): its process failed")
+                missing_peers.append(f"{name} ({network}): {error}")
                 started = [p for p in started if p.name != name]
         for peer in started:
             peer.steps, peer.updates = [], []
