@@ -190,3 +190,12 @@ def test_folders_without_runs(tool, tmp_path):
     process = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True)
     assert process.returncode == 1
     assert "No result.json under" in process.stderr
+
+
+def test_runs_are_sorted_by_the_numbers_in_their_names(tmp_path):
+    names = ["set_0.9_seed2", "set_0.9_seed10", "set_0.98_seed0", "static_0.5_seed0"]
+    for name in names:
+        (tmp_path / name).mkdir()
+        for file in ("config.json", "result.json"):
+            (tmp_path / name / file).write_text("{}")
+    assert [run.path.name for run in runs.find_runs([tmp_path])] == names

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import functools
 import json
+import re
 import struct
 from collections import defaultdict
 from pathlib import Path
@@ -50,11 +51,17 @@ class Run:
 
 
 def find_runs(paths) -> list[Run]:
-    """Returns the finished runs in some folders and their subfolders, sorted by path."""
-    results = sorted({r for path in paths for r in Path(path).rglob("result.json")})
+    """Returns the finished runs in some folders and their subfolders, sorted by path: "set_0.9" before "set_0.98"."""
+    results = sorted({r for path in paths for r in Path(path).rglob("result.json")}, key=_words_and_numbers)
     return [
         Run(r.parent, json.loads((r.parent / "config.json").read_text()), json.loads(r.read_text())) for r in results
     ]
+
+
+def _words_and_numbers(path):
+    """Returns a sort key by which numbers in a path are compared as numbers."""
+    words = re.split(r"(\d+(?:\.\d+)?)", str(path))
+    return [(float(w), "") if i % 2 else (0.0, w) for i, w in enumerate(words)]
 
 
 def group_by_settings(runs, ignored=()) -> dict:

@@ -13,7 +13,7 @@ model = networks.BUILD[network](keras)
 callbacks, updates = [], []
 if variant == "dynamic_sparse":
     model = ks.sparsify(model, sparsity)
-    method = ks.DynamicSparse(fraction=0.1, period=50)
+    method = ks.DynamicSparse(fraction=0.1, period=50 if network == "lenet" else 2)
     callbacks.append(method)
     update = method.update
 
