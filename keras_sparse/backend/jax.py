@@ -21,7 +21,8 @@ def to_numpy(value) -> np.ndarray:
     If the parts of the tensor are held by several processes, they are gathered, and every process has to call this.
     """
     if getattr(value, "is_fully_addressable", True) or value.is_fully_replicated:
-        return keras.ops.convert_to_numpy(value)
+        # `convert_to_numpy` copies all types; it is needed for bfloat16, which NumPy does not have.
+        return keras.ops.convert_to_numpy(value) if value.dtype == "bfloat16" else np.asarray(value)
     from jax.experimental import multihost_utils
 
     return np.asarray(multihost_utils.process_allgather(value, tiled=True))
@@ -37,8 +38,12 @@ def write_elements(positions: np.ndarray, *pairs: tuple) -> None:
     """
     if not len(positions):
         return
-    for variable, values in pairs:
-        assign(variable, common.with_elements(read(variable), positions, values))
+    import jax
+
+    arrays = [common.with_elements(read(variable), positions, values) for variable, values in pairs]
+    # One call for all variables, since a call takes longer than the copy.
+    for (variable, _), value in zip(pairs, jax.device_put(arrays), strict=True):
+        assign(variable, value)
 
 
 def assign(variable: keras.Variable, value: np.ndarray) -> None:
