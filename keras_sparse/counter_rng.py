@@ -86,7 +86,7 @@ def distinct(key: tuple[int, int], step, draw, below):
     slots = ops.reshape(hashes + tables, (-1,))
     # The first int of each slot: the smallest place, as the maximum of the negated places.
     first = ops.equal(ops.take(ops.segment_max(-place, slots, shape[0] << _BITS), slots), -place)
-    # Rejection against the bias of the modulo: bits below the largest multiple of the bound are uniform.
+    # Reject bits from the largest multiple of the bound on, so that the modulo is unbiased.
     fair = ops.less_equal(bits, ((1 << 31) // below * below - 1).astype("int32"))
     return drawn, ops.logical_and(fair, ops.reshape(first, shape))
 

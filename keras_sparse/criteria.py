@@ -43,7 +43,7 @@ def weakest(scores: np.ndarray, count: int) -> np.ndarray:
     return dropped
 
 
-def keep_strongest(dropped: list[np.ndarray], scores: list[np.ndarray], limit: int) -> list[np.ndarray]:
+def limit_dropped(dropped: list[np.ndarray], scores: list[np.ndarray], limit: int) -> list[np.ndarray]:
     """Reduces the dropped elements of several layers to the `limit` weakest ones.
 
     An update uses it if it would drop more elements than it can grow, which would change the budget.

@@ -15,7 +15,7 @@ class KernelShape(tuple):
     """Shape `(..., inputs, outputs)` of a kernel, with the number of groups of a grouped convolution.
 
     As in Keras, `inputs` is the number of input channels of one group, `outputs` the number of output channels of all
-    groups. A depthwise convolution has as many groups as channels. For kernels without groups a plain tuple will do.
+    groups. A depthwise convolution has as many groups as channels. For kernels without groups a plain tuple is enough.
 
     Args:
         shape: sequence of ints.

@@ -38,7 +38,7 @@ def check_replicas(model: keras.Model) -> None:
         for part, sums in by_part.items():
             if len(set(sums)) > 1:
                 raise RuntimeError(
-                    f"The replicas of {variable.path}{_said(part, variable.shape)} differ: checksums "
+                    f"The replicas of {variable.path}{_format_part(part, variable.shape)} differ: checksums "
                     f"{[f'{c:08x}' for c in sums]}. Something has written to one of them only. Load the last "
                     "checkpoint into all of them, and change variables by `assign`, in the strategy's scope."
                 )
@@ -63,7 +63,7 @@ def _checksums(copies):
     return [[(part, checksum) for part, _ in held for checksum in next(found)] for held in copies]
 
 
-def _said(part, shape):
+def _format_part(part, shape):
     """Formats a part of a variable as an index, such as "[0:4, 2:8]"; "" for the whole variable."""
     if part is None or all(ends == (0, n) for ends, n in zip(part, shape, strict=True)):
         return ""

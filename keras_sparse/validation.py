@@ -13,7 +13,7 @@ def check_positive_int(value: Any, name: str) -> None:
         raise ValueError(f"`{name}` must be an int of at least 1. Received: {name}={value!r}.")
 
 
-def check_step(value: Any, name: str) -> None:
+def check_not_negative_int(value: Any, name: str) -> None:
     """Raises ValueError unless `value` is an int of at least 0."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
         raise ValueError(f"`{name}` must be an int of at least 0. Received: {name}={value!r}.")
@@ -59,4 +59,4 @@ def check_sparsity(sparsity: Any, name: str = "sparsity") -> None:
 
 def check_seed(seed: Any) -> None:
     """Raises ValueError unless `seed` is an int of at least 0."""
-    check_step(seed, "seed")
+    check_not_negative_int(seed, "seed")

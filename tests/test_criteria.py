@@ -27,17 +27,17 @@ def test_below_of_an_empty_layer_is_empty():
     assert criteria.below(np.zeros(0), 1.0).shape == (0,)
 
 
-def test_keep_strongest_keeps_the_largest_over_all_layers():
+def test_limit_dropped_keeps_the_largest_over_all_layers():
     dropped = [np.array([T, T, F]), np.array([T, T])]
     scores = [np.array([0.4, 0.1, 0.0]), np.array([0.3, 0.2])]
-    kept = criteria.keep_strongest(dropped, scores, 2)
+    kept = criteria.limit_dropped(dropped, scores, 2)
     np.testing.assert_array_equal(kept[0], [F, T, F])
     np.testing.assert_array_equal(kept[1], [F, T])
 
 
-def test_keep_strongest_changes_nothing_within_the_limit():
+def test_limit_dropped_changes_nothing_within_the_limit():
     dropped = [np.array([T, F]), np.array([T])]
-    kept = criteria.keep_strongest(dropped, [np.ones(2), np.ones(1)], 2)
+    kept = criteria.limit_dropped(dropped, [np.ones(2), np.ones(1)], 2)
     assert [k.tolist() for k in kept] == [[T, F], [T]]
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_sparse as ks
-from keras_sparse.training.optimizer_state import batches_and_steps, cure_of_nan, keeps_zeros, slots
+from keras_sparse.training.optimizer_state import advice_for_nan, batches_and_steps, keeps_zeros, slots
 from nets import assert_dead_is_zero, compiled, live_weights, mlp, numpy, state
 
 OPTIMIZERS = sorted(
@@ -200,6 +200,6 @@ def test_the_warning_for_nan_depends_on_the_optimizer():
         keras.optimizers.OptimizerMap(keras.optimizers.SGD(), {"kernel": keras.optimizers.Adafactor()})
     )
     for optimizer in (keras.optimizers.Adafactor(), Own(), wrapped(keras.optimizers.Adafactor()), several):
-        assert "epsilon_1=1e-16" in cure_of_nan(optimizer)
+        assert "epsilon_1=1e-16" in advice_for_nan(optimizer)
     for optimizer in (None, make("SGD"), make("Adafactor"), wrapped(make("Adam"))):
-        assert cure_of_nan(optimizer) == "Lower the learning rate or clip gradients"
+        assert advice_for_nan(optimizer) == "Lower the learning rate or clip gradients"

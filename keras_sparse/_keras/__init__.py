@@ -1,4 +1,4 @@
-"""All uses of undocumented attributes of Keras, in one place.
+"""All uses of private attributes of Keras, in one place.
 
 Each function says which attributes it needs, since which version of Keras they are known to be there, and which public
 way was tried first. `ATTRIBUTES` lists them for `tests/test_keras_internals.py`, which fails with the name of this

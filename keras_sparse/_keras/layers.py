@@ -1,4 +1,4 @@
-"""Layers and variables: what is in them, where they lie, and a change of their class."""
+"""Private attributes of layers and variables: sublayers, variables, device layouts, locks."""
 
 import contextlib
 
@@ -14,9 +14,9 @@ def sublayers(layer):
 
 
 def lists_layers_in_config(model):
-    """Returns whether the config of a model has that of each of its layers: a functional or Sequential model has.
+    """Returns whether the config of a model contains those of its layers, as for Sequential and functional models.
 
-    A subclass of these is made anew by its own code. `keras.src.models.Functional`, since 3.0; not exported.
+    It does not for subclasses, whose own code makes the layers. `keras.src.models.Functional`, since 3.0; not exported.
     """
     return type(model) in (keras.Sequential, keras.src.models.Functional)
 

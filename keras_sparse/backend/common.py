@@ -53,7 +53,7 @@ def tensors(values):
     return keras.tree.map_structure(ops.convert_to_tensor, values)
 
 
-def with_elements(array, positions, values):
+def copy_with_elements(array, positions, values):
     """Returns a copy of an array with other values at some flat positions.
 
     Args:

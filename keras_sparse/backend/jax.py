@@ -40,7 +40,7 @@ def write_elements(positions: np.ndarray, *pairs: tuple) -> None:
         return
     import jax
 
-    arrays = [common.with_elements(read(variable), positions, values) for variable, values in pairs]
+    arrays = [common.copy_with_elements(read(variable), positions, values) for variable, values in pairs]
     # One call for all variables, since a call takes longer than the copy.
     for (variable, _), value in zip(pairs, jax.device_put(arrays), strict=True):
         assign(variable, value)

@@ -81,11 +81,10 @@ def hparams_start(values):
     return _plugins().hparams.hparams_pb(values)
 
 
-def hparams_end(succeeded=True):
+def hparams_end():
     """Returns the summary for the end of a run with hyperparameters."""
     plugins = _plugins()
-    status = plugins.status.STATUS_SUCCESS if succeeded else plugins.status.STATUS_FAILURE
-    info = plugins.hparams_data.SessionEndInfo(status=status, end_time_secs=time.time())
+    info = plugins.hparams_data.SessionEndInfo(status=plugins.status.STATUS_SUCCESS, end_time_secs=time.time())
     metadata = plugins.hparams_metadata
     content = plugins.hparams_data.HParamsPluginData(session_end_info=info)
     return _summary(metadata.SESSION_END_INFO_TAG, metadata.create_summary_metadata(content), metadata.NULL_TENSOR)

@@ -12,7 +12,7 @@ from keras_sparse.callbacks.mask_history import MaskHistory
 from keras_sparse.layers.traversal import masked_weights
 from keras_sparse.report import mask_images
 from keras_sparse.report.report import report
-from keras_sparse.validation import check_positive_int
+from keras_sparse.validation import check_not_negative_int, check_positive_int
 
 
 class SparsityTensorBoard(keras.callbacks.Callback):
@@ -77,10 +77,7 @@ class SparsityTensorBoard(keras.callbacks.Callback):
         if update_freq != "epoch":
             check_positive_int(update_freq, "update_freq")
         for name, value in (("histogram_freq", histogram_freq), ("image_freq", image_freq)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise ValueError(
-                    f"`{name}` must be a number of epochs, an int of at least 0. Received: {name}={value!r}."
-                )
+            check_not_negative_int(value, name)
         self.log_dir = Path(log_dir)
         self.update_freq, self.write_logs = update_freq, write_logs
         self.histogram_freq, self.image_freq = histogram_freq, image_freq
@@ -160,7 +157,7 @@ class SparsityTensorBoard(keras.callbacks.Callback):
         return int(keras.ops.convert_to_numpy(optimizer.iterations))
 
     def _follow(self, batches=None):
-        """Makes the method catch up to `batches`, None for all of the epoch, and records the update.
+        """Lets the method make the update that is due after `batches` batches, None for the epoch, and records it.
 
         Writes an entry if `update_freq` steps have passed.
         """

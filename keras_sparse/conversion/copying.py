@@ -238,7 +238,7 @@ class _Copier:
             self._originals.append(state["_modules"])
         if _keras.is_tracker(value):
             self._trackers.append(new)
-        # Not by `=`: what the `__setattr__` of the class would record is an attribute, and copied as well.
+        # Bypass the `__setattr__` of the class: what it records is stored in attributes, which are copied as well.
         for name, held in state.items():
             if name not in fresh:
                 object.__setattr__(new, name, self.copy(held))

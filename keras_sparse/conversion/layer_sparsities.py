@@ -18,8 +18,8 @@ def layer_sparsities(
 ) -> list[float]:
     """Returns the sparsity of each weight, rounded to whole mask elements.
 
-    The distribution returns sparsities of weights, and a mask element may cover several weights. So all layers whose
-    elements are of the same size get together as many live elements as the distribution gives them, to the nearest.
+    The distribution returns sparsities of weights, and a mask element may cover several weights. So layers with
+    the same element size are rounded together: their live elements sum to the rounded total of the distribution.
 
     Args:
         weights: list of `keras_sparse.conversion.maskable_weights.Weight`.

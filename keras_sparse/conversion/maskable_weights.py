@@ -213,7 +213,7 @@ def named_sparsity(weight: Weight, sparsities: dict) -> float | None:
 
 
 def _is_changed(layer):
-    """Whether a layer that is masked by default is quantized, its kernel no trained weight any more, or has LoRA."""
+    """Returns whether a layer that is masked by default is quantized or has LoRA enabled."""
     is_default = any(isinstance(layer, classes) for classes, _ in MASKED_BY_DEFAULT)
     return is_default and bool(getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None))
 

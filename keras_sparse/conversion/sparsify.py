@@ -104,7 +104,8 @@ def sparsify(
     _warn_of_coverage(model, weights, [w for w in all_weights if w not in weights and w not in kept])
     # Mask each layer of the copy, or of the model.
     made, twin = (model, lambda layer: layer) if in_place else copy_model(model)
-    # Masks are seeded by place, not by path: nested models may have layers of equal paths, and Keras numbers names.
+    # Masks are seeded by place, not by path: nested models may have layers of equal paths, and Keras adds a counter to
+    # default names.
     settings = [MaskSettings(float(s), granularity, (int(seed), place)) for place, s in enumerate(given)]
     by_layer = {}
     for weight, mask, setting in zip(weights, masks, settings, strict=True):

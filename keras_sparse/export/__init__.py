@@ -1,6 +1,6 @@
 """Saving, shrinking and exporting a trained sparse model."""
 
-from keras_sparse.export.deployment import deployment_report
+from keras_sparse.export.deployment_report import deployment_report
 from keras_sparse.export.export_model import export
 from keras_sparse.export.run_exported import load_litert
 from keras_sparse.export.saving import save_model

@@ -29,18 +29,15 @@ POINTWISE = (
     *(keras.layers.SpatialDropout1D, keras.layers.SpatialDropout2D, keras.layers.SpatialDropout3D),
     *(keras.layers.Identity, keras.layers.ActivityRegularization),
 )
-# Layers that combine numbers of one channel. Those in `_PADDING` may combine them with padded zeros.
-_POOLING = [
+# Layers that combine numbers of one channel, or add zeros.
+POOLING = (
     *(keras.layers.MaxPooling1D, keras.layers.MaxPooling2D, keras.layers.MaxPooling3D),
+    *(keras.layers.AveragePooling1D, keras.layers.AveragePooling2D, keras.layers.AveragePooling3D),
     *(keras.layers.GlobalAveragePooling1D, keras.layers.GlobalAveragePooling2D, keras.layers.GlobalAveragePooling3D),
     *(keras.layers.GlobalMaxPooling1D, keras.layers.GlobalMaxPooling2D, keras.layers.GlobalMaxPooling3D),
     *(keras.layers.Cropping1D, keras.layers.Cropping2D, keras.layers.Cropping3D),
-]
-_PADDING = [
-    *(keras.layers.AveragePooling1D, keras.layers.AveragePooling2D, keras.layers.AveragePooling3D),
     *(keras.layers.ZeroPadding1D, keras.layers.ZeroPadding2D, keras.layers.ZeroPadding3D),
-]
-POOLING = (*_POOLING, *_PADDING)
+)
 
 
 def is_pointwise(function):
@@ -110,7 +107,9 @@ class Opaque:
 
 
 class ChannelWise(Opaque):
-    """Rule of a layer with outputs of one input channel each: pointwise, pooling, addition, concatenation, flattening.
+    """Rule of a layer in which an output channel depends on at most one channel of each input.
+
+    Such layers are pointwise functions, pooling, addition, concatenation and flattening.
 
     Args:
         links: list of `(input channels, output channels)` for each input; by default each channel to itself.

@@ -37,12 +37,12 @@ def export(
     """Exports a model for inference with LiteRT, ONNX or TensorFlow. LiteRT files store sparse weights sparse.
 
     The exported file is run and its outputs are compared with those of the model before it replaces an existing file.
-    If they differ, or the export fails, an existing file is unchanged. A warning tells if sparsity makes the file not
-    smaller or not faster; `keras_sparse.deployment_report` gives the reasons for each layer.
+    If they differ, or the export fails, an existing file is unchanged. A warning is issued if the file is not
+    smaller or not faster than that of a dense model; `keras_sparse.deployment_report` gives the reasons for each layer.
 
-    LiteRT computes float32 dense layers that are sparse enough with their live weights only. It stores other weights
-    sparse and makes them dense when it loads the file, but for int8 weights of dense layers, which it can only load
-    dense. SavedModel and ONNX store zeros as numbers.
+    LiteRT computes float32 dense layers that are sparse enough with their live weights only. Other weights are stored
+    sparse and made dense when the file is loaded, except int8 weights of dense layers, which are stored dense.
+    SavedModel and ONNX store zeros as numbers.
 
     Args:
         model: a built `keras.Model`, sparse or dense. It is not changed. LiteRT needs the TensorFlow backend.

@@ -13,7 +13,7 @@ import dataclasses
 import numpy as np
 
 from keras_sparse.export.flatbuffer import schema
-from keras_sparse.export.sparse_speedup import sparse_is_faster
+from keras_sparse.export.speed_thresholds import sparse_is_faster
 
 _SPARSE_FULLY_CONNECTED_VERSION = 8  # the first version of FULLY_CONNECTED that reads sparse weights
 _OVERHEAD = 400  # approximate bytes of the metadata of a sparse tensor and of its DENSIFY operator
@@ -127,7 +127,7 @@ def _can_be_densified(s, tensor, consumers):
 
 
 def _is_faster_sparse(s, graph, array, consumers):
-    """Returns whether computing with a sparse tensor is faster, which only float32 dense layers with few rows are."""
+    """Returns whether computing with a sparse tensor is faster: only in float32 dense layers with few rows."""
     if array.dtype != np.float32 or any(op.kind != s.BuiltinOperator.FULLY_CONNECTED for _, op in consumers):
         return False
     rows = max(_row_count(graph.tensors[op.outputs[0]]) for _, op in consumers)

@@ -6,7 +6,7 @@ import math
 import keras
 import numpy as np
 
-_TRANSPOSED = (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose)
+TRANSPOSED = (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose)
 _DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 _GROUPED = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 
@@ -100,7 +100,7 @@ def units_of(layer: keras.Layer, kernel: tuple, attribute: str = "kernel") -> Un
         inputs, letters = operands.split(",")
         axes = [tuple(i for i, letter in enumerate(letters) if letter in side) for side in (inputs, output)]
         return Units(kernel, *axes)
-    if isinstance(layer, _TRANSPOSED):
+    if isinstance(layer, TRANSPOSED):
         return Units(kernel, (last,), (before,))
     if isinstance(layer, _DEPTHWISE):
         return Units(kernel, (before,), (before, last))

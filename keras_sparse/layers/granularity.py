@@ -137,18 +137,17 @@ class Pattern:
         """Returns the number of the given flat positions in each group: int array of length `groups`."""
         return np.bincount(self.group(positions), minlength=self.groups)
 
-    def strongest(self, scores: np.ndarray, count: int | None = None) -> np.ndarray:
-        """Marks the weights with the largest scores of each group. Ties go to the earlier weight.
+    def strongest(self, scores: np.ndarray) -> np.ndarray:
+        """Marks the N weights with the largest scores of each group. Ties go to the earlier weight.
 
         Args:
             scores: 1-D float array, the score of each weight.
-            count: int, the number of weights to mark in each group; None for N.
 
         Returns:
             Boolean array of the same shape.
         """
         chosen = np.zeros(len(scores), bool)
-        chosen[choose_in_groups(np.arange(len(scores)), scores, self, np.full(self.groups, count or self.live))] = True
+        chosen[choose_in_groups(np.arange(len(scores)), scores, self, np.full(self.groups, self.live))] = True
         return chosen
 
 

@@ -182,7 +182,7 @@ def mask_layer(layer: keras.Layer, masks: dict[str, np.ndarray | None], settings
             if variable is not None:
                 setattr(layer, name, variable)
             setattr(layer, f"{name}_mask", Mask(name=f"{name}_mask"))
-    # Not by `=`, since Keras on TensorFlow would wrap the dict.
+    # Bypass `__setattr__`, since Keras on TensorFlow would wrap the dict.
     object.__setattr__(layer, "mask_settings", dict(settings))
     if is_kernel:
         layer._starts_with_method_state = False

@@ -94,7 +94,7 @@ class MaskedLayer:
 class _LiveInitializer:
     """Initializer that sets dead weights to 0 and uses another initializer for live ones.
 
-    An assignment after `build` would not do: Keras may build a layer in a stateless scope, which drops assignments. It
+    An assignment after `build` is not possible: Keras may build a layer in a stateless scope, which discards it. This
     is an object and no function, since Keras cannot make large variables on several devices of JAX from functions.
     """
 

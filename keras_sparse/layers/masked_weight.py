@@ -8,8 +8,8 @@ from keras import ops
 
 from keras_sparse import backend
 from keras_sparse.layers.connected_units import Units, units_of
+from keras_sparse.layers.device_layouts import laid_out_beside
 from keras_sparse.layers.granularity import Pattern, is_pattern, live_count, random_mask, where_live
-from keras_sparse.layers.mask_layouts import laid_out_beside
 from keras_sparse.layers.masks import Mask
 
 
@@ -125,7 +125,7 @@ class MaskedWeight:
         return self._pattern(self.shape)
 
     def _pattern(self, shape):
-        # Most masks have no pattern, and every update asks: only a pattern needs to know the axis of the inputs.
+        # Find the input axis only for patterns: each update reads this property, and most masks have no pattern.
         granularity = self.settings.granularity
         if not is_pattern(granularity):
             return None

@@ -8,8 +8,8 @@ from keras import ops
 
 from keras_sparse import _keras, backend
 from keras_sparse.layers import method_state
+from keras_sparse.layers.device_layouts import laid_out_beside
 from keras_sparse.layers.granularity import mask_of
-from keras_sparse.layers.mask_layouts import laid_out_beside
 
 
 @keras.saving.register_keras_serializable(package="keras_sparse")
@@ -36,7 +36,7 @@ class Mask(keras.layers.Layer):
 
     method_state = None
     _variable = None
-    step_variables = ()  # variables that `TrainStepHook` carries from step to step; they are in no file
+    step_variables = ()  # variables that `TrainStepHook` carries from step to step; they are not saved
     saved_as_difference = False
     loaded = False  # whether `method_state` was loaded from a file, and no method has used it since
 

@@ -36,8 +36,8 @@ def flatten(layer: keras.Layer) -> list[keras.Layer]:
 def addresses(outer: keras.Layer) -> list[tuple]:
     """Returns an address for a layer and for each layer inside it, for files.
 
-    "1.0" is the address of the first sublayer of the second sublayer. Names are no addresses: Keras numbers the names
-    that it makes, differently in each process.
+    "1.0" is the address of the first sublayer of the second sublayer. Names cannot identify
+    layers: Keras adds a counter to default names, which differs between processes.
 
     Args:
         outer: `keras.Layer`. Masks do not count as sublayers.

@@ -167,8 +167,8 @@ class DeepR(PerStepMethod):
             moved = ops.where(gone, ops.zeros_like(moved), moved)
             signs = ops.where(gone, ops.zeros_like(moved), ops.sign(moved))
 
-        # Write the weights and the optimizer state. Both are still written at the positions of before: a dropped weight
-        # gets 0 and fresh slots there, and a new weight has both already, as every dead weight does.
+        # Write the weights and the optimizer state at the positions that were live before. There, dropped weights get 0
+        # and fresh slots. Dead positions have these values already, so that new weights need no write.
         weights, slots = list(weights), list(slots)
         for i, (spec, part, positions) in enumerate(zip(specs, parts, local, strict=True)):
             weights[i] = with_elements(weights[i], positions, ops.cast(moved[part], weights[i].dtype))

@@ -128,7 +128,7 @@ class DynamicSparse(SparseMethod):
         # Keep the strongest if more were dropped than can be grown.
         for group in by_element_size(layers):
             free = sum(self.growth_strategy.room(layers[i]) for i in group)
-            kept = criteria.keep_strongest([dropped[i] for i in group], [layers[i].scores for i in group], free)
+            kept = criteria.limit_dropped([dropped[i] for i in group], [layers[i].scores for i in group], free)
             for i, d in zip(group, kept, strict=True):
                 dropped[i] = d
         return dropped

@@ -49,7 +49,7 @@ class PruningSchedule(UpdateSchedule):
         return step - 1
 
     def is_never(self) -> bool:
-        """Returns False, since only the function knows."""
+        """Returns False, since a schedule function cannot be inspected."""
         return False
 
     def describe(self) -> str:
@@ -117,7 +117,7 @@ class GradualPruning(SparseMethod):
         Zhu & Gupta, "To prune, or not to prune: exploring the efficacy of pruning for model compression", 2017.
     """
 
-    moves = False
+    grows = False
 
     def __init__(self, schedule: Callable[[int], tuple[bool, float]], scope: str = "layer", until: int | None = None):
         if not callable(schedule):
@@ -199,12 +199,12 @@ class GradualPruning(SparseMethod):
 
 
 def _shielded(layer):
-    """Scores of which those of protected weights are the largest."""
+    """Returns the scores of the live elements, with infinity for protected ones."""
     return np.where(_protected(layer), np.inf, layer.scores.astype("float32"))
 
 
 def _protected(layer):
-    """Which live elements are never dropped: the strongest, so that no layer is emptied, or those of its pattern."""
+    """Returns which live elements are never dropped: the strongest of a layer, or those that its pattern needs."""
     if layer.pattern is not None:
         return needed(layer)
     protected = np.zeros(len(layer.scores), bool)

@@ -40,8 +40,8 @@ class SET(SparseMethod):
             least 1, or a schedule like `fraction`. It is shared among the layers in proportion to their live elements.
         period: number of optimizer steps between updates: int of at least 1, a schedule like `fraction`, or "epoch"
             for an update between every two epochs.
-        criterion: "magnitude" drops the weights with the smallest |w|. "sign" drops the same fraction of the smallest
-            positive weights and of the largest negative weights; the sign of a kernel slice is that of its sum.
+        criterion: "magnitude" drops the weights with the smallest |w|. "sign" drops the same fraction of the positive
+            and of the negative weights, those closest to 0; the sign of a kernel slice is that of its sum.
         growth: "anywhere" or "live_units"; see `keras_sparse.DynamicSparse`.
         regrow_scale: float of at least 0, the standard deviation of the normal distribution from which the values of
             grown weights are drawn; see `keras_sparse.DynamicSparse`.

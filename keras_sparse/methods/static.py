@@ -33,7 +33,7 @@ class Static(SparseMethod):
         dynamic sparse reparameterization", ICML 2019.
     """
 
-    moves = False
+    grows = False
     owes_updates = False  # The state that another method has left in the model is kept.
 
     def __init__(self):

@@ -8,9 +8,9 @@ import math
 import keras
 
 from keras_sparse import _keras
+from keras_sparse.layers.connected_units import TRANSPOSED
 from keras_sparse.layers.traversal import flatten
 
-_TRANSPOSED = (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose)
 _CONVOLUTIONS = (
     *(keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D),
     *(keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D),
@@ -40,7 +40,7 @@ def time_steps(model: keras.Model) -> dict[int, int | None]:
 def query_lengths(model: keras.Model) -> dict[int, tuple]:
     """Returns the lengths of the queries of attention layers, for each layer inside of them.
 
-    The layer that projects the output of attention is built for any length, so that its build config lacks it.
+    The output projection of attention is built with an unknown length, which its build config does not contain.
 
     Returns:
         Dict from the id of such a layer to the sizes of the query's axes without batch and features: a tuple of ints,
@@ -91,8 +91,8 @@ def _positions(layer, lengths):
         spatial = shape[2:] if layer.data_format == "channels_first" else shape[1:-1]
         sizes = zip(spatial, layer.kernel_size, layer.strides, layer.dilation_rate, strict=True)
         axes = [None if n is None else _convolved(n, k, s, d, padded) for n, k, s, d in sizes]
-    elif isinstance(layer, (*_CONVOLUTIONS, *_TRANSPOSED)):
-        if not isinstance(layer, _TRANSPOSED):
+    elif isinstance(layer, (*_CONVOLUTIONS, *TRANSPOSED)):
+        if not isinstance(layer, TRANSPOSED):
             shape = layer.compute_output_shape(shape)
         axes = shape[2:] if layer.data_format == "channels_first" else shape[1:-1]
     else:

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_sparse.layers.method_state import MethodState
-from keras_sparse.training.optimizer_state import cure_of_nan, trains
+from keras_sparse.training.optimizer_state import advice_for_nan, trains
 
 _owners = weakref.WeakKeyDictionary()  # model -> (`params` of its last fit, weak reference to the method of it)
 
@@ -22,7 +22,7 @@ def method_in_fit(model: keras.Model, params: dict | None):
 def check_alone(model: keras.Model, method) -> None:
     """Raises ValueError if `callbacks` of a `fit` has two methods.
 
-    Keras gives all callbacks of one `fit` the same `params` dict, so equal identity means the same `fit`.
+    Keras gives all callbacks of one `fit` the same `params` dict, so the same dict means the same `fit`.
     """
     other = method_in_fit(model, method.params)
     if other is not None:
@@ -40,10 +40,10 @@ def check_optimizer_trains(name: str, model: keras.Model, layers: list) -> None:
             f"{name} keeps the state of the optimizer clean, and {model.name!r} is not compiled with one. Call "
             "model.compile(optimizer, loss) before; in your own loop call `update(model, step, optimizer=...)`."
         )
-    strangers = [x.name for x in layers if not trains(model.optimizer, x.variable)]
-    if strangers:
+    untrained = [x.name for x in layers if not trains(model.optimizer, x.variable)]
+    if untrained:
         raise ValueError(
-            f"The optimizer of {model.name!r} does not train {strangers}: these layers were frozen when it was "
+            f"The optimizer of {model.name!r} does not train {untrained}: these layers were frozen when it was "
             "built. Call model.compile(...) again after you have set `trainable`."
         )
 
@@ -120,8 +120,8 @@ def warn_of_nan(name: str, step: int, layers: list, optimizer) -> None:
     """Warns that an update was skipped because of NaN, which cannot be compared."""
     warnings.warn(
         f"{name} skipped its update at step {step}, and skips all until it is cured: weights or gradients of "
-        f"{[x.name for x in layers]} are NaN or infinite. The masks stay as they were. {cure_of_nan(optimizer)}, and "
-        "add keras.callbacks.TerminateOnNaN() to stop there.",
+        f"{[x.name for x in layers]} are NaN or infinite. The masks stay as they were. {advice_for_nan(optimizer)}, "
+        "and add keras.callbacks.TerminateOnNaN() to stop there.",
         stacklevel=5,
     )
 

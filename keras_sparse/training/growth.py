@@ -30,7 +30,7 @@ class Growth:
         """Stores a batch that training has seen."""
 
     def forget(self) -> None:
-        """Drops everything that belongs to one `fit`."""
+        """Discards everything that belongs to one `fit`."""
 
     def observe(self, model: keras.Model, layers: list) -> list[LayerState]:
         """Returns the `LayerState` of each given masked weight."""
@@ -130,7 +130,7 @@ class LargestGradient(Growth):
         return self.probe is not None or self._batch is not None
 
     def forget(self):
-        """Drops the batch and the compiled gradient function."""
+        """Discards the batch and the compiled gradient function."""
         self._batch = self._compiled = self._of = None
 
     def keep(self, batch):

@@ -1,7 +1,7 @@
 """Describes masked weights to methods: `LayerState` on the host, `LayerSpec` inside the compiled step.
 
-The papers call a weight a layer, and so do the methods. A Keras layer with several masked weights, such as the cell of
-an LSTM, counts as several layers here.
+Here, a layer is one masked weight tensor, as in the papers. A Keras layer with several masked weight tensors, such as
+the cell of an LSTM, counts as several layers.
 """
 
 import dataclasses
@@ -152,11 +152,6 @@ class LayerSpec:
     nesterov: bool
     zeros: bool
     pattern: Pattern | None = None
-
-    @property
-    def weights(self) -> slice:
-        """The positions of the weight in the numbering of `first`."""
-        return slice(self.first, self.first + self.size)
 
     @classmethod
     def of(cls, first: int, layer, optimizer) -> "LayerSpec":

@@ -16,7 +16,7 @@ class MethodInterface:
     An update calls, in this order: `drop`, `redistribute`, `grow`, `budget` and `initial_values`.
     """
 
-    moves = True  # Whether weights grow, which needs dead positions: `fit` warns if all masks are dense.
+    grows = True  # Whether weights grow, which needs dead positions: `fit` warns if all masks are dense.
     owes_updates = True  # Whether a resumed run makes an update that was due when its checkpoint was written.
 
     def budget(self, layers: list[LayerState]) -> int:

@@ -56,14 +56,14 @@ def keeps_zeros(optimizer) -> bool:
     return keras_name(optimizer) not in (None, "Muon", "Adafactor")
 
 
-def cure_of_nan(optimizer) -> str:
+def advice_for_nan(optimizer) -> str:
     """Returns advice for weights that have become NaN: the beginning of a sentence.
 
     Adafactor divides a gradient by sqrt(r * c), where r and c are the mean squares of the gradients in its row and
     column, plus `epsilon_1`. If a row and a column have no gradient, r * c = epsilon_1 ** 2. With Keras's default of
     1e-30 this is 0 in float32, so the quotient is 0 / 0, at any learning rate.
     """
-    if any(cure_of_nan(x) == _ADAFACTOR for x in _keras.wrapped_optimizers(optimizer)):
+    if any(advice_for_nan(x) == _ADAFACTOR for x in _keras.wrapped_optimizers(optimizer)):
         return _ADAFACTOR
     if isinstance(optimizer, keras.optimizers.Adafactor) and optimizer.epsilon_1 < 1e-16:
         return _ADAFACTOR

@@ -18,8 +18,8 @@ SMALL = 2**20  # Layers of up to this many weights have their masks concatenated
 def wake(key, step, specs, masks, live, crossed):
     """Drops the weights that crossed zero, and activates ("wakes") as many weights of the same layer that were dead.
 
-    For each layer, random positions are drawn in turns, and those that are dead are activated, until there are as many
-    as crossed zero. So all sets of dead positions are equally likely. The number of turns is limited: if too few dead
+    For each layer, random positions are drawn in rounds, and those that are dead are activated, until there are as many
+    as crossed zero. So all sets of dead positions are equally likely. The number of rounds is limited: if too few dead
     positions were found by then, the crossed weights at the highest positions stay live.
 
     Args:
@@ -42,7 +42,7 @@ def wake(key, step, specs, masks, live, crossed):
     # crossed weights: needed[i] = bounds[i + 1] - bounds[i]. The new positions of all layers are collected in the array
     # `woken`: those of layer i are woken[begins[i] : begins[i] + needed[i]]. At the end, the j-th entry of `live`, if
     # it crossed zero, becomes woken[rank[j]].
-    rank = before(ops.pad(crossed, (0, 1)))
+    rank = exclusive_sum(ops.pad(crossed, (0, 1)))
     bounds = ops.take(rank, np.cumsum([0, *(spec.live for spec in specs)]))
     begins, needed = bounds[:-1], bounds[1:] - bounds[:-1]
 
@@ -58,7 +58,7 @@ def wake(key, step, specs, masks, live, crossed):
         dead = ops.logical_and(counts, ops.logical_not(ops.cast(_rows_by_layer(marked, groups), "bool")))
         # place[i, j] = number of dead positions of layer i found before the j-th of this row, in this turn or earlier.
         # The j-th position is activated if it is dead and place[i, j] < needed[i].
-        place = ops.reshape(before(ops.reshape(dead, (-1,))), drawn.shape)
+        place = ops.reshape(exclusive_sum(ops.reshape(dead, (-1,))), drawn.shape)
         place = place - place[:, :1] + found[:, None]
         wakes = ops.logical_and(dead, place < needed[:, None])
         # Arrays in a compiled step have fixed lengths, so all drawn positions are written. Those that are not activated
@@ -79,11 +79,11 @@ def wake(key, step, specs, masks, live, crossed):
         # counted from 0.
         ordered = ops.pad(ops.sort(ops.where(crossed, live, most)), (0, 1), constant_values=most)
         limits = ops.where(found < needed, ops.take(ordered, begins + found), most)
-        # Entries of `woken` that the layers before this one have left unused: places shift by as many.
+        # Earlier layers that found too few positions leave entries of `woken` unused. Later places shift by as many.
         unused = ops.cumsum(needed - found) - (needed - found)
         layer = ops.searchsorted(firsts, live, side="right") - 1
         gone = ops.logical_and(crossed, live < ops.take(limits, layer))
-        return gone, before(gone) + ops.take(unused, layer)
+        return gone, exclusive_sum(gone) + ops.take(unused, layer)
 
     gone, place = ops.cond(ops.any(found < needed), drop_as_many_as_found, lambda: (crossed, rank[:-1]))
     # Unmark the dropped weights. In `live`, the activated positions replace the dropped ones.
@@ -149,7 +149,7 @@ class _Group:
 
 
 def _groups(specs):
-    """Returns one group of all small layers, since XLA takes long to compile many scatters, and one a large layer."""
+    """Returns one group of all small layers, since XLA compiles many scatters slowly, and one for each large layer."""
     small = [i for i, spec in enumerate(specs) if spec.size <= SMALL]
     large = [[i] for i, spec in enumerate(specs) if spec.size > SMALL]
     return [_Group(specs, layers) for layers in ([small] if small else []) + large]
@@ -161,7 +161,7 @@ def _rows_by_layer(rows, groups):
     return rows[0] if len(groups) == 1 else ops.take(ops.concatenate(rows), order.astype("int32"), axis=0)
 
 
-def before(flags, levels=2):
+def exclusive_sum(flags, levels=2):
     """Returns, for each entry of a 1-D boolean array, the number of True entries before it: int32 array.
 
     This exclusive cumulative sum would be the slowest part of a step. So the array is split into rows of 32, in each of
@@ -174,7 +174,7 @@ def before(flags, levels=2):
     rows = -(-flags.shape[0] // 32)
     table = ops.reshape(ops.pad(ops.cast(flags, "float32"), (0, 32 * rows - flags.shape[0])), (rows, 32))
     within = ops.cast(ops.matmul(table, np.tri(32, k=-1, dtype="float32").T), "int32")
-    return ops.reshape(within + before(ops.sum(table, axis=1), levels - 1)[:, None], (-1,))[: flags.shape[0]]
+    return ops.reshape(within + exclusive_sum(ops.sum(table, axis=1), levels - 1)[:, None], (-1,))[: flags.shape[0]]
 
 
 def parts_of(specs):

@@ -18,7 +18,7 @@ def read_state(model: keras.Model) -> MethodState:
 
 
 def take_loaded(model: keras.Model) -> bool:
-    """Returns whether the state was loaded from a file since the last call of this function, which resets that."""
+    """Returns whether the state was loaded from a file since the last call, and clears this flag."""
     mask = _holder(model)
     loaded = mask is not None and mask.loaded
     if loaded:
@@ -27,7 +27,7 @@ def take_loaded(model: keras.Model) -> bool:
 
 
 def resume(method, model: keras.Model, epoch: int) -> tuple[int, int | None]:
-    """Gives a method the state of a model whose training begins, or goes on after it was saved.
+    """Restores the state of a method from a model whose training begins or resumes.
 
     Args:
         method: `keras_sparse.SparseMethod` at the beginning of a `fit`.

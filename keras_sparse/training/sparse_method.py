@@ -19,14 +19,14 @@ from keras_sparse.training.method_interface import MethodInterface
 from keras_sparse.training.optimizer_state import check_optimizer
 from keras_sparse.training.train_step import HookedSteps, NextBatch
 from keras_sparse.training.update_schedule import UpdateSchedule
-from keras_sparse.validation import check_seed, check_step
+from keras_sparse.validation import check_not_negative_int, check_seed
 
 
 class SparseMethod(MethodInterface, keras.callbacks.Callback):
     """Base class of the callbacks that train masked models.
 
-    An update changes the number of live weights only as the `budget` of the method says, by default not at all;
-    otherwise it raises an error. After it, each dead weight is 0, and its optimizer state is that of a new weight. In
+    After an update, the number of live weights is the `budget` of the method, by default the number before; otherwise
+    an error is raised. Each dead weight is 0 then, and its optimizer state is that of a new weight. In
     `fit`, dead weights are 0 after every step: what an optimizer such as Muon does to them is undone within the step.
 
     In `fit`, the method adds `sparsity` (of the trainable masked weights), `dropped` and `grown` (numbers of mask
@@ -133,8 +133,8 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
 
     def _begin_update(self, model, step, epoch, optimizer):
         """Checks the arguments and restores the state of the model; returns `(numbered_weights, optimizer)`."""
-        check_step(step, "step")
-        check_step(epoch, "epoch")
+        check_not_negative_int(step, "step")
+        check_not_negative_int(epoch, "epoch")
         check_optimizer(optimizer)
         numbered = numbered_weights(model)
         optimizer = optimizer or getattr(model, "optimizer", None)
@@ -180,7 +180,7 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
         self.growth_strategy.check(model)
         self._forget_fit()
         self.update_schedule.begin_fit(model, params)
-        if self.moves:
+        if self.grows:
             checks.warn_if_dense(name, model, layers)
         self.check(model, layers)
 
@@ -273,7 +273,7 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
             logs.update(sparsity=sparsity(layers), dropped=self._dropped, grown=self._grown, **self.logs())
 
     def on_train_end(self, logs: dict | None = None) -> None:
-        """Removes hooks; warns of a `fit` without effect, unless it had no epoch, as a resumed one may."""
+        """Removes hooks, and warns if `fit` changed no mask. A resumed `fit` without epochs gives no warning."""
         self._steps.release()
         self.growth_strategy.forget()
         if self.update_schedule.examined is not None:

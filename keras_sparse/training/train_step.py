@@ -22,7 +22,7 @@ class TrainStepHook:
         model: compiled `keras.Model`, in `fit`.
         action: pure function `(step, rate, settings, values, carried) -> (values, carried)` of arrays.
         variables: list of lists of `keras.Variable`, whose values are passed as `values` and set to those returned.
-        carried: list of arrays, the initial `carried`. It is carried from step to step, and is in no file.
+        carried: list of arrays, the initial `carried`. It is carried from step to step, and not saved.
         settings: array, passed as it is.
     """
 
@@ -71,7 +71,7 @@ class TrainStepHook:
         return int(backend.read(self._steps))
 
     def make_train_function(self, force: bool = False):
-        """Calls that of Keras. A call without `force` begins another `fit`, so the hook is removed before."""
+        """Calls `make_train_function` of Keras. Without `force`, another `fit` begins, so the hook is removed first."""
         if not force:
             self.release()
             return self._model.make_train_function()

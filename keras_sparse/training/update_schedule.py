@@ -69,7 +69,7 @@ class UpdateSchedule:
         return self._epochs and min(self._epochs, self.until or self._epochs)
 
     def progress(self, step: int) -> float:
-        """Returns the fraction of the epochs up to `ends()` that is over at a step. It is above 1 after them.
+        """Returns the number of epochs completed at a step, divided by `ends()`. It is above 1 after the last update.
 
         Epochs of this `fit` are counted, not optimizer steps, since the optimizer may have trained before.
         """
