@@ -144,9 +144,9 @@ def _text(rows, missing_peers, rounds, steps, batch_size):
             "",
             f"{benchmark_page.machine_description()}. Batch size {batch_size}, sparsity {FLAGS.peer_sparsity}, SGD "
             f"with momentum, default settings of each library. Each library has its own process, on {cores}. The "
-            f"processes take turns in {rounds} rounds of {steps} steps (LeNet) or {max(1, steps // 50)} steps (WRN-28-2). "
-            "Times are medians, and ratios medians over pairs. The time of a step excludes updates of the masks, which are "
-            "measured separately.",
+            f"processes take turns in {rounds} rounds of {steps} steps (LeNet) or {max(1, steps // 50)} steps "
+            "(WRN-28-2). Times are medians, and ratios medians over pairs. The time of a step excludes updates of the "
+            "masks, which are measured separately.",
             "",
             benchmark_page.markdown_table(_HEADER, rows),
             *(f"\nNot measured: {x}." for x in missing_peers),
