@@ -4,11 +4,14 @@ import contextlib
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 
 @contextlib.contextmanager
-def atomic_write(path):
+def atomic_write(
+    path: str | os.PathLike, folder: bool = False, replaces: Callable[[Path], bool] = lambda folder: False
+):
     """Context manager that yields a temporary path, and moves what was written there to `path` at the end.
 
     If the block raises an exception, the temporary files are deleted and `path` is unchanged. The temporary path is in
@@ -17,16 +20,22 @@ def atomic_write(path):
 
     Args:
         path: str or `pathlib.Path`, of a file or a folder.
+        folder: bool, whether a folder is written.
+        replaces: function that tells whether an existing folder, which is not empty, may be replaced. By default, none.
 
     Raises:
         FileNotFoundError: if the parent folder does not exist.
+        FileExistsError: if there is a folder in place of a file, a file in place of a folder, or a folder that must not
+            be replaced.
     """
-    path = Path(path)
+    given, path = path, Path(path).absolute()
+    path = Path(os.path.normpath(path))  # "." and ".." have no name that could be given to the new folder.
     if not path.parent.is_dir():
         raise FileNotFoundError(
-            f"The parent folder of `path` must exist. Received: path={str(path)!r}. Make the folder "
+            f"The parent folder of `path` must exist. Received: path={str(given)!r}. Make the folder "
             f"{str(path.parent)!r}, or give another path."
         )
+    _check_existing(path, given, folder, replaces)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         new = Path(folder) / path.name
         yield new
@@ -35,6 +44,19 @@ def atomic_write(path):
             _swap_folders(new, path, Path(folder) / "old")
         else:
             os.replace(new, path)
+
+
+def _check_existing(path, given, folder, replaces):
+    """Raises FileExistsError if what exists at a path must not be replaced."""
+    if folder and path.is_file():
+        problem = "`path` is a file, and a folder is to be written"
+    elif not folder and path.is_dir():
+        problem = "`path` is a folder, and a file is to be written"
+    elif folder and path.is_dir() and (Path.cwd().is_relative_to(path) or (any(path.iterdir()) and not replaces(path))):
+        problem = "`path` is a folder with other files, or the current folder, which would be deleted"
+    else:
+        return
+    raise FileExistsError(f"{problem}. Received: path={str(given)!r}. Nothing was changed. Give another path.")
 
 
 def _swap_folders(new, path, old):

@@ -10,7 +10,7 @@ from keras import layers
 
 import keras_sparse as ks
 from keras_sparse.export import flatbuffer, litert, run_exported, sparse_tensors
-from nets import mlp
+from nets import mlp, numpy
 from test_save_model import lenet
 
 pytest.importorskip("ai_edge_litert")
@@ -228,3 +228,77 @@ def test_invalid_arguments(tmp_path, path, settings, message):
     with pytest.raises(ValueError, match=message):
         ks.export(mlp(), tmp_path / path, **settings)
     assert not os.listdir(tmp_path)
+
+
+def two_inputs(structure):
+    """Returns a model whose inputs are not in the order of their names, or whose outputs are not in natural order."""
+    user, item = keras.Input((5,), name="user"), keras.Input((3,), name="item")
+    together = layers.Concatenate()([user, item])
+    if structure == "lists":
+        return keras.Model([user, item], [layers.Dense(3)(together), layers.Dense(2)(user)])
+    outputs = {f"out_{i}": layers.Dense(2 + i % 3)(together) for i in range(11)}
+    return keras.Model({"user": user, "item": item}, outputs)
+
+
+@pytest.mark.filterwarnings(NOT_FASTER)
+@pytest.mark.parametrize("structure", ["lists", "dicts"])
+@pytest.mark.parametrize("settings", [{}, {"weights": "int8"}, {"format": "tf_saved_model"}], ids=str)
+def test_inputs_and_outputs_are_in_the_order_of_the_model(structure, settings, tmp_path):
+    model = ks.sparsify(two_inputs(structure), 0.5)
+    rng = np.random.default_rng(0)
+    x = {name: rng.normal(size=(20, n)).astype("float32") for name, n in (("user", 5), ("item", 3))}
+    given = [x["user"], x["item"]] if structure == "lists" else x
+    path = tmp_path / ("saved" if "format" in settings else "m.tflite")
+    ks.export(model, path, representative_dataset=given, **settings)  # compares the outputs
+    if "format" in settings:
+        return
+    run = ks.load_litert(path)
+    expected = [numpy(y) for y in keras.tree.flatten(model(given))]
+    for arrays in (keras.tree.flatten(given), x):
+        for y, z in zip(run(arrays), expected, strict=True):
+            np.testing.assert_allclose(y, z, atol=0.2 if settings else 1e-5)
+    for wrong in (keras.tree.flatten(given)[::-1], {"user": x["user"]}, x["user"], [x["user"], x["item"][:3]]):
+        with pytest.raises(ValueError, match=r"'(user|item)' of shape \(batch, [35]\), '"):
+            run(wrong)
+
+
+@pytest.mark.filterwarnings(NOT_FASTER)
+def test_arrays_that_do_not_fit_the_input_are_refused(tmp_path):
+    model = ks.sparsify(keras.Sequential([keras.Input((4,)), layers.Dense(3, name="fc")]), 0.5)
+    ks.export(model, tmp_path / "m.tflite")
+    run = ks.load_litert(tmp_path / "m.tflite")
+    batch = np.arange(8).reshape(2, 4)
+    for given in (batch, batch.tolist(), [batch], batch.astype("float64")):
+        np.testing.assert_allclose(run(given)[0], numpy(model(batch.astype("float32"))), rtol=1e-5)
+    for wrong in (np.ones((2, 5)), np.ones(4), np.ones((0, 4)), [[1, 2], [3]], {"other": batch}):
+        with pytest.raises(ValueError, match=r"an array for each input: '.*' of shape \(batch, 4\)"):
+            run(wrong)
+    with pytest.raises(ValueError, match="`threads` must be an int of at least 1"):
+        ks.load_litert(tmp_path / "m.tflite", threads=0)
+
+
+@pytest.mark.filterwarnings(NOT_FASTER)
+def test_no_folder_with_other_files_is_replaced(tmp_path, monkeypatch):
+    model = ks.sparsify(keras.Sequential([keras.Input((4,)), layers.Dense(3)]), 0.5)
+    for name in ("mine", "mine.tflite", "mine.keras"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "notes.txt").write_text("x")
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    before = sorted(tmp_path.rglob("*"))
+    refused = [
+        lambda: ks.export(model, tmp_path / "mine", format="tf_saved_model"),
+        lambda: ks.export(model, tmp_path / "mine.tflite"),
+        lambda: ks.save_model(model, tmp_path / "mine.keras"),
+        lambda: ks.export(model, tmp_path / "file", format="tf_saved_model"),
+        lambda: ks.export(model, ".", format="tf_saved_model"),
+        lambda: ks.export(model, "../empty", format="tf_saved_model"),
+    ]
+    for export in refused:
+        with pytest.raises(FileExistsError, match="Nothing was changed. Give another path"):
+            export()
+    assert sorted(tmp_path.rglob("*")) == before
+    for _ in range(2):  # A new folder, and one that has a SavedModel.
+        ks.export(model, tmp_path / "saved", format="tf_saved_model")
+    assert (tmp_path / "saved/saved_model.pb").is_file()

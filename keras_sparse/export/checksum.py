@@ -6,8 +6,6 @@ metadata, which LiteRT ignores.
 
 import hashlib
 
-import numpy as np
-
 from keras_sparse.export import flatbuffer
 
 _METADATA_NAME = b"keras_sparse.sha256"
@@ -22,12 +20,7 @@ def write_with_checksum(model):
     Args:
         model: `ModelT`, to which a metadata entry is added.
     """
-    s = flatbuffer.schema()
-    entry, buffer = s.MetadataT(), s.BufferT()
-    entry.name, entry.buffer = _METADATA_NAME, len(model.buffers)
-    buffer.data = np.frombuffer(_PREFIX + _PLACEHOLDER, np.uint8)
-    model.buffers.append(buffer)
-    model.metadata = [*(model.metadata or []), entry]
+    flatbuffer.add_metadata(model, _METADATA_NAME, _PREFIX + _PLACEHOLDER)
     data = flatbuffer.write(model)
     start = data.index(_PREFIX + _PLACEHOLDER) + len(_PREFIX)
     return data[:start] + hashlib.sha256(data).digest() + data[start + len(_PLACEHOLDER) :]

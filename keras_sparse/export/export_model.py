@@ -14,6 +14,7 @@ from keras_sparse.atomic_write import atomic_write
 from keras_sparse.conversion.densify import densify
 from keras_sparse.conversion.maskable_weights import check_convertible
 from keras_sparse.export import litert, run_exported
+from keras_sparse.export.signature import Signature
 from keras_sparse.validation import check_choice, check_positive_int
 
 _FORMATS = {".tflite": "litert", ".onnx": "onnx", "": "tf_saved_model"}
@@ -64,6 +65,8 @@ def export(
             combined with another one, or the backend cannot write the format.
         RuntimeError: if the outputs of the exported file differ from those of the model.
         FileNotFoundError: if the parent folder of `path` does not exist.
+        FileExistsError: if `path` is a folder where a file is to be written, or a folder with something else than a
+            SavedModel.
         ImportError: if a package is missing: pip install 'keras_sparse[export]'.
 
     Example:
@@ -89,7 +92,9 @@ def export(
     count = max(size, min(_VERIFIED_SAMPLES, len(samples[0])) // size * size)
     compared = [x[:count] for x in samples]
     _outputs(dense, compared)  # Keras exports only models that have been called.
-    with atomic_write(path) as new:
+    with atomic_write(
+        path, folder=format == "tf_saved_model", replaces=lambda x: (x / "saved_model.pb").is_file()
+    ) as new:
         if format == "litert":
             converted = litert.convert(dense, new, weights, samples if weights == "int8" else None, batch_size)
             _check_same_outputs(model, run_exported.litert_function(converted.sparse), compared, weights, path)
@@ -97,8 +102,11 @@ def export(
             new.write_bytes(converted.sparse)
         else:
             dense.export(str(new), format=format, verbose=False)
-            load = {"onnx": run_exported.onnx_function, "tf_saved_model": run_exported.saved_model_function}[format]
-            _check_same_outputs(model, load(new), compared, weights, path)
+            if format == "onnx":
+                run = run_exported.onnx_function(new)
+            else:
+                run = run_exported.saved_model_function(new, Signature.of(dense))
+            _check_same_outputs(model, run, compared, weights, path)
             _warn_no_benefit(
                 path, f"neither smaller nor faster than that of a dense model: {format!r} stores zeros as numbers"
             )

@@ -63,6 +63,15 @@ def write(model):
     return bytes(builder.Output())
 
 
+def add_metadata(model, name, content):
+    """Adds an entry to the metadata of a `ModelT`, which LiteRT ignores. `name` and `content` are bytes."""
+    entry, buffer = schema().MetadataT(), schema().BufferT()
+    entry.name, entry.buffer = name, len(model.buffers)
+    buffer.data = np.frombuffer(content, np.uint8)
+    model.buffers.append(buffer)
+    model.metadata = [*(model.metadata or []), entry]
+
+
 def _read_external_buffers(model, data):
     """Reads the constants that are stored after the FlatBuffers objects.
 

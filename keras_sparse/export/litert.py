@@ -1,6 +1,7 @@
 """Converts a dense Keras model to a LiteRT file with sparse tensors."""
 
 import dataclasses
+import warnings
 from pathlib import Path
 
 import keras
@@ -8,6 +9,7 @@ import numpy as np
 
 from keras_sparse.export import flatbuffer
 from keras_sparse.export.checksum import write_with_checksum
+from keras_sparse.export.signature import METADATA_NAME, Signature
 from keras_sparse.export.sparse_tensors import TensorStorage, store_sparse
 
 
@@ -42,16 +44,20 @@ def convert(model, path, weights, samples, batch_size) -> ConvertedModel:
     Returns:
         `ConvertedModel`.
     """
-    model.export(
-        str(path),
-        format="litert",
-        input_signature=_input_signature(model, batch_size),
-        verbose=False,
-        **_converter_settings(weights, samples, batch_size or 1),
-    )
+    with warnings.catch_warnings():
+        # TensorFlow's converter itself uses its deprecated interpreter for calibration.
+        warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter is deprecated")
+        model.export(
+            str(path),
+            format="litert",
+            input_signature=_input_signature(model, batch_size),
+            verbose=False,
+            **_converter_settings(weights, samples, Signature.of(model).inputs, batch_size or 1),
+        )
     dense = Path(path).read_bytes()
     parsed = flatbuffer.read(dense, str(path))
     storage = store_sparse(parsed)
+    flatbuffer.add_metadata(parsed, METADATA_NAME, Signature.of(model).to_bytes())
     return ConvertedModel(dense, write_with_checksum(parsed), storage)
 
 
@@ -67,7 +73,7 @@ def _input_signature(model, batch_size):
     return specs if len(specs) == 1 else [keras.tree.pack_sequence_as(model.input, specs)]
 
 
-def _converter_settings(weights, samples, batch_size):
+def _converter_settings(weights, samples, names, batch_size):
     """Returns the settings of TensorFlow's converter, as keyword arguments of `keras.Model.export`."""
     import tensorflow as tf
 
@@ -84,7 +90,8 @@ def _converter_settings(weights, samples, batch_size):
         for start in range(len(samples[0])):
             # The last batches are completed with the first samples.
             rows = np.arange(start, start + batch_size) % len(samples[0])
-            yield [x[rows] for x in samples]
+            # By name, since the converter sorts the inputs by name.
+            yield {name: x[rows] for name, x in zip(names, samples, strict=True)}
 
     return {
         "optimizations": [tf.lite.Optimize.DEFAULT],

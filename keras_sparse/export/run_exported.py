@@ -1,13 +1,14 @@
 """Runs exported files on arrays: for users of LiteRT files, and to compare an export with its model."""
 
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from keras_sparse.export.checksum import verify_checksum
+from keras_sparse.export.signature import Signature, ordered
+from keras_sparse.validation import check_positive_int
 
 
 def load_litert(path: str | os.PathLike, threads: int = 1) -> Callable:
@@ -18,11 +19,13 @@ def load_litert(path: str | os.PathLike, threads: int = 1) -> Callable:
         threads: int of at least 1, the number of threads for inference.
 
     Returns:
-        A function that takes an array of inputs, or a list of arrays if the model has several inputs, and returns the
-        list of outputs.
+        A function that returns the outputs as a list of arrays, in the order in which Keras flattens those of the
+        model. It takes an array of inputs. If the model has several inputs, it takes a list of arrays, in the order of
+        `model.inputs`, or a dict from the names of the inputs to arrays.
 
     Raises:
-        ValueError: if the file is damaged or incomplete, has another format or version, or another program wrote it.
+        ValueError: if the file is damaged or incomplete, has another format or version, or another program wrote it; in
+            the returned function, if the arrays do not fit the inputs.
         FileNotFoundError: if there is no such file.
         ImportError: if `ai_edge_litert` is not installed.
 
@@ -31,6 +34,7 @@ def load_litert(path: str | os.PathLike, threads: int = 1) -> Callable:
     >>> export(model, "model.tflite")
     >>> (logits,) = load_litert("model.tflite")(image[None])
     """
+    check_positive_int(threads, "threads")
     data = Path(path).read_bytes()
     verify_checksum(data, str(path))
     return litert_function(data, threads)
@@ -46,19 +50,53 @@ def litert_function(data, threads=1):
         ) from error
     source = {"model_content": data} if isinstance(data, bytes) else {"model_path": str(data)}
     interpreter = Interpreter(num_threads=threads, **source)
-    # The signature has names for inputs and outputs. The tensors of the graph have no defined order.
-    signature = interpreter.get_signature_runner()
-    inputs = signature.get_input_details()
-    names = sorted(inputs, key=_natural_sort_key)
-    batch_size = int(inputs[names[0]]["shape_signature"][0])
+    # The file identifies inputs and outputs by name. The tensors of its graph have no defined order.
+    known = Signature.from_file(data if isinstance(data, bytes) else Path(data).read_bytes())
+    call = interpreter.get_signature_runner()
+    details = call.get_input_details()
+    details = {name: details[name] for name in ordered(details, known.inputs)}
+    batch_size = int(next(iter(details.values()))["shape_signature"][0])
 
     def run(arrays):
-        arrays = arrays if isinstance(arrays, (list, tuple)) else [arrays]
-        arrays = [np.asarray(x, inputs[name]["dtype"]) for name, x in zip(names, arrays, strict=True)]
-        parts = [signature(**dict(zip(names, x, strict=True))) for x in _batches(arrays, batch_size)]
-        return [np.concatenate([x[name] for x in parts]) for name in sorted(parts[0], key=_natural_sort_key)]
+        arrays = _input_arrays(arrays, details)
+        parts = [call(**dict(zip(details, x, strict=True))) for x in _batches(arrays, batch_size)]
+        return [np.concatenate([x[name] for x in parts]) for name in ordered(parts[0], known.outputs)]
 
     return run
+
+
+def _input_arrays(given, details):
+    """Returns the array of each input of a LiteRT file, from an array, a list of arrays or a dict.
+
+    Args:
+        given: as for the function that `load_litert` returns.
+        details: dict from names of inputs to what the interpreter says of them, in the order of `given`.
+
+    Raises:
+        ValueError: if the arrays do not fit the inputs.
+    """
+    shapes = {name: tuple(int(n) for n in detail["shape_signature"][1:]) for name, detail in details.items()}
+    expected = ", ".join(f"{name!r} of shape (batch, {', '.join(map(str, shape))})" for name, shape in shapes.items())
+    advice = f"Expected: an array for each input: {expected}; -1 is any size."
+    if isinstance(given, dict):
+        if given.keys() != details.keys():
+            raise ValueError(f"The names are not those of the inputs. {advice} Received: {sorted(given)}.")
+        arrays = [given[name] for name in details]
+    elif len(details) == 1 and not (isinstance(given, (list, tuple)) and len(given) == 1):
+        arrays = [given]
+    else:
+        arrays = list(given) if isinstance(given, (list, tuple)) else [given]
+    try:
+        arrays = [np.asarray(x) for x in arrays]
+        fits = len(arrays) == len(details) and all(
+            x.ndim == len(shape) + 1 and len(x) and all(n in (-1, m) for n, m in zip(shape, x.shape[1:], strict=True))
+            for x, shape in zip(arrays, shapes.values(), strict=True)
+        )
+        if not fits or len({len(x) for x in arrays}) != 1:
+            raise ValueError(f"received shapes {[x.shape for x in arrays]}")
+        return [x.astype(detail["dtype"], copy=False) for x, detail in zip(arrays, details.values(), strict=True)]
+    except ValueError as error:
+        raise ValueError(f"The arrays do not fit the inputs: {error}. {advice} All need the same number.") from error
 
 
 def onnx_function(path):
@@ -80,8 +118,13 @@ def onnx_function(path):
     return run
 
 
-def saved_model_function(path):
-    """Returns a function that runs the endpoint `serve` of a SavedModel, from a list of arrays to a list of arrays."""
+def saved_model_function(path, known):
+    """Returns a function that runs the endpoint `serve` of a SavedModel, from a list of arrays to a list of arrays.
+
+    Args:
+        path: str or `pathlib.Path`.
+        known: `Signature` of the model.
+    """
     import keras
     import tensorflow as tf
 
@@ -92,9 +135,9 @@ def saved_model_function(path):
         signature = loaded.signatures["serving_default"].structured_input_signature[1]
         if len(given) == 1:
             return [np.asarray(x) for x in keras.tree.flatten(loaded.serve(given[0]))]
-        names = sorted(signature, key=_natural_sort_key)
+        names = ordered(signature, known.inputs)
         outputs = loaded.signatures["serving_default"](**dict(zip(names, given, strict=True)))
-        return [np.asarray(outputs[name]) for name in sorted(outputs, key=_natural_sort_key)]
+        return [np.asarray(outputs[name]) for name in ordered(outputs, known.outputs)]
 
     return run
 
@@ -110,8 +153,3 @@ def _batches(arrays, batch_size):
         )
     for start in range(0, count, size):
         yield [x[start : start + size] for x in arrays]
-
-
-def _natural_sort_key(name):
-    """Returns a key that sorts "output_10" after "output_9": the order in which Keras flattens inputs and outputs."""
-    return [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", name)]

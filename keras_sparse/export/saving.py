@@ -48,6 +48,7 @@ def save_model(
         ValueError: if `model` is not a Keras model or not built, `path` does not end in ".keras", or `compression` is
             unknown.
         FileNotFoundError: if the parent folder of `path` does not exist.
+        FileExistsError: if `path` is a folder.
 
     Example:
 

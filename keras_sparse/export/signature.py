@@ -1,0 +1,55 @@
+"""The order of a model's inputs and outputs in an exported file, which identifies them by name."""
+
+import dataclasses
+import json
+import re
+
+import keras
+
+METADATA_NAME = b"keras_sparse.signature"
+_PREFIX = b"keras_sparse.signature:"
+
+
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """The names of inputs and outputs in an exported file, in the order in which Keras flattens those of the model.
+
+    Attributes:
+        inputs: list of str.
+        outputs: list of str.
+    """
+
+    inputs: list
+    outputs: list
+
+    @classmethod
+    def of(cls, model) -> "Signature":
+        """Returns the names that Keras gives the inputs and outputs of a functional or Sequential model."""
+        structure = getattr(model, "output", model.outputs)  # A Sequential model has `output` only if it was called.
+        paths = [path for path, _ in keras.tree.flatten_with_path(structure)]
+        is_dict = all(len(path) == 1 and isinstance(path[0], str) for path in paths)
+        outputs = [path[0] if is_dict else f"output_{i}" for i, path in enumerate(paths)]
+        return cls([x.name.split(":")[0] for x in model.inputs], outputs)
+
+    def to_bytes(self) -> bytes:
+        """Returns the names as bytes, for the metadata of a file."""
+        return _PREFIX + json.dumps(dataclasses.asdict(self)).encode()
+
+    @classmethod
+    def from_file(cls, data: bytes) -> "Signature":
+        """Returns what `to_bytes` wrote into the bytes of a file; a signature without names if there is nothing."""
+        start = data.find(_PREFIX)
+        if start < 0:
+            return cls([], [])
+        text = data[start + len(_PREFIX) : data.index(b"}", start) + 1].decode()
+        return cls(**json.loads(text))
+
+
+def ordered(names, known: list) -> list:
+    """Returns names of inputs or outputs in the order of `known`; if those are others, sorted, "x_9" before "x_10"."""
+    names = list(names)
+    return known if sorted(known) == sorted(names) else sorted(names, key=_natural_sort_key)
+
+
+def _natural_sort_key(name):
+    return [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", name)]
