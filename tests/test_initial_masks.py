@@ -136,3 +136,19 @@ def test_the_report_lists_what_is_dense_and_why():
     # The LSTM runs for 6 steps, the embedding is looked up.
     assert report.dense_macs == 6 * (8 * 32 + 8 * 32) + 8 * 10 + 10 * 4
     assert report.macs == 6 * (8 * 32 + 8 * 32) // 2 + 8 * 10 // 2 + 10 * 4
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"sparsity": {"a": 0.9}, "initial": "global_magnitude"},
+        {"sparsity": 0.9, "initial": "global_magnitude", "distribution": "erdos_renyi"},
+        {"sparsity": {"a": 0.9}, "distribution": "erdos_renyi"},
+        {"sparsity": None, "initial": "random"},
+    ],
+    ids=str,
+)
+def test_arguments_without_effect_are_refused(arguments):
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(9, name="a"), keras.layers.Dense(3, name="b")])
+    with pytest.raises(ValueError, match="contradict each other: .*Leave one of them at its default"):
+        ks.sparsify(model, **arguments)

@@ -54,9 +54,9 @@ def sparsify(
             same rank, the shape of the mask, a tuple that broadcasts to the shape of each weight.
         seed: int of at least 0. A random mask is a function of the seed and the place of the weight in the model.
         initial: the weights that are live first: "random"; "magnitude", those with the largest |w| in each layer; or
-            "global_magnitude", those with the largest |w| in the network, whatever the distribution. None for
-            "magnitude" if the model is compiled with an optimizer that has taken steps, else "random". Use "magnitude"
-            for pretrained weights.
+            "global_magnitude", those with the largest |w| in the network, so that a layer has no sparsity of its own.
+            None for "magnitude" if the model is compiled with an optimizer that has taken steps, else "random". Use
+            "magnitude" for pretrained weights.
         include: weights to mask in addition: list of names such as "embeddings" or "my_layer/w", or function
             `variable -> bool`.
         in_place: bool, whether to mask the model itself, which stays compiled. Use it if the model cannot be copied.
@@ -65,9 +65,9 @@ def sparsify(
         A new model of the same class or a subclass of it. With `in_place`, the model.
 
     Raises:
-        ValueError: if an argument is out of its range; a name is unknown; the model is not built, cannot be copied, or
-            has no layer to mask, or a masked, quantized or LoRA-enabled one; the sparsity leaves a layer without
-            weights; or blocks or N:M groups do not divide a weight.
+        ValueError: if an argument is out of its range or contradicts another one; a name is unknown; the model is not
+            built, cannot be copied, or has no layer to mask, or a masked, quantized or LoRA-enabled one; the sparsity
+            leaves a layer without weights; or blocks or N:M groups do not divide a weight.
 
     Example:
 
@@ -84,6 +84,7 @@ def sparsify(
     check_seed(seed)
     if initial is not None:
         check_choice(initial, "initial", INITIAL)
+    _check_combination(sparsity, distribution, initial)
     distribution = distributions.get(distribution)
     check_convertible(model, "sparsify")
     all_weights = weights_of(model)
@@ -120,6 +121,22 @@ def sparsify(
     if in_place:
         _keras.forget_compiled_functions(made)
     return made
+
+
+def _check_combination(sparsity, distribution, initial):
+    """Raises ValueError if an argument would have no effect."""
+    if sparsity is None and initial is not None:
+        problem = f"the masks are those of the zeros of the model if `sparsity` is None, not {initial!r}"
+    elif initial == "global_magnitude" and (isinstance(sparsity, dict) or distribution != "uniform"):
+        problem = "one threshold for the network determines the sparsity of each layer, not a dict or `distribution`"
+    elif isinstance(sparsity, dict) and distribution != "uniform":
+        problem = "a dict determines the sparsity of each layer, not `distribution`"
+    else:
+        return
+    raise ValueError(
+        f"Arguments of `sparsify` contradict each other: {problem}. Received: sparsity={sparsity!r}, "
+        f"distribution={distribution!r}, initial={initial!r}. Leave one of them at its default."
+    )
 
 
 def _as_blocks(granularity, weights):
