@@ -94,3 +94,11 @@ def test_a_report_prints_as_a_table():
         "out",
     ]
     assert "89 of 356 weights live, sparsity 0.7500; 120 parameters" in text
+
+
+def test_a_comparison_is_shown_like_a_report():
+    model = ks.sparsify(keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="fc")]), 0.5)
+    comparison = ks.compare(model, ks.sparsify(ks.densify(model), 0.25, initial="random", seed=1))
+    assert json.loads(comparison.to_json())["layers"][0]["live"] == [16, 24]
+    assert "<td" in comparison.to_html() and comparison.to_html() == comparison._repr_html_()
+    assert "| fc" in comparison.to_markdown() and "Jaccard index" in str(comparison)

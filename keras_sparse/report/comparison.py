@@ -34,7 +34,7 @@ class LayerComparison:
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
+class Comparison(rendering.Rendered):
     """The comparison of the masks of two models, layer by layer. `print` shows a table.
 
     Attributes:
@@ -65,7 +65,8 @@ class Comparison:
         layers = [{**vars(x), "jaccard": x.jaccard} for x in self.layers]
         return {"names": self.names, "layers": layers, "jaccard": self.jaccard, "moved": self.moved}
 
-    def _tables(self):
+    def tables(self) -> list[rendering.Table]:
+        """Returns the table of the layers."""
         rows = [
             (
                 x.name,
@@ -82,19 +83,6 @@ class Comparison:
             f"weights live in both; {self.moved:,} moved between layers"
         )
         return [rendering.Table(COLUMNS, rows, caption)]
-
-    def to_markdown(self) -> str:
-        """Returns the comparison as a Markdown table."""
-        return rendering.markdown(self._tables())
-
-    def _repr_html_(self):
-        return rendering.html(self._tables())
-
-    def __str__(self):
-        return rendering.text(self._tables())
-
-    def __rich__(self):
-        return rendering.rich_tables(self._tables())
 
 
 def compare(model_a: keras.Model, model_b: keras.Model) -> Comparison:

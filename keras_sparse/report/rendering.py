@@ -2,6 +2,7 @@
 
 import dataclasses
 import html as html_
+import json
 import sys
 
 MASKED_COLUMNS = ("layer", "weight", "weights", "live", "density", "MACs", "of dense", "bytes", "dead in", "dead out")
@@ -121,14 +122,45 @@ def rich_tables(tables: list[Table]):
     return rich.console.Group(*parts)
 
 
-def show(report) -> None:
-    """Prints an object with `__rich__` and `__str__`: formatted by rich if the output is a terminal, else as text."""
-    if not sys.stdout.isatty():
-        print(report)
-        return
-    import rich  # a dependency of Keras
+class Rendered:
+    """Base class of objects that are shown as tables. Subclasses define `to_dict` and `tables`."""
 
-    rich.print(report)
+    def to_dict(self) -> dict:
+        """Returns the object as a dict of plain data."""
+        raise NotImplementedError
+
+    def tables(self) -> list[Table]:
+        """Returns the tables to show."""
+        raise NotImplementedError
+
+    def to_json(self) -> str:
+        """Returns `to_dict()` as JSON."""
+        return json.dumps(self.to_dict(), indent=1)
+
+    def to_markdown(self) -> str:
+        """Returns Markdown tables."""
+        return markdown(self.tables())
+
+    def to_html(self) -> str:
+        """Returns HTML tables."""
+        return html(self.tables())
+
+    def show(self) -> None:
+        """Prints the tables: formatted by rich if the output is a terminal, else as plain text."""
+        if not sys.stdout.isatty():
+            print(self)
+            return
+        import rich  # a dependency of Keras
+
+        rich.print(self)
+
+    _repr_html_ = to_html
+
+    def __str__(self):
+        return text(self.tables())
+
+    def __rich__(self):
+        return rich_tables(self.tables())
 
 
 def _shape(shape):

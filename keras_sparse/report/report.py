@@ -1,7 +1,6 @@
 """Statistics of a masked model: density, parameters, multiply-accumulates, bytes and dead units of each weight."""
 
 import dataclasses
-import json
 import math
 
 import keras
@@ -65,7 +64,7 @@ class DenseWeightReport:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class Report(rendering.Rendered):
     """Statistics of a model: all weights, masked or not, and their totals.
 
     `print`, `rich.print` and notebooks show tables. `show` uses rich if the output is a terminal. `to_markdown`,
@@ -130,29 +129,9 @@ class Report:
         dense = [dict(vars(x)) for x in self.dense]
         return {**vars(self), "layers": layers, "dense": dense, **{k: getattr(self, k) for k in sums}}
 
-    def to_json(self) -> str:
-        """Returns `to_dict()` as JSON."""
-        return json.dumps(self.to_dict(), indent=1)
-
-    def to_markdown(self) -> str:
-        """Returns the report as Markdown tables."""
-        return rendering.markdown(rendering.report_tables(self))
-
-    def to_html(self) -> str:
-        """Returns the report as HTML tables."""
-        return rendering.html(rendering.report_tables(self))
-
-    _repr_html_ = to_html
-
-    def __str__(self):
-        return rendering.text(rendering.report_tables(self))
-
-    def __rich__(self):
-        return rendering.rich_tables(rendering.report_tables(self))
-
-    def show(self) -> None:
-        """Prints the report: formatted by rich if the output is a terminal, else as plain text."""
-        rendering.show(self)
+    def tables(self) -> list[rendering.Table]:
+        """Returns the tables of masked and dense weights."""
+        return rendering.report_tables(self)
 
 
 def report(model: keras.Model) -> Report:
