@@ -12,7 +12,7 @@ from keras_sparse import counter_rng as draws
 from keras_sparse.backend import compiled
 from keras_sparse.training import rewiring
 from keras_sparse.training.layer_state import LayerSpec
-from keras_sparse.training.rewiring import before, wake
+from keras_sparse.training.rewiring import exclusive_sum, wake
 from nets import numpy
 
 POSITIONS = np.arange(20_000, dtype="int32")
@@ -196,7 +196,7 @@ def test_more_weights_cross_zero_than_are_drawn_at_once():
 @pytest.mark.parametrize("count", [1, 31, 32, 33, 1024, 2500])
 def test_before_counts_the_true_entries_before_each_position(count):
     flags = np.random.default_rng(count).random(count) < 0.5
-    found = numpy(before(ops.convert_to_tensor(flags)))
+    found = numpy(exclusive_sum(ops.convert_to_tensor(flags)))
     np.testing.assert_array_equal(found, [np.count_nonzero(flags[:i]) for i in range(count)])
 
 
