@@ -194,7 +194,7 @@ def test_more_weights_cross_zero_than_are_drawn_at_once():
 
 
 @pytest.mark.parametrize("count", [1, 31, 32, 33, 1024, 2500])
-def test_before_counts_the_true_entries_before_each_position(count):
+def test_exclusive_sum_counts_the_true_entries_before_each_position(count):
     flags = np.random.default_rng(count).random(count) < 0.5
     found = numpy(exclusive_sum(ops.convert_to_tensor(flags)))
     np.testing.assert_array_equal(found, [np.count_nonzero(flags[:i]) for i in range(count)])
