@@ -428,3 +428,21 @@ def test_a_callback_before_the_method_catches_up_with_it(blobs):
     assert seen == [*((i, i // 4) for i in range(12)), ("end", 3)]
     method.catch_up()  # does nothing outside of an epoch
     assert method.updates_in_fit == 3
+
+
+def test_stateless_update_refuses_lists_that_do_not_fit_and_writes_nothing(blobs):
+    model = compiled(mlp())
+    model.optimizer.build(model.trainable_variables)
+    lists = [[numpy(v) for v in x] for x in (model.trainable_variables, model.non_trainable_variables)]
+    lists.append([numpy(v) for v in model.optimizer.variables])
+    before = [numpy(v).copy() for v in model.variables]
+    swapped = [lists[0][::-1], *lists[1:]]
+    for wrong, message in (
+        (swapped, "Each array must have the shape of its variable"),
+        (lists[::-1], "Lists of as many"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ks.SET(count=1, period=1).stateless_update(model, 1, *wrong)
+    for a, b in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(a, numpy(b))
+    ks.SET(count=1, period=1).stateless_update(model, 1, *lists)

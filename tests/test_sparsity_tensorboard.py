@@ -213,6 +213,9 @@ def test_weights_that_are_not_finite(blobs, tmp_path):
         ({"update_freq": 0}, "update_freq"),
         ({"histogram_freq": -1}, "histogram_freq"),
         ({"image_freq": 1.5}, "image_freq"),
+        ({"hparams": {"a": [1, 2]}}, "`hparams` must be a dict of str to bool, number or str"),
+        ({"hparams": ["a"]}, "`hparams` must be a dict"),
+        ({"hparams": 3}, "`hparams` must be a dict"),
     ],
 )
 def test_arguments_out_of_range(settings, message, tmp_path):

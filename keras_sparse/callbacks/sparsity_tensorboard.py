@@ -78,6 +78,9 @@ class SparsityTensorBoard(keras.callbacks.Callback):
             check_positive_int(update_freq, "update_freq")
         for name, value in (("histogram_freq", histogram_freq), ("image_freq", image_freq)):
             check_not_negative_int(value, name)
+        known = (bool, int, float, str, np.number, type(None))
+        if not isinstance(hparams or {}, dict) or not all(isinstance(v, known) for v in (hparams or {}).values()):
+            raise ValueError(f"`hparams` must be a dict of str to bool, number or str. Received: hparams={hparams!r}.")
         self.log_dir = Path(log_dir)
         self.update_freq, self.write_logs = update_freq, write_logs
         self.histogram_freq, self.image_freq = histogram_freq, image_freq

@@ -4,6 +4,7 @@ import weakref
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 
 from keras_sparse import backend
 from keras_sparse.layers.method_state import MethodState
@@ -113,7 +114,7 @@ def assign_state(model: keras.Model, optimizer, values: Sequence[list]) -> list[
         Lists of the trainable, the non-trainable and the optimizer variables.
 
     Raises:
-        ValueError: if there is no optimizer, or the lengths differ. Nothing is written then.
+        ValueError: if there is no optimizer, or lengths or shapes differ. Nothing is written then.
     """
     if optimizer is None:
         raise ValueError(
@@ -127,7 +128,14 @@ def assign_state(model: keras.Model, optimizer, values: Sequence[list]) -> list[
             "Lists of as many arrays are expected as `model.trainable_variables`, `model.non_trainable_variables` and "
             f"`optimizer.variables` have: {expected}. Received: {received}."
         )
-    for kind, arrays in zip(kinds, values, strict=True):
-        for variable, array in zip(kind, arrays, strict=True):
-            variable.assign(array)
+    pairs = [pair for kind, arrays in zip(kinds, values, strict=True) for pair in zip(kind, arrays, strict=True)]
+    misfits = [(v.path, tuple(v.shape), np.shape(x)) for v, x in pairs if np.shape(x) != tuple(v.shape)]
+    if misfits:
+        raise ValueError(
+            "Each array must have the shape of its variable: pass the lists in the order trainable, non-trainable, "
+            "optimizer, and the arrays in the order of the variables. Received, with the path of the variable and its "
+            f"shape first: {misfits[:3]}."
+        )
+    for variable, array in pairs:
+        variable.assign(array)
     return kinds
