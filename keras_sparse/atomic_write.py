@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def atomic_write(
-    path: str | os.PathLike, folder: bool = False, replaces: Callable[[Path], bool] = lambda folder: False
+    path: str | os.PathLike, folder: bool = False, replaces: Callable[[Path], bool] = lambda existing: False
 ):
     """Context manager that yields a temporary path, and moves what was written there to `path` at the end.
 
@@ -36,12 +36,12 @@ def atomic_write(
             f"{str(path.parent)!r}, or give another path."
         )
     _check_existing(path, given, folder, replaces)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        new = Path(folder) / path.name
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
+        new = Path(temporary) / path.name
         yield new
         _flush(new)
         if path.is_dir():
-            _swap_folders(new, path, Path(folder) / "old")
+            _swap_folders(new, path, Path(temporary) / "old")
         else:
             os.replace(new, path)
 

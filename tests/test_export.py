@@ -6,10 +6,13 @@ import warnings
 import keras
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from keras import layers
 
 import keras_sparse as ks
 from keras_sparse.export import flatbuffer, litert, run_exported, sparse_tensors
+from keras_sparse.export.signature import Signature
 from nets import mlp, numpy
 from test_save_model import lenet
 
@@ -247,17 +250,17 @@ def test_inputs_and_outputs_are_in_the_order_of_the_model(structure, settings, t
     model = ks.sparsify(two_inputs(structure), 0.5)
     rng = np.random.default_rng(0)
     x = {name: rng.normal(size=(20, n)).astype("float32") for name, n in (("user", 5), ("item", 3))}
-    given = [x["user"], x["item"]] if structure == "lists" else x
+    inputs = [x["user"], x["item"]] if structure == "lists" else x
     path = tmp_path / ("saved" if "format" in settings else "m.tflite")
-    ks.export(model, path, representative_dataset=given, **settings)  # compares the outputs
+    ks.export(model, path, representative_dataset=inputs, **settings)  # compares the outputs
     if "format" in settings:
         return
     run = ks.load_litert(path)
-    expected = [numpy(y) for y in keras.tree.flatten(model(given))]
-    for arrays in (keras.tree.flatten(given), x):
+    expected = [numpy(y) for y in keras.tree.flatten(model(inputs))]
+    for arrays in (keras.tree.flatten(inputs), x):
         for y, z in zip(run(arrays), expected, strict=True):
             np.testing.assert_allclose(y, z, atol=0.2 if settings else 1e-5)
-    for wrong in (keras.tree.flatten(given)[::-1], {"user": x["user"]}, x["user"], [x["user"], x["item"][:3]]):
+    for wrong in (keras.tree.flatten(inputs)[::-1], {"user": x["user"]}, x["user"], [x["user"], x["item"][:3]]):
         with pytest.raises(ValueError, match=r"'(user|item)' of shape \(batch, [35]\), '"):
             run(wrong)
 
@@ -268,8 +271,8 @@ def test_arrays_that_do_not_fit_the_input_are_refused(tmp_path):
     ks.export(model, tmp_path / "m.tflite")
     run = ks.load_litert(tmp_path / "m.tflite")
     batch = np.arange(8).reshape(2, 4)
-    for given in (batch, batch.tolist(), [batch], batch.astype("float64")):
-        np.testing.assert_allclose(run(given)[0], numpy(model(batch.astype("float32"))), rtol=1e-5)
+    for accepted in (batch, batch.tolist(), [batch], batch.astype("float64")):
+        np.testing.assert_allclose(run(accepted)[0], numpy(model(batch.astype("float32"))), rtol=1e-5)
     for wrong in (np.ones((2, 5)), np.ones(4), np.ones((0, 4)), [[1, 2], [3]], {"other": batch}):
         with pytest.raises(ValueError, match=r"an array for each input: '.*' of shape \(batch, 4\)"):
             run(wrong)
@@ -302,3 +305,14 @@ def test_no_folder_with_other_files_is_replaced(tmp_path, monkeypatch):
     for _ in range(2):  # A new folder, and one that has a SavedModel.
         ks.export(model, tmp_path / "saved", format="tf_saved_model")
     assert (tmp_path / "saved/saved_model.pb").is_file()
+
+
+@given(
+    st.lists(st.text(), max_size=3),
+    st.lists(st.text(), max_size=3),
+    st.binary().filter(lambda x: b"keras_sparse" not in x),
+)
+def test_names_of_inputs_and_outputs_are_read_from_the_bytes_of_a_file(inputs, outputs, other):
+    written = Signature(inputs, outputs)
+    assert Signature.from_file(other + written.to_bytes() + other) == written
+    assert Signature.from_file(other) == Signature([], [])

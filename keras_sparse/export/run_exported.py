@@ -48,10 +48,10 @@ def litert_function(data, threads=1):
         raise ImportError(
             "To run LiteRT files, install the package `ai-edge-litert`: pip install 'keras_sparse[export]'."
         ) from error
-    source = {"model_content": data} if isinstance(data, bytes) else {"model_path": str(data)}
-    interpreter = Interpreter(num_threads=threads, **source)
+    data = data if isinstance(data, bytes) else Path(data).read_bytes()
+    interpreter = Interpreter(model_content=data, num_threads=threads)
     # The file identifies inputs and outputs by name. The tensors of its graph have no defined order.
-    known = Signature.from_file(data if isinstance(data, bytes) else Path(data).read_bytes())
+    known = Signature.from_file(data)
     call = interpreter.get_signature_runner()
     details = call.get_input_details()
     details = {name: details[name] for name in ordered(details, known.inputs)}

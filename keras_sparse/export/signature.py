@@ -8,6 +8,7 @@ import keras
 
 METADATA_NAME = b"keras_sparse.signature"
 _PREFIX = b"keras_sparse.signature:"
+_END = b"\n"  # JSON escapes it in names.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Signature:
 
     def to_bytes(self) -> bytes:
         """Returns the names as bytes, for the metadata of a file."""
-        return _PREFIX + json.dumps(dataclasses.asdict(self)).encode()
+        return _PREFIX + json.dumps(dataclasses.asdict(self)).encode() + _END
 
     @classmethod
     def from_file(cls, data: bytes) -> "Signature":
@@ -41,8 +42,7 @@ class Signature:
         start = data.find(_PREFIX)
         if start < 0:
             return cls([], [])
-        text = data[start + len(_PREFIX) : data.index(b"}", start) + 1].decode()
-        return cls(**json.loads(text))
+        return cls(**json.loads(data[start + len(_PREFIX) : data.index(_END, start)]))
 
 
 def ordered(names, known: list) -> list:
