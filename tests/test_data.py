@@ -200,7 +200,7 @@ class TestStream:
 
 
 class TestExported:
-    def test_exported_images_of_one_size_equal_the_original(self, data_dir, tmp_path):  # noqa: F811
+    def test_exported_images_of_one_size_equal_the_original(self, data_dir, tmp_path, monkeypatch):  # noqa: F811
         export("squares", tmp_path, data_dir)
         for one, other in zip(
             data.load("squares", ("train", "test[:50%]"), data_dir, PadCropFlip(2)),
@@ -211,9 +211,14 @@ class TestExported:
             assert isinstance(other.images, np.memmap)
             for a, b in zip(one.batch(1, 8, 0), other.batch(1, 8, 0), strict=True):
                 np.testing.assert_array_equal(a, b)
+        expected = one.evaluation(24, 9)
+        for a, b in zip(other.evaluation(24, 9), expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+        monkeypatch.setattr(data, "_MEMORY", 24 * 16 * 16 * 3)  # a quarter of the bytes of 24 images as float32
         batches = other.evaluation(24, 9)
         assert isinstance(batches, keras.utils.PyDataset)
-        np.testing.assert_array_equal(np.concatenate([y for _, y in batches]), one.evaluation(24, 9)[1])
+        for i, whole in enumerate(expected):
+            np.testing.assert_array_equal(np.concatenate([batch[i] for batch in batches]), whole)
 
     def test_exported_photos_are_resized_to_squares(self, data_dir, tmp_path):  # noqa: F811
         export("photos", tmp_path, data_dir, side=20)

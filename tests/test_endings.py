@@ -48,7 +48,7 @@ def fit(blobs, *callbacks):
 def test_training_stops_at_the_end_of_the_step_or_at_once_if_pressed_again(blobs, capfd, times, ended):
     press = Press(times)
     with pytest.raises(KeyboardInterrupt), CtrlC() as ctrl_c:
-        fit(blobs, press, ctrl_c)
+        fit(blobs, ctrl_c, press)
     assert press.ended == ended
     assert "Stopping after this step or test. To stop at once, press Ctrl-C again." in capfd.readouterr().err
 

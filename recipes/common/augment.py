@@ -26,13 +26,18 @@ class PadCropFlip:
 
     def apply(self, images, draws, size=None):
         """Returns augmented images of the same shape."""
-        p, (n, height, width, _) = self.padding, images.shape
-        padded = np.pad(images, ((0, 0), (p, p), (p, p), (0, 0)), mode="reflect")
+        n, height, width, channels = images.shape
         down, right, mirror = draws.T
         columns = np.arange(width)
         columns = right[:, None] + np.where(mirror[:, None], columns[::-1], columns)
         rows = down[:, None] + np.arange(height)
-        return padded[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
+        # The padded images are not made: their rows and columns are looked up in the images.
+        rows, columns = (
+            np.pad(np.arange(pixels), self.padding, mode="reflect")[index]
+            for pixels, index in ((height, rows), (width, columns))
+        )
+        pixels = (np.arange(n)[:, None, None] * height + rows[:, :, None]) * width + columns[:, None, :]
+        return images.reshape(-1, channels).take(pixels, axis=0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -64,8 +64,8 @@ class CtrlC(keras.callbacks.Callback):
         """Stops if Ctrl-C was pressed during the last evaluation, or before training and the exception was lost."""
         self._stop_if_asked()
 
-    def on_train_batch_end(self, batch, logs=None):
-        """Stops if Ctrl-C was pressed."""
+    def on_train_batch_begin(self, batch, logs=None):
+        """Stops if Ctrl-C was pressed. At the end of a step, Keras would wait for the metrics of each step."""
         self._stop_if_asked()
 
     def _stop_if_asked(self):

@@ -22,6 +22,8 @@ class Progress(keras.callbacks.Callback):
         stream: file object to print to; None for the standard output.
     """
 
+    async_safe = True  # Keras does not wait for the metrics of each step if no callback needs them at once.
+
     def __init__(self, every=1, bar=None, stream=None):
         super().__init__()
         self._every, self._stream = every, stream or sys.stdout
