@@ -1,5 +1,6 @@
 """Measures size and latency of exported models, dense and sparse, for `tools/benchmark.py export`."""
 
+import functools
 import statistics
 import tempfile
 import time
@@ -21,7 +22,7 @@ from keras_sparse.export import litert, run_exported
 FLAGS = flags.FLAGS
 flags.DEFINE_list("exported", ["lenet", "wrn", "mobilenet", "resnet50"], "For `export`: networks to export.")
 flags.DEFINE_list(
-    "models", [], "For `export`: .keras files of the LeNet recipe, whose accuracy is measured after each export."
+    "models", [], "For `export`: .keras files of recipes, whose accuracy is measured after each export."
 )
 flags.DEFINE_bool("write", False, "For `export` and `peers`: whether to write the tables to docs/benchmarks.md.")
 
@@ -33,6 +34,8 @@ _NETWORKS = {
     "mobilenet": (lambda: keras.applications.MobileNetV2(weights=None), (0.9,), ("Conv1",)),
     "resnet50": (resnet, (0.9,), RESNET50_IMAGENET.keep_dense),
 }
+# Shape of the images -> (name of the network, experiment whose test images measure the accuracy), for `--models`.
+_TRAINED = {(28, 28, 1): ("LeNet-300-100", LENET_MNIST), (32, 32, 3): ("WRN-28-2", WRN_CIFAR10)}
 _HEADER = ["network", "sparsity", "route", "bytes", "size / dense", "latency", "speedup", "difference", "accuracy"]
 
 
@@ -43,10 +46,10 @@ def export(rounds):
         rounds: int, the number of measurements of each latency.
     """
     rows = []
-    tests = _mnist_tests() if FLAGS.models else None
     for path in FLAGS.models:
         model = keras.models.load_model(path, compile=False)
-        rows += _rows("LeNet-300-100, trained", model, rounds, tests)
+        name, experiment = _TRAINED[model.input_shape[1:]]
+        rows += _rows(f"{name}, trained", model, rounds, _tests(experiment))
     for name in FLAGS.exported:
         build, sparsities, keep_dense = _NETWORKS[name]
         for sparsity in sparsities:
@@ -168,7 +171,8 @@ def _measure_latencies(calls, rounds):
     return times
 
 
-def _mnist_tests():
-    """Returns the test images, preprocessed as in the recipe, and their classes."""
-    _, tests = data.load(LENET_MNIST.dataset, ("train", LENET_MNIST.test_split), FLAGS.data_dir)
+@functools.cache
+def _tests(experiment):
+    """Returns the test images of an experiment, preprocessed as in its recipe, and their classes."""
+    _, tests = data.load(experiment.dataset, ("train", experiment.test_split), FLAGS.data_dir)
     return tests.evaluation(len(tests), 1000)

@@ -23,7 +23,8 @@ PEERS = {
     "dense, tf_keras": ("tf_mot.py dense", "tensorflow", ["tf_keras"]),
     "dense, JAX": ("keras3.py dense", "jax", ["jax"]),
     "keras_sparse, JAX": ("keras3.py dynamic_sparse", "jax", ["jax"]),
-    "JaxPruner": ("jax_pruner.py", "jax", ["jaxpruner"]),
+    "dense, optax": ("jax_pruner.py dense", "jax", ["jaxpruner"]),
+    "JaxPruner": ("jax_pruner.py set", "jax", ["jaxpruner"]),
     "dense, Keras on PyTorch": ("keras3.py dense", "torch", ["torch"]),
     "keras_sparse, PyTorch": ("keras3.py dynamic_sparse", "torch", ["torch"]),
     "dense, PyTorch alone": ("pytorch.py dense", "torch", ["torch"]),
@@ -36,6 +37,12 @@ flags.DEFINE_integer(
     "cores", 0, "For `peers`: number of cores of each process; 0 for all. One core is less noisy on a busy machine.", 0
 )
 flags.DEFINE_float("peer_sparsity", 0.98, "For `peers`: sparsity of the masked layers.")
+flags.DEFINE_multi_string(
+    "interpreter",
+    [],
+    "For `peers`: LIBRARY=PYTHON, the Python interpreter of a library that needs other versions of its packages than "
+    "this environment has. May be repeated.",
+)
 _HEADER = ["network", "library", "versions", "step", "step / dense", "update", "peak memory"]
 
 
@@ -59,7 +66,7 @@ class Peer:
         self.name, self.steps, self.updates = name, [], []
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the process
         self._process = subprocess.Popen(
-            [sys.executable, _PEERS / script, *arguments, network, str(batch_size), str(FLAGS.peer_sparsity)],
+            [_interpreters().get(name, sys.executable), _PEERS / script, *arguments, network, str(batch_size), str(FLAGS.peer_sparsity)],
             env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -96,6 +103,11 @@ class Peer:
         raise RuntimeError(lines[-1].removesuffix(".") if lines else "its process ended without an error message")
 
 
+def _interpreters():
+    """Returns a dict from names of libraries to the paths of their interpreters."""
+    return dict(x.split("=", 1) for x in FLAGS.interpreter)
+
+
 def _limit_cores():
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: FLAGS.cores])
 
@@ -115,7 +127,7 @@ def peers(rounds, steps, batch_size):
         started = []
         for name in FLAGS.peers:
             missing = [x for x in PEERS[name][2] if importlib.util.find_spec(x) is None]
-            if missing:
+            if missing and name not in _interpreters():
                 missing_peers.append(f"{name} ({network}): {', '.join(missing)} not installed")
                 continue
             try:
@@ -146,7 +158,7 @@ def _text(rows, missing_peers, rounds, steps, batch_size):
             f"with momentum, default settings of each library. Each library has its own process, on {cores}. The "
             f"processes take turns in {rounds} rounds of {steps} steps (LeNet) or {max(1, steps // 50)} steps "
             "(WRN-28-2). Times are medians, and ratios medians over pairs. The time of a step excludes updates of the "
-            "masks, which are measured separately.",
+            "masks, which are measured separately, but for those of JaxPruner, which are part of its steps.",
             "",
             benchmark_page.markdown_table(_HEADER, rows),
             *(f"\nNot measured: {x}." for x in missing_peers),
@@ -159,7 +171,7 @@ _DENSE_BASELINES = {
     "keras_sparse, TensorFlow": "dense, TensorFlow",
     "TF-MOT": "dense, tf_keras",
     "keras_sparse, JAX": "dense, JAX",
-    "JaxPruner": "dense, JAX",
+    "JaxPruner": "dense, optax",
     "keras_sparse, PyTorch": "dense, Keras on PyTorch",
     "torch.nn.utils.prune": "dense, PyTorch alone",
     "SparseLab": "dense, PyTorch alone",

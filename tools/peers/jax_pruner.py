@@ -1,4 +1,4 @@
-"""SET of JaxPruner, with optax and a Keras model: `python jax_pruner.py lenet 100 0.98`."""
+"""A Keras model with optax, dense or with SET of JaxPruner: `python jax_pruner.py set lenet 100 0.98`."""
 
 import time
 
@@ -10,11 +10,11 @@ import optax
 import worker
 from ml_collections import ConfigDict
 
-_, network, batch_size, sparsity = worker.parse_arguments()
+variant, network, batch_size, sparsity = worker.parse_arguments()
 model = networks.BUILD[network](keras)
 config = ConfigDict(
     {
-        "algorithm": "set",
+        "algorithm": {"dense": "no_prune", "set": "set"}[variant],
         "dist_type": "uniform",
         "sparsity": sparsity,
         "update_freq": 50,
