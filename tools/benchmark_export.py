@@ -21,9 +21,7 @@ from keras_sparse.export import litert, run_exported
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("exported", ["lenet", "wrn", "mobilenet", "resnet50"], "For `export`: networks to export.")
-flags.DEFINE_list(
-    "models", [], "For `export`: .keras files of recipes, whose accuracy is measured after each export."
-)
+flags.DEFINE_list("models", [], "For `export`: .keras files of recipes, whose accuracy is measured after each export.")
 flags.DEFINE_bool("write", False, "For `export` and `peers`: whether to write the tables to docs/benchmarks.md.")
 
 _SECONDS_PER_MEASUREMENT = 0.02  # A measurement has as many calls as fit into this time.

@@ -65,8 +65,9 @@ class Peer:
         script, *arguments = program.split()
         self.name, self.steps, self.updates = name, [], []
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the process
+        interpreter = _interpreters().get(name, sys.executable)
         self._process = subprocess.Popen(
-            [_interpreters().get(name, sys.executable), _PEERS / script, *arguments, network, str(batch_size), str(FLAGS.peer_sparsity)],
+            [interpreter, _PEERS / script, *arguments, network, str(batch_size), str(FLAGS.peer_sparsity)],
             env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
