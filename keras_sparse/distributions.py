@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from keras_sparse.criteria import apportion
-from keras_sparse.validation import check_sparsity
+from keras_sparse.validation import check_callable, check_sparsity
 
 
 class KernelShape(tuple):
@@ -115,9 +115,10 @@ def get(identifier: str | Callable[[list[KernelShape], float], list[float]]) -> 
         Callable `(shapes, sparsity) -> list of sparsities`.
 
     Raises:
-        ValueError: if `identifier` is neither a known name nor callable.
+        ValueError: if `identifier` is neither a known name nor a function of two arguments.
     """
     if callable(identifier):
+        check_callable(identifier, "distribution", "(shapes, sparsity) -> list of sparsities")
         return identifier
     if not isinstance(identifier, str) or identifier not in DISTRIBUTIONS:
         raise ValueError(

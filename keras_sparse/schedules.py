@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_sparse.validation import check_callable
+
 # A number, a dict `{first epoch: number}`, or a function `epoch -> number`.
 ScheduleLike = float | Mapping[int, float] | Callable[[int], float]
 
@@ -63,6 +65,7 @@ def by_epoch(value: ScheduleLike, name: str, check: Callable[[float, str], None]
         ValueError: if a dict is not a valid schedule (see `ByEpoch`), or as raised by `check`.
     """
     if callable(value) and not isinstance(value, ByEpoch):
+        check_callable(value, name, "epoch -> number")
 
         def checked(epoch):
             number = value(epoch)

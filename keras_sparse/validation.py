@@ -1,5 +1,6 @@
 """Checks arguments, with messages that say what was expected and what was received."""
 
+import inspect
 import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -46,6 +47,29 @@ def check_choice(value: Any, name: str, choices: Sequence) -> None:
     """Raises ValueError unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"`{name}` must be one of {list(choices)}. Received: {name}={value!r}.")
+
+
+def check_callable(value: Any, name: str, form: str) -> None:
+    """Raises ValueError unless `value` can be called with the positional arguments of `form`.
+
+    Args:
+        value: the argument.
+        name: str, the name of the argument, used in the message.
+        form: str, the arguments and the result, such as "layer -> bool" or "(shapes, sparsity) -> list".
+    """
+    arguments = form.split(" -> ")[0].strip("()").split(", ")
+    if not callable(value):
+        raise ValueError(f"`{name}` must be a function `{form}`. Received: {name}={value!r}.")
+    try:
+        signature = inspect.signature(value)
+    except ValueError:  # Some functions written in C have none.
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        raise ValueError(
+            f"`{name}` must be a function `{form}`. Received: {name}={value!r}, which cannot be called so: {error}."
+        ) from error
 
 
 def check_sparsity(sparsity: Any, name: str = "sparsity") -> None:

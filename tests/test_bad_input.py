@@ -164,6 +164,41 @@ CALLS = {
         ValueError,
         ("All weights of 'a' are 0", "Train the model first", "`sparsity`", "keep_dense"),
     ),
+    "sparsify: keep_dense a layer": (
+        lambda t: ks.sparsify(dense(), 0.5, keep_dense=layers.Dense(3, name="a")),
+        ValueError,
+        ("`keep_dense` must be a list of layer names", "Received: keep_dense=<Dense name=a"),
+    ),
+    "sparsify: keep_dense a function without an argument": (
+        lambda t: ks.sparsify(dense(), 0.5, keep_dense=lambda: True),
+        ValueError,
+        ("`keep_dense` must be a function `layer -> bool`", "too many positional arguments"),
+    ),
+    "sparsify: include a function of two arguments": (
+        lambda t: ks.sparsify(dense(), 0.5, include=lambda variable, layer: True),
+        ValueError,
+        ("`include` must be a function `variable -> bool`", "missing a required argument: 'layer'"),
+    ),
+    "sparsify: distribution a function of one argument": (
+        lambda t: ks.sparsify(dense(), 0.5, distribution=lambda shapes: [0.5, 0.5]),
+        ValueError,
+        ("`distribution` must be a function `(shapes, sparsity) -> list of sparsities`", "too many positional"),
+    ),
+    "DynamicSparse: period a function without an argument": (
+        lambda t: ks.DynamicSparse(fraction=0.1, period=lambda: 3),
+        ValueError,
+        ("`period` must be a function `epoch -> number`", "too many positional arguments"),
+    ),
+    "RigL: gradients a function of one argument": (
+        lambda t: ks.RigL(gradients=lambda model: []),
+        ValueError,
+        ("`gradients` must be a function `(model, x, y, sample_weight) -> list of arrays`", "too many positional"),
+    ),
+    "GradualPruning: schedule a function without an argument": (
+        lambda t: ks.GradualPruning(lambda: (True, 0.5)),
+        ValueError,
+        ("`schedule` must be a function `step -> (due, sparsity)`", "too many positional arguments"),
+    ),
     "sparsify: a layer": (
         lambda t: ks.sparsify(layers.Dense(3), 0.5),
         ValueError,

@@ -72,6 +72,29 @@ def test_an_export_has_the_predicted_storage(tmp_path, weights, sparsity):
     assert len(converted.storage.computed_sparse + converted.storage.densified) == sum(x.smaller for x in report.layers)
 
 
+@pytest.mark.tensorflow
+@pytest.mark.filterwarnings("ignore:The export to:UserWarning")
+@pytest.mark.parametrize(("length", "batch_size"), [(4, 1), (4, 4), (32, 1), (None, 1)])
+def test_the_positions_of_a_sequence_count(tmp_path, length, batch_size):
+    pytest.importorskip("ai_edge_litert")
+    from keras_sparse.export import litert
+
+    inputs = keras.Input((length, 64))
+    x = layers.Dense(300, name="each", activation="relu")(inputs)
+    x = layers.TimeDistributed(layers.Dense(64, name="inner"))(x) if length else x
+    model = ks.sparsify(keras.Model(inputs, layers.Dense(300, name="once")(layers.GlobalAveragePooling1D()(x))), 0.97)
+    report = ks.deployment_report(model, batch_size=batch_size)
+    few = length == 4 and batch_size == 1
+    assert row(report, "each").faster == few
+    assert row(report, "once").faster
+    if not few:
+        count = length and length * batch_size
+        assert f"It gets {count or 'an unknown number of'} vectors in a call" in row(report, "each").why
+    if length:
+        storage = litert.convert(ks.densify(model), tmp_path / "m.tflite", "float32", None, batch_size).storage
+        assert len(storage.computed_sparse) == sum(x.faster for x in report.layers)
+
+
 def mobile(padding="valid", first=3, end=True, activation="relu", sparsity=0.9):
     """Returns a small MobileNet: 1x1 and depthwise convolutions."""
     x = inputs = keras.Input((32, 32, 3))

@@ -6,7 +6,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from keras import layers
 
@@ -263,6 +263,46 @@ def test_inputs_and_outputs_are_in_the_order_of_the_model(structure, settings, t
     for wrong in (keras.tree.flatten(inputs)[::-1], {"user": x["user"]}, x["user"], [x["user"], x["item"][:3]]):
         with pytest.raises(ValueError, match=r"'(user|item)' of shape \(batch, [35]\), '"):
             run(wrong)
+
+
+NAMES = ["user", "item", "b", "a", "x10", "x9", "x_1"]
+PHASES = (Phase.generate, Phase.shrink)
+
+
+def structures(items):
+    """Returns a strategy for structures of some items: a list, a dict, or one in the other."""
+    as_dict = st.permutations(NAMES).map(lambda names: dict(zip(names, items, strict=False)))
+    if len(items) < 2:
+        return st.one_of(st.just(items), st.just(items[0]), as_dict)
+    inner = structures(items[1:]).filter(lambda x: isinstance(x, (list, dict)))
+    nested = st.one_of(inner.map(lambda x: [items[0], x]), inner.map(lambda x: {"z": items[0], "y": x}))
+    return st.one_of(st.just(items), as_dict, nested)
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings(NOT_FASTER)
+def test_random_structures_of_inputs_and_outputs(request, tmp_path):
+    """Inputs of equal sizes could be swapped without an error, and then the outputs differ."""
+
+    @settings(max_examples=max(3, request.config.getoption("--examples") // 50), phases=PHASES, database=None)
+    @given(st.data(), st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True), st.sampled_from([3, 5]))
+    def run(data, names, size):
+        inputs = [keras.Input((size + data.draw(st.integers(0, 1)),), name=name) for name in names]
+        together = layers.Concatenate()(inputs) if len(inputs) > 1 else inputs[0]
+        outputs = [layers.Dense(data.draw(st.integers(2, 3)))(together) for _ in range(data.draw(st.integers(1, 3)))]
+        model = keras.Model(data.draw(structures(inputs)), data.draw(structures(outputs)))
+        model = ks.sparsify(model, 0.3)
+        rng = np.random.default_rng(0)
+        x = [rng.normal(size=(4, *i.shape[1:])).astype("float32") for i in model.inputs]
+        ks.export(model, tmp_path / "m.tflite", representative_dataset=x if len(x) > 1 else x[0])
+        expected = [numpy(y) for y in keras.tree.flatten(model(keras.tree.pack_sequence_as(model.input, x)))]
+        compute = ks.load_litert(tmp_path / "m.tflite")
+        by_name = {i.name: array for i, array in zip(model.inputs, x, strict=True)}
+        for arrays in (x, by_name):
+            for y, z in zip(compute(arrays), expected, strict=True):
+                np.testing.assert_allclose(y, z, atol=1e-5)
+
+    run()
 
 
 @pytest.mark.filterwarnings(NOT_FASTER)

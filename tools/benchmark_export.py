@@ -47,7 +47,7 @@ def export(rounds):
     for path in FLAGS.models:
         model = keras.models.load_model(path, compile=False)
         name, experiment = _TRAINED[model.input_shape[1:]]
-        rows += _rows(f"{name}, trained", model, rounds, _tests(experiment))
+        rows += _rows(f"{name}, trained", model, rounds, _tests(experiment.dataset, experiment.test_split))
     for name in FLAGS.exported:
         build, sparsities, keep_dense = _NETWORKS[name]
         for sparsity in sparsities:
@@ -170,7 +170,7 @@ def _measure_latencies(calls, rounds):
 
 
 @functools.cache
-def _tests(experiment):
-    """Returns the test images of an experiment, preprocessed as in its recipe, and their classes."""
-    _, tests = data.load(experiment.dataset, ("train", experiment.test_split), FLAGS.data_dir)
+def _tests(dataset, split):
+    """Returns the images of a test split, preprocessed as in the recipes, and their classes."""
+    _, tests = data.load(dataset, ("train", split), FLAGS.data_dir)
     return tests.evaluation(len(tests), 1000)

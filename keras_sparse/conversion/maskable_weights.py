@@ -12,6 +12,7 @@ from keras_sparse.layers.mask_in_place import plain_class
 from keras_sparse.layers.masked import MaskedLayer, spatial_rank
 from keras_sparse.layers.masks import Mask
 from keras_sparse.layers.traversal import check_model, flatten
+from keras_sparse.validation import check_callable
 
 # Classes of Keras layers, and the names of the weights that are masked by default, also in subclasses.
 _CONVOLUTIONS = (
@@ -220,7 +221,8 @@ def _is_changed(layer):
 
 def kept_dense(model: keras.Model, weights: list[Weight], keep_dense) -> list[Weight]:
     """Returns those of the `weights_of` a model that `keep_dense` of `keras_sparse.sparsify` selects."""
-    if callable(keep_dense):
+    if callable(keep_dense) and not isinstance(keep_dense, keras.layers.Layer):
+        check_callable(keep_dense, "keep_dense", "layer -> bool")
         kept = _layers_kept_dense(model, keep_dense)
         return [w for w in weights if id(w.layer) in kept]
     names = [keep_dense] if isinstance(keep_dense, str) else keep_dense
@@ -247,7 +249,8 @@ def _layers_kept_dense(model, keep_dense):
 
 def _chosen_weights(weights, include):
     """Returns the weights that `include` of `keras_sparse.sparsify` selects."""
-    if callable(include):
+    if callable(include) and not isinstance(include, keras.layers.Layer):
+        check_callable(include, "include", "variable -> bool")
         return [w for w in weights if include(w.variable)]
     names = [include] if isinstance(include, str) else include
     if not isinstance(names, Iterable) or not all(isinstance(x, str) for x in names):

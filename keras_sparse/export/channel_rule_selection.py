@@ -4,12 +4,23 @@ import keras
 import numpy as np
 
 from keras_sparse.export import channel_rules as rules
+from keras_sparse.export import weighted_channel_rules as weighted
 
 _LINEAR = (
     *(keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D),
     *(keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose),
 )
+_SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
 _DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+# Layers that combine the same channel of several inputs -> function of the constants of the inputs.
+_MERGES = {
+    keras.layers.Add: sum,
+    keras.layers.Subtract: lambda given: given[0] - given[1],
+    keras.layers.Multiply: rules.product_of_constants,
+    keras.layers.Average: lambda given: np.mean(given, axis=0),
+    keras.layers.Maximum: lambda given: np.max(given, axis=0),
+    keras.layers.Minimum: lambda given: np.min(given, axis=0),
+}
 
 
 def select_rule(node, outputs, once):
@@ -28,21 +39,29 @@ def select_rule(node, outputs, once):
     operation, tensors = node.operation, node.arguments.keras_tensors
     inputs = [channel_count(x) for x in tensors]
     call = (operation, inputs, outputs)
-    # An argument of the call, such as `training=True`, may change what the layer computes.
-    plain = all(v is None for v in node.arguments.kwargs.values()) and len(outputs) == 1 and 0 not in inputs + outputs
+    # An argument of the call, such as `training=True`, may change what the layer computes. Keras adds `training=False`.
+    changed = any(v is not None and (k, v) != ("training", False) for k, v in node.arguments.kwargs.items())
+    plain = not changed and len(outputs) == 1 and 0 not in inputs + outputs
     if not once or not plain or getattr(operation, "data_format", None) == "channels_first":
         return rules.Opaque(*call)
     kind = type(operation)
-    if kind in (keras.layers.Add, keras.layers.Concatenate) or _is_add_operation(operation):
-        return _merge_rule(operation, tensors, inputs, outputs)
+    if kind is keras.layers.Concatenate:
+        return _concatenation_rule(*call, len(tensors[0].shape))
+    if kind in _MERGES or _operator_of(node) in _MERGES:
+        combine = _MERGES[kind if kind in _MERGES else _operator_of(node)]
+        if set(inputs) != set(outputs):  # An input of one channel is broadcast to all output channels.
+            return rules.Opaque(*call)
+        return rules.ChannelWise(*call, combine=lambda given, _: combine(given))
     if len(tensors) != 1 or len(node.arguments.args) != 1 or node.arguments.args[0] is not tensors[0]:
         return rules.Opaque(*call)
     if kind in _LINEAR and getattr(operation, "groups", 1) == 1 and not _is_modified(operation):
-        return rules.Linear(*call)
+        return weighted.Linear(*call)
+    if kind in _SEPARABLE:
+        return weighted.SeparableConv(*call)
     if kind in _DEPTHWISE and rules.is_pointwise(operation.activation):
-        return rules.DepthwiseConv(*call)
+        return weighted.DepthwiseConv(*call)
     if kind is keras.layers.BatchNormalization and operation.axis in (-1, len(tensors[0].shape) - 1):
-        return rules.BatchNormalization(*call)
+        return weighted.BatchNormalization(*call)
     if kind in rules.POINTWISE and rules.is_pointwise(getattr(operation, "activation", None)):
         function = _inference_function(operation)
         return rules.ChannelWise(*call, combine=lambda given, _: rules.apply_to_constants(function, given[0]))
@@ -51,6 +70,8 @@ def select_rule(node, outputs, once):
         # Max pooling ignores its padding. The others would average or put zeros beside the constant.
         mixes_zeros = padded and "Max" not in kind.__name__
         return rules.ChannelWise(*call, combine=(lambda given, _: rules.keep_zeros(given[0])) if mixes_zeros else None)
+    if kind is keras.layers.Reshape and inputs == outputs:
+        return rules.Reshape(*call)
     if kind is keras.layers.Flatten:
         target = np.arange(outputs[0])  # Channels are the last axis, so that they alternate in the flat output.
         return rules.ChannelWise(*call, links=[(target % inputs[0], target)])
@@ -62,17 +83,12 @@ def channel_count(tensor):
     return tensor.shape[-1] or 0 if len(tensor.shape) > 1 else 0
 
 
-def _merge_rule(operation, tensors, inputs, outputs):
-    """Returns the rule of an addition or concatenation."""
-    if isinstance(operation, keras.layers.Concatenate):
-        if operation.axis not in (-1, len(tensors[0].shape) - 1):
-            return rules.Opaque(operation, inputs, outputs)
-        starts = np.cumsum([0, *inputs])
-        links = [(np.arange(n), start + np.arange(n)) for n, start in zip(inputs, starts, strict=False)]
-        return rules.ChannelWise(operation, inputs, outputs, links, _concatenated_constants)
-    if set(inputs) != set(outputs):  # An input of one channel is broadcast to all output channels.
+def _concatenation_rule(operation, inputs, outputs, rank):
+    if operation.axis not in (-1, rank - 1):
         return rules.Opaque(operation, inputs, outputs)
-    return rules.ChannelWise(operation, inputs, outputs, combine=lambda given, _: sum(given))
+    starts = np.cumsum([0, *inputs])
+    links = [(np.arange(n), start + np.arange(n)) for n, start in zip(inputs, starts, strict=False)]
+    return rules.ChannelWise(operation, inputs, outputs, links, _concatenated_constants)
 
 
 def _concatenated_constants(given, linked):
@@ -80,9 +96,15 @@ def _concatenated_constants(given, linked):
     return np.select(linked, given, np.nan)
 
 
-def _is_add_operation(operation):
-    """Returns whether an operation is `x + y` of two tensors. Keras exports no class for it."""
-    return type(operation).__name__ == "Add" and type(operation).__module__ == "keras.src.ops.numpy"
+def _operator_of(node):
+    """Returns the layer class that computes what an operation of two tensors, such as `x + y`, does; None for others.
+
+    Keras exports no classes of these operations.
+    """
+    kind, arguments = type(node.operation), node.arguments.args
+    if kind.__module__ != "keras.src.ops.numpy" or len(arguments) != 2 or len(node.arguments.keras_tensors) != 2:
+        return None
+    return getattr(keras.layers, kind.__name__, None)
 
 
 def _is_modified(layer):

@@ -29,7 +29,7 @@ POINTWISE = (
     *(keras.layers.SpatialDropout1D, keras.layers.SpatialDropout2D, keras.layers.SpatialDropout3D),
     *(keras.layers.Identity, keras.layers.ActivityRegularization),
 )
-# Layers that combine numbers of one channel, or add zeros.
+# Layers that combine or repeat numbers of one channel, or add zeros.
 POOLING = (
     *(keras.layers.MaxPooling1D, keras.layers.MaxPooling2D, keras.layers.MaxPooling3D),
     *(keras.layers.AveragePooling1D, keras.layers.AveragePooling2D, keras.layers.AveragePooling3D),
@@ -37,6 +37,7 @@ POOLING = (
     *(keras.layers.GlobalMaxPooling1D, keras.layers.GlobalMaxPooling2D, keras.layers.GlobalMaxPooling3D),
     *(keras.layers.Cropping1D, keras.layers.Cropping2D, keras.layers.Cropping3D),
     *(keras.layers.ZeroPadding1D, keras.layers.ZeroPadding2D, keras.layers.ZeroPadding3D),
+    *(keras.layers.UpSampling1D, keras.layers.UpSampling2D, keras.layers.UpSampling3D),
 )
 
 
@@ -109,7 +110,7 @@ class Opaque:
 class ChannelWise(Opaque):
     """Rule of a layer in which an output channel depends on at most one channel of each input.
 
-    Such layers are pointwise functions, pooling, addition, concatenation and flattening.
+    Such layers are pointwise functions, pooling, addition, multiplication, concatenation and flattening.
 
     Args:
         links: list of `(input channels, output channels)` for each input; by default each channel to itself.
@@ -161,113 +162,13 @@ class ChannelWise(Opaque):
         return []
 
 
-class BatchNormalization(ChannelWise):
-    """Rule of batch normalization over the last axis."""
-
-    def __init__(self, operation, inputs, outputs):
-        super().__init__(operation, inputs, outputs, combine=self._normalized)
-
-    def _normalized(self, given, _):
-        layer = self.operation
-        scale = 1 / np.sqrt(_float64(layer.moving_variance) + layer.epsilon)
-        scale = scale * _float64(layer.gamma) if layer.scale else scale
-        result = (given[0] - _float64(layer.moving_mean)) * scale + (_float64(layer.beta) if layer.center else 0)
-        if layer.scale and layer.center:
-            # A scale of 0 makes the output constant whatever the input is.
-            result = np.where(_float64(layer.gamma) == 0, _float64(layer.beta), result)
-        return result
-
-    def weights(self, kept, kept_output):
-        """See `ChannelWise`."""
-        return [_float64(v)[kept_output] for v in self.operation.weights]
-
-
-class DepthwiseConv(ChannelWise):
-    """Rule of a depthwise convolution, which has `depth_multiplier` output channels for each input channel."""
-
-    def __init__(self, operation, inputs, outputs):
-        self.multiplier = operation.depth_multiplier
-        target = np.arange(outputs[0])
-        super().__init__(operation, inputs, outputs, [(target // self.multiplier, target)], self._convolved)
-
-    def _kernel(self):
-        return _float64(self.operation.kernel).reshape(-1, self.outputs[0])
-
-    def _convolved(self, given, _):
-        layer, kernel = self.operation, self._kernel()
-        # Beside padded zeros, a constant input gives a constant output only if the constant is 0.
-        values = np.where((kernel == 0).all(0), 0.0, given[0] if layer.padding == "valid" else keep_zeros(given[0]))
-        values = values * kernel.sum(0) + (_float64(layer.bias) if layer.use_bias else 0)
-        return apply_to_constants(layer.activation, values)
-
-    def needed_inputs(self, needed):
-        """See `Opaque`. An output channel whose kernel is all zeros depends on no input."""
-        return super().needed_inputs([needed[0] & (self._kernel() != 0).any(0)])
-
-    def weights(self, kept, kept_output):
-        """See `ChannelWise`. Rows of the kernel belong to input channels, entries of the bias to output channels."""
-        weights = [_float64(self.operation.kernel)[..., kept[0], :]]
-        return [*weights, _float64(self.operation.bias)[kept_output]] if self.operation.use_bias else weights
-
-
-class Linear(Opaque):
-    """Rule of Dense layers, convolutions and transposed convolutions: each output depends on all input channels.
-
-    A constant input channel can be removed: its contribution, the constant times the sum of its kernel over all
-    positions, is added to the bias. At the border of a padded convolution fewer positions contribute, so that only
-    channels that are constantly 0 can be removed there.
-    """
-
-    def __init__(self, operation, inputs, outputs):
-        super().__init__(operation, inputs, outputs)
-        transposed = isinstance(operation, (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose))
-        self._axes = (-1, -2) if transposed else (-2, -1)  # the axes of the kernel for input and output channels
-        self._has_borders = transposed or getattr(operation, "padding", "valid") != "valid"
-        kernel = np.moveaxis(_float64(operation.kernel), self._axes, (-2, -1))
-        self._kernels = kernel.reshape(-1, *kernel.shape[-2:])  # (positions, inputs, outputs)
-        self._connected = (self._kernels != 0).any(0)
-        self._pointwise = is_pointwise(operation.activation)
-        self.fixes_outputs = not self._pointwise  # Softmax, for example, depends on all channels.
-
-    def _bias(self):
-        return _float64(self.operation.bias) if self.operation.use_bias else np.zeros(self.outputs[0])
-
-    def _foldable(self, given):
-        """Returns those constants of the input that can be folded into the bias, NaN for the others."""
-        return keep_zeros(given) if self._has_borders else given
-
-    def _contribution(self, given, which):
-        """Returns what the input channels marked by `which` add to each output channel."""
-        return np.where(which, np.nan_to_num(given), 0) @ self._kernels.sum(0)
-
-    def constants(self, given):
-        """See `Opaque`. An output channel is constant if all input channels with a nonzero weight to it are."""
-        if not self._pointwise:
-            return super().constants(given)
-        values = self._foldable(given[0])
-        constant = ~(self._connected & np.isnan(values)[:, None]).any(0)
-        result = self._bias() + self._contribution(values, ~np.isnan(values))
-        return [apply_to_constants(self.operation.activation, np.where(constant, result, np.nan))]
-
-    def needed_inputs(self, needed):
-        """See `Opaque`."""
-        needed = needed[0] if self._pointwise else np.ones(self.outputs[0], bool)
-        return [(self._connected & needed).any(1)]
-
-    def fixed_inputs(self, given, needed):
-        """See `Opaque`."""
-        return [self.needed_inputs(needed)[0] & np.isnan(self._foldable(given[0]))]
+class Reshape(ChannelWise):
+    """Rule of a reshaping that keeps the last axis, so that only the other axes are rearranged."""
 
     def rebuild(self, kept, given, kept_output):
-        """See `Opaque`. The constants of removed inputs are folded into the bias, which is added if there is none."""
-        layer, units = self.operation, int(kept_output.sum())
-        values = self._foldable(given[0])
-        bias = (self._bias() + self._contribution(values, ~kept[0] & ~np.isnan(values)))[kept_output]
-        use_bias = bool(layer.use_bias or bias.any())
-        size = "units" if isinstance(layer, keras.layers.Dense) else "filters"
-        kernel = np.moveaxis(_float64(layer.kernel), self._axes, (-2, -1))[..., kept[0], :][..., kept_output]
-        kernel = np.moveaxis(kernel, (-2, -1), self._axes)
-        return clone_layer(layer, **{size: units, "use_bias": use_bias}), [kernel, bias] if use_bias else [kernel]
+        """See `Opaque`."""
+        *shape, _ = self.operation.target_shape
+        return clone_layer(self.operation, target_shape=(*shape, int(kept_output.sum()))), []
 
 
 def clone_layer(layer, **changes):
@@ -278,11 +179,7 @@ def clone_layer(layer, **changes):
     """
     config = {k: v for k, v in layer.get_config().items() if k != "dtype"}
     objects = {k: getattr(layer, k) for k in config if hasattr(layer, k) and _is_object(getattr(layer, k))}
-    plain = {k: v for k, v in config.items() if k not in objects}
-    clone = type(layer)(**{**plain, "dtype": layer.dtype_policy, **changes})
-    for name, value in objects.items():
-        setattr(clone, name, value)
-    return clone
+    return type(layer)(**{**config, **objects, "dtype": layer.dtype_policy, **changes})
 
 
 def keep_zeros(values):
@@ -290,9 +187,15 @@ def keep_zeros(values):
     return np.where(values == 0, 0.0, np.nan)
 
 
+def product_of_constants(given):
+    """Returns the product of constants: 0 where one of them is 0, whatever the others are."""
+    return np.where(np.equal(given, 0).any(0), 0.0, np.prod(given, axis=0))
+
+
 def _is_object(value):
     return not isinstance(value, (bool, int, float, str, tuple, list, dict, type(None)))
 
 
-def _float64(variable):
+def to_float64(variable):
+    """Converts a variable to a float64 array."""
     return ops.convert_to_numpy(ops.cast(variable, "float32")).astype("float64")

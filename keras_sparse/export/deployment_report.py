@@ -10,6 +10,7 @@ from keras import ops
 from keras_sparse.conversion.maskable_weights import check_convertible, weights_of
 from keras_sparse.export.speed_thresholds import sparse_is_faster, sparsity_threshold
 from keras_sparse.export.xnnpack import reason_for_dense_inference
+from keras_sparse.layers.multiply_accumulates import uses_per_input
 from keras_sparse.validation import check_choice, check_positive_int
 
 _TARGETS = ("litert-x86", "litert-arm64", "onnxruntime", "keras")
@@ -119,10 +120,11 @@ def deployment_report(
     found = [w for w in weights_of(model) if len(w.shape) > 1]
     uses_xnnpack = target == "litert-arm64" and any(map(_is_1x1_convolution, found))
     dense_reason = reason_for_dense_inference(model, weights, batch_size) if uses_xnnpack else None
-    rows = []
+    rows, uses = [], uses_per_input(model)
     for weight in found:
-        sparsity = _zero_fraction(weight)
-        smaller, faster, why = _RULES[target](weight, sparsity, weights, batch_size, dense_reason)
+        sparsity, positions = _zero_fraction(weight), uses(weight.layer)
+        vectors = math.inf if positions is None else positions * batch_size
+        smaller, faster, why = _RULES[target](weight, sparsity, weights, vectors, dense_reason)
         rows.append(LayerDeployment(weight.path, weight.shape, sparsity, smaller, faster, why))
     return DeploymentReport(
         model.name, target, weights, batch_size, tuple(rows), tuple(_notes(target, weights, dense_reason))
@@ -138,10 +140,11 @@ def _zero_fraction(weight):
     return 1 - float(live.mean())
 
 
-# The functions below return `(smaller, faster, why)` of a weight, one for each target.
+# The functions below return `(smaller, faster, why)` of a weight, one for each target. `vectors` is the number of input
+# vectors of a dense layer in one call, infinite if it is not fixed.
 
 
-def _on_litert_x86(weight, sparsity, weights, batch_size, dense_reason):
+def _on_litert_x86(weight, sparsity, weights, vectors, dense_reason):
     kind, needed = _kind(weight), _SMALLER_FROM[weights]
     if kind is None:
         return False, False, "LiteRT's operators for this layer need dense weights."
@@ -153,7 +156,7 @@ def _on_litert_x86(weight, sparsity, weights, batch_size, dense_reason):
         return True, False, "It is made dense when the file is loaded: on x86 LiteRT has no sparse convolutions."
     if weights == "float16":
         return True, False, "It is made dense and converted to float32 when the file is loaded."
-    return (True, *_float32_dense_layer(weight, sparsity, batch_size))
+    return (True, *_float32_dense_layer(weight, sparsity, vectors))
 
 
 _INT8_DENSE = (
@@ -162,11 +165,11 @@ _INT8_DENSE = (
 )
 
 
-def _float32_dense_layer(weight, sparsity, batch_size):
+def _float32_dense_layer(weight, sparsity, vectors):
     """Returns `(faster, why)`."""
     inputs, units = math.prod(weight.shape[:-1]), weight.shape[-1]
     needed = sparsity_threshold(inputs, units)
-    if sparse_is_faster(inputs, units, sparsity, batch_size):
+    if sparse_is_faster(inputs, units, sparsity, vectors):
         return (
             True,
             f"LiteRT computes with its live weights only, which is faster from {needed:.0%} zeros on at this size.",
@@ -174,7 +177,8 @@ def _float32_dense_layer(weight, sparsity, batch_size):
     if round(sparsity, 3) >= needed:
         return (
             False,
-            "At batch sizes of 16 and more a dense layer is as fast, since it reads each weight once a batch.",
+            f"It gets {_count(vectors)} vectors in a call, batch size times positions: from 16 on a dense layer is as "
+            "fast, since it reads each weight once for all of them.",
         )
     return (
         False,
@@ -182,8 +186,12 @@ def _float32_dense_layer(weight, sparsity, batch_size):
     )
 
 
-def _on_litert_arm64(weight, sparsity, weights, batch_size, dense_reason):
-    smaller, faster, why = _on_litert_x86(weight, sparsity, weights, batch_size, dense_reason)
+def _count(vectors):
+    return "an unknown number of" if vectors == math.inf else vectors
+
+
+def _on_litert_arm64(weight, sparsity, weights, vectors, dense_reason):
+    smaller, faster, why = _on_litert_x86(weight, sparsity, weights, vectors, dense_reason)
     if not smaller or _kind(weight) != "convolution":
         return smaller, faster, why
     if not _is_1x1_convolution(weight):
@@ -197,11 +205,11 @@ def _on_litert_arm64(weight, sparsity, weights, batch_size, dense_reason):
     return True, True, "XNNPACK computes this 1x1 convolution with its live weights only."
 
 
-def _on_onnxruntime(weight, sparsity, weights, batch_size, dense_reason):
+def _on_onnxruntime(weight, sparsity, weights, vectors, dense_reason):
     return False, False, "ONNX Runtime stores zeros and computes with them."
 
 
-def _on_keras(weight, sparsity, weights, batch_size, dense_reason):
+def _on_keras(weight, sparsity, weights, vectors, dense_reason):
     smaller = sparsity > 0.1
     why = "`save_model` compresses its zeros" if smaller else "It has few zeros to compress"
     return smaller, False, f"{why}. Keras computes with dense weights."

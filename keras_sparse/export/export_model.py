@@ -1,6 +1,5 @@
 """Exports a model for inference with other runtimes, and verifies the outputs of the exported file."""
 
-import functools
 import os
 import warnings
 from pathlib import Path
@@ -14,14 +13,13 @@ from keras_sparse.atomic_write import atomic_write
 from keras_sparse.conversion.densify import densify
 from keras_sparse.conversion.maskable_weights import check_convertible
 from keras_sparse.export import litert, run_exported
+from keras_sparse.export.output_comparison import accepted_difference, random_inputs
 from keras_sparse.export.signature import Signature
 from keras_sparse.validation import check_choice, check_positive_int
 
 _FORMATS = {".tflite": "litert", ".onnx": "onnx", "": "tf_saved_model"}
 _WEIGHTS = ("float32", "float16", "int8")
-# The largest accepted difference of float32 outputs, relative to the largest output or to 1, whichever is larger. It is
-# at most `_SMALL_TOLERANCE` relative to the largest output, so that models with small outputs are verified as well.
-_TOLERANCE, _SMALL_TOLERANCE = 1e-5, 1e-3
+_TOLERANCE = 1e-5  # of float32 outputs, see `accepted_difference`
 # The largest root mean square of differences for other weights, relative to that of the outputs.
 _RMS_TOLERANCE = {"float16": 0.02, "int8": 0.25}
 _VERIFIED_SAMPLES = 16
@@ -155,13 +153,7 @@ def _samples(model, given, batch_size):
     """
     shapes, dtypes = [tuple(x.shape[1:]) for x in model.inputs], [x.dtype for x in model.inputs]
     if given is None:
-        rng, count = np.random.default_rng(0), max(_VERIFIED_SAMPLES, batch_size)
-        draws = [
-            rng.normal if keras.backend.is_float_dtype(d) else functools.partial(rng.integers, 0, 2) for d in dtypes
-        ]
-        # Axes of unknown size get a size of 8, which is large enough for most layers.
-        shapes = [tuple(n or 8 for n in shape) for shape in shapes]
-        return [draw(size=(count, *s)).astype(d) for draw, s, d in zip(draws, shapes, dtypes, strict=True)]
+        return random_inputs(model, max(_VERIFIED_SAMPLES, batch_size))
     arrays = [np.asarray(x) for x in (keras.tree.flatten(given) if len(shapes) > 1 else [given])]
     received = [(x.shape, str(x.dtype)) for x in arrays]
     fits = len(arrays) == len(shapes) and len({len(x) if x.ndim else 0 for x in arrays}) == 1
@@ -208,9 +200,9 @@ def _difference(expected, got, weights):
     """Returns `(difference, largest accepted difference)` of two arrays of outputs."""
     if expected.shape != got.shape:
         return np.nan, 0.0
-    difference, largest = np.abs(got - expected).astype("float64"), float(np.abs(expected).max(initial=0))
+    difference = np.abs(got - expected).astype("float64")
     if weights == "float32":
-        return float(difference.max(initial=0)), min(_TOLERANCE * max(1.0, largest), _SMALL_TOLERANCE * largest + 1e-9)
+        return float(difference.max(initial=0)), accepted_difference(expected, _TOLERANCE)
     limit = _RMS_TOLERANCE[weights] * np.sqrt(np.mean(np.square(expected, dtype="float64"))) + 1e-9
     return float(np.sqrt(np.mean(np.square(difference)))), float(limit)
 

@@ -88,15 +88,18 @@ def _input_arrays(given, details):
         arrays = list(given) if isinstance(given, (list, tuple)) else [given]
     try:
         arrays = [np.asarray(x) for x in arrays]
-        fits = len(arrays) == len(details) and all(
-            x.ndim == len(shape) + 1 and len(x) and all(n in (-1, m) for n, m in zip(shape, x.shape[1:], strict=True))
-            for x, shape in zip(arrays, shapes.values(), strict=True)
+    except ValueError as error:  # The rows of a list have several lengths.
+        raise ValueError(f"The arrays do not fit the inputs: {error}. {advice}") from error
+    fits = len(arrays) == len(details) and all(
+        x.ndim == len(shape) + 1 and len(x) and all(n in (-1, m) for n, m in zip(shape, x.shape[1:], strict=True))
+        for x, shape in zip(arrays, shapes.values(), strict=True)
+    )
+    if not fits or len({len(x) for x in arrays}) != 1:
+        received = [x.shape for x in arrays]
+        raise ValueError(
+            f"The arrays do not fit the inputs. {advice} All need the same number. Received: the shapes {received}."
         )
-        if not fits or len({len(x) for x in arrays}) != 1:
-            raise ValueError(f"received shapes {[x.shape for x in arrays]}")
-        return [x.astype(detail["dtype"], copy=False) for x, detail in zip(arrays, details.values(), strict=True)]
-    except ValueError as error:
-        raise ValueError(f"The arrays do not fit the inputs: {error}. {advice} All need the same number.") from error
+    return [x.astype(detail["dtype"], copy=False) for x, detail in zip(arrays, details.values(), strict=True)]
 
 
 def onnx_function(path):

@@ -8,6 +8,9 @@ from keras_sparse import _keras
 from keras_sparse.conversion.densify import densify
 from keras_sparse.conversion.maskable_weights import check_convertible
 from keras_sparse.export.channel_analysis import ChannelAnalysis
+from keras_sparse.export.output_comparison import accepted_difference, random_inputs
+
+_TOLERANCE = 1e-4  # of outputs, see `accepted_difference`
 
 
 def shrink(model: keras.Model) -> keras.Model:
@@ -19,10 +22,11 @@ def shrink(model: keras.Model) -> keras.Model:
       of the next layers.
     - A unit without live outgoing weights is not used.
 
-    This is followed through batch normalization, activations, pooling, flattening, concatenation and addition. Units
-    are kept if they cannot be removed safely: if they are added to a unit that is needed; if they are constant but not
-    0 before a padded convolution; before and after custom layers and other layers that are not known here, layers that
-    are called twice, and nested models.
+    This is followed through batch normalization, activations, pooling, upsampling, flattening, concatenation, addition,
+    multiplication and other merges. Units are kept if they cannot be removed safely: if they are added to a unit that
+    is needed; if they are constant but not 0 before a padded convolution; before and after grouped convolutions,
+    EinsumDense, recurrent and custom layers and others that are not known here, layers that are called twice, and
+    nested models.
 
     The other weights, live or dead, are copied to dense layers of the same names. The shapes of inputs and outputs do
     not change.
@@ -82,29 +86,17 @@ def _check_same_outputs(model, shrunk):
 
     Models with axes of unknown size are not compared.
     """
-    rng = np.random.default_rng(0)
-    shapes = [tuple(x.shape[1:]) for x in model.inputs]
-    if any(n is None for shape in shapes for n in shape):
+    if any(n is None for x in model.inputs for n in x.shape[1:]):
         return
-    given = [
-        ops.cast(_random_batch(rng, x.dtype, shape), x.dtype) for x, shape in zip(model.inputs, shapes, strict=True)
-    ]
+    given = [ops.convert_to_tensor(x) for x in random_inputs(model, 2)]
     # These models take and return lists, whatever the structures of inputs and outputs are.
     flat = [keras.Model(m.inputs, m.outputs) for m in (model, shrunk)]
     for x, y in zip(*(m(given) for m in flat), strict=True):
         x, y = (ops.convert_to_numpy(ops.cast(v, "float32")) for v in (x, y))
-        largest = float(np.abs(x).max(initial=0))
-        limit = min(1e-4 * max(1.0, largest), 1e-2 * largest + 1e-9)  # relative if all outputs are small
+        limit = accepted_difference(x, _TOLERANCE)
         if not np.allclose(x, y, rtol=0, atol=limit, equal_nan=True):
             raise RuntimeError(
                 f"The shrunk model of {model.name!r} computes something else. Expected: outputs that differ by at most "
                 f"{limit:.2g}. Received: a difference of {np.abs(x - y).max():.2g}. This is an error of keras_sparse: "
                 "use the model without `shrink`, and report it."
             )
-
-
-def _random_batch(rng, dtype, shape):
-    """Returns a batch of two samples. Integers are 0 or 1, which are valid indices of most embeddings."""
-    if keras.backend.is_float_dtype(dtype):
-        return rng.normal(size=(2, *shape)).astype("float32")
-    return rng.integers(0, 2, (2, *shape))

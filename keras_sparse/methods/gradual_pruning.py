@@ -17,7 +17,7 @@ from keras_sparse.training.layer_state import LayerState, by_element_size, spars
 from keras_sparse.training.pattern_update import needed
 from keras_sparse.training.sparse_method import SparseMethod
 from keras_sparse.training.update_schedule import UpdateSchedule
-from keras_sparse.validation import check_choice, check_sparsity
+from keras_sparse.validation import check_callable, check_choice, check_sparsity
 
 
 class PruningSchedule(UpdateSchedule):
@@ -125,6 +125,7 @@ class GradualPruning(SparseMethod):
                 "`schedule` must be a function step -> (due, sparsity), such as "
                 f"keras_sparse.schedules.polynomial_decay(0.0, 0.9, 0, 1000). Received: schedule={schedule!r}."
             )
+        check_callable(schedule, "schedule", "step -> (due, sparsity)")
         check_choice(scope, "scope", ("layer", "network"))
         super().__init__(update_schedule=PruningSchedule(schedule, until))
         self.schedule = schedule

@@ -7,9 +7,9 @@ import keras
 from keras import ops
 
 from keras_sparse.conversion.maskable_weights import weights_of
+from keras_sparse.layers.multiply_accumulates import uses_per_input
 from keras_sparse.layers.traversal import check_model, masked_weights
 from keras_sparse.report import rendering
-from keras_sparse.report.multiply_accumulates import query_lengths, time_steps, uses_per_input
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,11 +153,7 @@ def report(model: keras.Model) -> Report:
     23820
     """
     check_model(model, "A keras.Model is expected.")
-    masked, steps, lengths = masked_weights(model), time_steps(model), query_lengths(model)
-
-    def uses(layer):
-        return uses_per_input(layer, steps.get(id(layer), 1), lengths.get(id(layer), ()))
-
+    masked, uses = masked_weights(model), uses_per_input(model)
     known = {id(x.variable) for x in masked}
     others = [w for w in weights_of(model) if id(w.variable) not in known]
     rows = tuple(_masked_row(x, uses(x.layer)) for x in masked)

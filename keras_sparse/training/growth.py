@@ -12,7 +12,7 @@ import numpy as np
 from keras_sparse import _keras, backend, criteria
 from keras_sparse.layers.granularity import to_elements
 from keras_sparse.training.layer_state import LayerState, layer_states
-from keras_sparse.validation import check_choice, check_not_negative
+from keras_sparse.validation import check_callable, check_choice, check_not_negative
 
 GROWTH = ("anywhere", "live_units")
 
@@ -111,11 +111,8 @@ class LargestGradient(Growth):
             raise ValueError(
                 f"`probe` must be a batch, (x, y) or (x, y, sample_weight). Received: {type(probe).__name__}."
             )
-        if gradients is not None and not callable(gradients):
-            raise ValueError(
-                "`gradients` must be a function (model, x, y, sample_weight) -> list of arrays, one for each trainable "
-                f"masked layer. Received: gradients={gradients!r}."
-            )
+        if gradients is not None:
+            check_callable(gradients, "gradients", "(model, x, y, sample_weight) -> list of arrays")
         self.name, self.probe, self.gradients = name, probe, gradients
         self.forget()
 

@@ -4,6 +4,7 @@ Dense layers and convolutions use a weight once for each position of the output.
 """
 
 import math
+from collections.abc import Callable
 
 import keras
 
@@ -20,7 +21,28 @@ _ATTENTIONS = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention
 _CELLS = (keras.layers.SimpleRNNCell, keras.layers.LSTMCell, keras.layers.GRUCell)
 
 
-def time_steps(model: keras.Model) -> dict[int, int | None]:
+def uses_per_input(model: keras.Model) -> Callable[[keras.Layer], int | None]:
+    """Returns a function that counts how often a layer of a model uses each of its weights for one input.
+
+    Each use of a weight is one multiply-accumulate.
+
+    Args:
+        model: built `keras.Model`.
+
+    Returns:
+        Function that gets a layer and returns an int of at least 0; None if the size of an axis is not fixed, or the
+        class of the layer is not known.
+    """
+    steps, lengths = _time_steps(model), _query_lengths(model)
+
+    def uses(layer):
+        positions, its_steps = _positions(layer, lengths.get(id(layer), ())), steps.get(id(layer), 1)
+        return None if None in (positions, its_steps) else positions * its_steps
+
+    return uses
+
+
+def _time_steps(model: keras.Model) -> dict[int, int | None]:
     """Returns how often layers inside of recurrent and time-distributed layers are called for one input.
 
     Returns:
@@ -37,7 +59,7 @@ def time_steps(model: keras.Model) -> dict[int, int | None]:
     return steps
 
 
-def query_lengths(model: keras.Model) -> dict[int, tuple]:
+def _query_lengths(model: keras.Model) -> dict[int, tuple]:
     """Returns the lengths of the queries of attention layers, for each layer inside of them.
 
     The output projection of attention is built with an unknown length, which its build config does not contain.
@@ -52,23 +74,6 @@ def query_lengths(model: keras.Model) -> dict[int, tuple]:
             query = outer.get_build_config()["shapes_dict"]["query_shape"]
             lengths.update((id(layer), tuple(query[1:-1])) for layer in flatten(outer))
     return lengths
-
-
-def uses_per_input(layer: keras.Layer, steps: int | None = 1, lengths: tuple = ()) -> int | None:
-    """Returns how often a layer uses each of its weights for one input.
-
-    Each use of a weight is one multiply-accumulate.
-
-    Args:
-        layer: built layer.
-        steps: int or None, how often the layer is called, from `time_steps`.
-        lengths: tuple, sizes of axes for which the layer is built for any size, from `query_lengths`.
-
-    Returns:
-        Int of at least 0; None if the size of an axis is not fixed, or the class of the layer is not known.
-    """
-    positions = _positions(layer, lengths)
-    return None if None in (positions, steps) else positions * steps
 
 
 def _positions(layer, lengths):
