@@ -97,7 +97,7 @@ def _rows(name, model, rounds, tests=None):
         run = run_exported.litert_function(file)
         f = lambda x, run=run: run([x])[0]  # noqa: E731
         difference = np.abs(f(samples[:16]) - expected).max() / max(1, np.abs(expected).max())
-        dense = route.replace("sparse", "dense") if route.replace("sparse", "dense") in files else "dense float32"
+        dense = f"dense {route.split()[-1]}"
         speedup = statistics.median(a / b for a, b in zip(times["dense float32"], times[route], strict=True))
         size, base = len(file), len(files[dense])
         latency = statistics.median(times[route])
@@ -135,7 +135,7 @@ def _routes(model, samples):
         shrunk.predict(samples[:1], verbose=0)
         if shrunk.count_params() < dense.count_params():
             yield "shrunk, sparse float32", litert.convert(shrunk, path, "float32", [samples], 1).sparse
-            yield "shrunk, dense int8", litert.convert(shrunk, path, "int8", [samples], 1).sparse
+            yield "shrunk, sparse int8", litert.convert(shrunk, path, "int8", [samples], 1).sparse
 
 
 def _latency_function(file, sample):
