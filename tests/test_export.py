@@ -270,13 +270,12 @@ PHASES = (Phase.generate, Phase.shrink)
 
 
 def structures(items):
-    """Returns a strategy for structures of some items: a list, a dict, or one in the other."""
-    as_dict = st.permutations(NAMES).map(lambda names: dict(zip(names, items, strict=False)))
-    if len(items) < 2:
-        return st.one_of(st.just(items), st.just(items[0]), as_dict)
-    inner = structures(items[1:]).filter(lambda x: isinstance(x, (list, dict)))
-    nested = st.one_of(inner.map(lambda x: [items[0], x]), inner.map(lambda x: {"z": items[0], "y": x}))
-    return st.one_of(st.just(items), as_dict, nested)
+    """Returns a strategy for structures of `(name, tensor)`: a tensor, a list, a dict, or a structure in a list."""
+    tensors = [tensor for _, tensor in items]
+    if len(items) == 1:
+        return st.sampled_from([tensors[0], tensors, dict(items)])
+    nested = structures(items[1:]).map(lambda x: [tensors[0], x])
+    return st.one_of(st.just(tensors), st.permutations(items).map(dict), nested)
 
 
 @pytest.mark.long
@@ -290,11 +289,15 @@ def test_random_structures_of_inputs_and_outputs(request, tmp_path):
         inputs = [keras.Input((size + data.draw(st.integers(0, 1)),), name=name) for name in names]
         together = layers.Concatenate()(inputs) if len(inputs) > 1 else inputs[0]
         outputs = [layers.Dense(data.draw(st.integers(2, 3)))(together) for _ in range(data.draw(st.integers(1, 3)))]
-        model = keras.Model(data.draw(structures(inputs)), data.draw(structures(outputs)))
+        named = [(f"out_{i}", y) for i, y in enumerate(outputs)]
+        inputs_by_name = list(zip(names, inputs, strict=True))
+        model = keras.Model(data.draw(structures(inputs_by_name)), data.draw(structures(named)))
         model = ks.sparsify(model, 0.3)
         rng = np.random.default_rng(0)
         x = [rng.normal(size=(4, *i.shape[1:])).astype("float32") for i in model.inputs]
-        ks.export(model, tmp_path / "m.tflite", representative_dataset=x if len(x) > 1 else x[0])
+        samples = x if len(x) > 1 else x[0]
+        ks.export(model, tmp_path / "saved", representative_dataset=samples)  # compares the outputs
+        ks.export(model, tmp_path / "m.tflite", representative_dataset=samples)
         expected = [numpy(y) for y in keras.tree.flatten(model(keras.tree.pack_sequence_as(model.input, x)))]
         compute = ks.load_litert(tmp_path / "m.tflite")
         by_name = {i.name: array for i, array in zip(model.inputs, x, strict=True)}

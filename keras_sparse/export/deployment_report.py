@@ -10,7 +10,7 @@ from keras import ops
 from keras_sparse.conversion.maskable_weights import check_convertible, weights_of
 from keras_sparse.export.speed_thresholds import sparse_is_faster, sparsity_threshold
 from keras_sparse.export.xnnpack import reason_for_dense_inference
-from keras_sparse.layers.multiply_accumulates import uses_per_input
+from keras_sparse.layers.multiply_accumulates import uses_per_call
 from keras_sparse.validation import check_choice, check_positive_int
 
 _TARGETS = ("litert-x86", "litert-arm64", "onnxruntime", "keras")
@@ -120,7 +120,7 @@ def deployment_report(
     found = [w for w in weights_of(model) if len(w.shape) > 1]
     uses_xnnpack = target == "litert-arm64" and any(map(_is_1x1_convolution, found))
     dense_reason = reason_for_dense_inference(model, weights, batch_size) if uses_xnnpack else None
-    rows, uses = [], uses_per_input(model)
+    rows, uses = [], uses_per_call(model)
     for weight in found:
         sparsity, positions = _zero_fraction(weight), uses(weight.layer)
         vectors = math.inf if positions is None else positions * batch_size
@@ -141,7 +141,8 @@ def _zero_fraction(weight):
 
 
 # The functions below return `(smaller, faster, why)` of a weight, one for each target. `vectors` is the number of input
-# vectors of a dense layer in one call, infinite if it is not fixed.
+# vectors of a dense layer in one call, infinite if it is not fixed. LiteRT calls the layer inside of a TimeDistributed
+# layer once a time step.
 
 
 def _on_litert_x86(weight, sparsity, weights, vectors, dense_reason):

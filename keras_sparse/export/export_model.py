@@ -14,7 +14,7 @@ from keras_sparse.conversion.densify import densify
 from keras_sparse.conversion.maskable_weights import check_convertible
 from keras_sparse.export import litert, run_exported
 from keras_sparse.export.output_comparison import accepted_difference, random_inputs
-from keras_sparse.export.signature import Signature
+from keras_sparse.export.signature import Signature, input_structure, output_structure
 from keras_sparse.validation import check_choice, check_positive_int
 
 _FORMATS = {".tflite": "litert", ".onnx": "onnx", "": "tf_saved_model"}
@@ -84,6 +84,7 @@ def export(
             f"`export` needs the shapes of the model's inputs. Received: {model.name!r}, of class "
             f"{type(model).__name__}. Wrap it: `x = keras.Input(shape); keras.Model(x, model(x))`."
         )
+    dense = _without_nesting(dense)
     size = batch_size or 1
     samples = _samples(dense, representative_dataset, size)
     # All samples calibrate int8. A few are used to compare outputs, in whole batches.
@@ -109,6 +110,24 @@ def export(
                 path, f"neither smaller nor faster than that of a dense model: {format!r} stores zeros as numbers"
             )
     return _size_in_bytes(path)
+
+
+def _without_nesting(model):
+    """Returns a model with lists of inputs and outputs if those of a functional model are structures in structures.
+
+    Signatures of TensorFlow and LiteRT know only lists and dicts.
+    """
+    nested = any(
+        keras.tree.is_nested(x) for s in (input_structure(model), output_structure(model)) for x in _elements(s)
+    )
+    return keras.Model(model.inputs, model.outputs, name=model.name) if nested else model
+
+
+def _elements(structure):
+    """Returns the elements of a list, tuple or dict; none for a tensor."""
+    if isinstance(structure, dict):
+        return structure.values()
+    return structure if isinstance(structure, (list, tuple)) else ()
 
 
 def _check_format(path, format):
@@ -185,8 +204,7 @@ def _check_same_outputs(model, run, samples, weights, path):
 
 def _outputs(model, arrays):
     """Returns the outputs of a model as a list of arrays, for a list of arrays."""
-    given = [ops.convert_to_tensor(x) for x in arrays]
-    given = given[0] if len(given) == 1 else keras.tree.pack_sequence_as(model.input, given)
+    given = keras.tree.pack_sequence_as(input_structure(model), [ops.convert_to_tensor(x) for x in arrays])
     return [ops.convert_to_numpy(ops.cast(x, "float32")) for x in keras.tree.flatten(model(given, training=False))]
 
 

@@ -128,18 +128,14 @@ def saved_model_function(path, known):
         path: str or `pathlib.Path`.
         known: `Signature` of the model.
     """
-    import keras
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(path))
+    endpoint = loaded.signatures["serving_default"]
+    names = ordered(endpoint.structured_input_signature[1], known.inputs)
 
     def run(arrays):
-        given = [tf.constant(x) for x in arrays]
-        signature = loaded.signatures["serving_default"].structured_input_signature[1]
-        if len(given) == 1:
-            return [np.asarray(x) for x in keras.tree.flatten(loaded.serve(given[0]))]
-        names = ordered(signature, known.inputs)
-        outputs = loaded.signatures["serving_default"](**dict(zip(names, given, strict=True)))
+        outputs = endpoint(**dict(zip(names, map(tf.constant, arrays), strict=True)))
         return [np.asarray(outputs[name]) for name in ordered(outputs, known.outputs)]
 
     return run

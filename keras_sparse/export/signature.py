@@ -26,8 +26,7 @@ class Signature:
     @classmethod
     def of(cls, model) -> "Signature":
         """Returns the names that Keras gives the inputs and outputs of a functional or Sequential model."""
-        structure = getattr(model, "output", model.outputs)  # A Sequential model has `output` only if it was called.
-        paths = [path for path, _ in keras.tree.flatten_with_path(structure)]
+        paths = [path for path, _ in keras.tree.flatten_with_path(output_structure(model))]
         is_dict = all(len(path) == 1 and isinstance(path[0], str) for path in paths)
         outputs = [path[0] if is_dict else f"output_{i}" for i, path in enumerate(paths)]
         return cls([x.name.split(":")[0] for x in model.inputs], outputs)
@@ -43,6 +42,16 @@ class Signature:
         if start < 0:
             return cls([], [])
         return cls(**json.loads(data[start + len(_PREFIX) : data.index(_END, start)]))
+
+
+def input_structure(model):
+    """Returns the structure of a model's inputs. A Sequential model has the attribute `input` only if it was called."""
+    return getattr(model, "input", model.inputs[0])
+
+
+def output_structure(model):
+    """Returns the structure of a model's outputs, also if it is a Sequential model that was not called."""
+    return getattr(model, "output", model.outputs[0])
 
 
 def ordered(names, known: list) -> list:

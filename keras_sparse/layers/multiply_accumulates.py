@@ -33,13 +33,19 @@ def uses_per_input(model: keras.Model) -> Callable[[keras.Layer], int | None]:
         Function that gets a layer and returns an int of at least 0; None if the size of an axis is not fixed, or the
         class of the layer is not known.
     """
-    steps, lengths = _time_steps(model), _query_lengths(model)
+    uses_in_call, calls = uses_per_call(model), _time_steps(model)
 
     def uses(layer):
-        positions, its_steps = _positions(layer, lengths.get(id(layer), ())), steps.get(id(layer), 1)
-        return None if None in (positions, its_steps) else positions * its_steps
+        factors = uses_in_call(layer), calls.get(id(layer), 1)
+        return None if None in factors else math.prod(factors)
 
     return uses
+
+
+def uses_per_call(model: keras.Model) -> Callable[[keras.Layer], int | None]:
+    """Returns a function like that of `uses_per_input`, for one call: a recurrent cell is called at each time step."""
+    lengths = _query_lengths(model)
+    return lambda layer: _positions(layer, lengths.get(id(layer), ()))
 
 
 def _time_steps(model: keras.Model) -> dict[int, int | None]:
