@@ -6,8 +6,8 @@
     python recipes/wrn_cifar10.py --depth 10 --widen_factor 0.5 --train_split "train[:2000]" --epochs 5 --period 5
 
 Published test accuracies at sparsity .9: dynamic sparse 93.59, SET 93.28, DeepR 91.41, compressed 93.75, static 92.04;
-dense 94.70. One run of dynamic sparse with this recipe had 93.22 after the last epoch and 93.43 at the best one; it took
-11 minutes on an NVIDIA H200, with JAX. On two cores of an AMD EPYC, 200 epochs would take 16 to 46 hours.
+dense 94.70. One run of dynamic sparse with this recipe had 93.22 after the last epoch and 93.43 at the best one. It
+took 11 minutes on an NVIDIA H200, with JAX. On two cores of an AMD EPYC, 200 epochs would take 16 to 46 hours.
 recipes/RESULTS.md has the results of all methods on a part of the data with a small network.
 
 Reference:
