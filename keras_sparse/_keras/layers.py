@@ -21,6 +21,16 @@ def lists_layers_in_config(model):
     return type(model) in (keras.Sequential, keras.src.models.Functional)
 
 
+def is_functional(model):
+    """Returns whether the connections of a model are known: a Sequential or functional model, also of a subclass.
+
+    A subclass with a `call` of its own may compute something else. `keras.src.models.Functional`, since 3.0; not
+    exported.
+    """
+    bases = keras.Sequential, keras.src.models.Functional
+    return isinstance(model, bases) and type(model).call in (base.call for base in bases) and bool(model.inputs)
+
+
 def conv_lstm_cell():
     """Returns the class of the cells of `keras.layers.ConvLSTM2D`; since 3.0; not exported."""
     return keras.src.layers.rnn.conv_lstm.ConvLSTMCell

@@ -74,6 +74,10 @@ def where(condition, x, fill: float):
     return common.where(condition, x, fill)
 
 
+def register_parameters(model: keras.Model) -> None:
+    """Does nothing: only PyTorch has a second list of the variables."""
+
+
 def layout_of(variable):
     """Returns the `keras.distribution.TensorLayout` of a variable, or None.
 

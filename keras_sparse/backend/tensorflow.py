@@ -97,6 +97,10 @@ def where(condition, x, fill: float):
     return tf.raw_ops.Select(condition=tf.cast(condition, "bool"), x=x, y=other)
 
 
+def register_parameters(model: keras.Model) -> None:
+    """Does nothing: only PyTorch has a second list of the variables."""
+
+
 def layout_of(variable):
     """Returns None, since `keras.distribution` does not support this backend."""
 

@@ -63,6 +63,12 @@ def where(condition, x, fill: float):
     return common.where(condition, x, fill)
 
 
+def register_parameters(model: keras.Model) -> None:
+    """Makes PyTorch's lists of the parameters of all layers, which copied layers lack until they are asked for."""
+    for layer in model.modules():
+        layer.named_parameters()
+
+
 def layout_of(variable):
     """Returns None, since `keras.distribution` does not support this backend."""
 

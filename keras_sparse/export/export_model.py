@@ -1,20 +1,21 @@
 """Exports a model for inference with other runtimes, and verifies the outputs of the exported file."""
 
+import contextlib
 import os
 import warnings
 from pathlib import Path
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_sparse import backend
 from keras_sparse.atomic_write import atomic_write
 from keras_sparse.conversion.densify import densify
 from keras_sparse.conversion.maskable_weights import check_convertible
 from keras_sparse.export import litert, run_exported
-from keras_sparse.export.output_comparison import accepted_difference, random_inputs
+from keras_sparse.export.output_comparison import accepted_difference, has_random_inputs, outputs_of, random_inputs
 from keras_sparse.export.signature import Signature, input_structure, output_structure
+from keras_sparse.layers.traversal import flatten
 from keras_sparse.validation import check_choice, check_positive_int
 
 _FORMATS = {".tflite": "litert", ".onnx": "onnx", "": "tf_saved_model"}
@@ -49,11 +50,11 @@ def export(
         format: "litert", "onnx", "tf_saved_model", or None to choose by the extension of `path`.
         weights: "float32"; for LiteRT also "float16", with half of the bytes, or "int8", with a quarter, which also
             quantizes activations and has the fastest dense layers.
-        representative_dataset: array of about 100 typical inputs, or a list of arrays if the model has several inputs.
-            int8 needs it to calibrate the ranges of activations. Outputs are compared on a part of it; without it, on
-            random inputs.
-        batch_size: int of at least 1, the fixed batch size of a LiteRT model, or None for any. From 16 on, sparse
-            dense layers are not faster than dense ones.
+        representative_dataset: array of about 100 typical inputs; if the model has several inputs, a list of arrays, or
+            a dict from their names to arrays. int8 needs it to calibrate the ranges of activations. Outputs are
+            compared on a part of it; without it, on random inputs.
+        batch_size: int of at least 1, the fixed batch size of a LiteRT model, or None for any. A model whose inputs
+            have a fixed batch size keeps it. From 16 on, sparse dense layers are not faster than dense ones.
 
     Returns:
         The size of the file or folder in bytes, an int.
@@ -61,7 +62,8 @@ def export(
     Raises:
         ValueError: if `model` is not a Keras model or not built, an argument is not one of those above or cannot be
             combined with another one, or the backend cannot write the format.
-        RuntimeError: if the outputs of the exported file differ from those of the model.
+        RuntimeError: if the outputs of the exported file differ from those of the model, or the format does not support
+            an operation of the model.
         FileNotFoundError: if the parent folder of `path` does not exist.
         FileExistsError: if `path` is a folder where a file is to be written, or a folder with something else than a
             SavedModel.
@@ -85,22 +87,28 @@ def export(
             f"{type(model).__name__}. Wrap it: `x = keras.Input(shape); keras.Model(x, model(x))`."
         )
     dense = _without_nesting(dense)
+    batch_size = _fixed_batch_size(dense, batch_size)
     size = batch_size or 1
     samples = _samples(dense, representative_dataset, size)
-    # All samples calibrate int8. A few are used to compare outputs, in whole batches.
-    count = max(size, min(_VERIFIED_SAMPLES, len(samples[0])) // size * size)
+    # All samples calibrate int8. A few are used to compare outputs, in whole batches; a single one if the outputs are
+    # not those of each sample, or depend on the batches before.
+    several = all(x.shape[:1] == (None,) for x in (*dense.inputs, *getattr(dense, "outputs", ())))
+    count = max(size, min(_VERIFIED_SAMPLES, len(samples[0])) // size * size) if several else size
     compared = [x[:count] for x in samples]
-    _outputs(dense, compared)  # Keras exports only models that have been called.
+    outputs_of(dense, compared)  # Keras exports only models that have been called.
+    backend.register_parameters(dense)
     with atomic_write(
         path, folder=format == "tf_saved_model", replaces=lambda x: (x / "saved_model.pb").is_file()
     ) as new:
         if format == "litert":
-            converted = litert.convert(dense, new, weights, samples if weights == "int8" else None, batch_size)
+            with _conversion_errors(dense, format):
+                converted = litert.convert(dense, new, weights, samples if weights == "int8" else None, batch_size)
             _check_same_outputs(model, run_exported.litert_function(converted.sparse), compared, weights, path)
             _warn_no_benefit(path, _missing_benefit(converted))
             new.write_bytes(converted.sparse)
         else:
-            dense.export(str(new), format=format, verbose=False)
+            with _conversion_errors(dense, format):
+                dense.export(str(new), format=format, verbose=False)
             if format == "onnx":
                 run = run_exported.onnx_function(new)
             else:
@@ -110,6 +118,33 @@ def export(
                 path, f"neither smaller nor faster than that of a dense model: {format!r} stores zeros as numbers"
             )
     return _size_in_bytes(path)
+
+
+def _fixed_batch_size(model, batch_size):
+    """Returns the fixed batch size of a model's inputs; `batch_size` if they have none."""
+    fixed = next((x.shape[0] for x in model.inputs if x.shape[0] is not None), None)
+    if fixed is not None and batch_size not in (1, None, fixed):
+        raise ValueError(
+            f"`batch_size` must be that of the model's inputs, {fixed}, or left out. Received: batch_size={batch_size}."
+        )
+    return batch_size if fixed is None else fixed
+
+
+@contextlib.contextmanager
+def _conversion_errors(model, format):
+    """Context manager that explains errors of Keras and TensorFlow, which may be pages long."""
+    try:
+        yield
+    except ImportError:
+        raise
+    except Exception as error:
+        policies = sorted({x.dtype_policy.name for x in flatten(model)})
+        raise RuntimeError(
+            f"Keras or TensorFlow could not export {model.name!r} as {format!r}, and nothing was written. Expected: "
+            "layers that the format supports, in float32, and inputs without spaces in their names. Received: inputs "
+            f"{[x.name for x in model.inputs]}, layers of the dtype policies {policies}, and the error: "
+            f"{str(error).strip()[:300]}"
+        ) from error
 
 
 def _without_nesting(model):
@@ -172,26 +207,42 @@ def _samples(model, given, batch_size):
     """
     shapes, dtypes = [tuple(x.shape[1:]) for x in model.inputs], [x.dtype for x in model.inputs]
     if given is None:
+        if not has_random_inputs(model):
+            raise ValueError(
+                "`export` compares outputs on random inputs, and cannot make strings. Give some inputs as "
+                "`representative_dataset`. Received: representative_dataset=None."
+            )
         return random_inputs(model, max(_VERIFIED_SAMPLES, batch_size))
-    arrays = [np.asarray(x) for x in (keras.tree.flatten(given) if len(shapes) > 1 else [given])]
+    if isinstance(given, dict):
+        names = [x.name for x in model.inputs]
+        if sorted(given) != sorted(names):
+            raise ValueError(
+                f"`representative_dataset` must have the names of the model's inputs, {names}. Received: "
+                f"{sorted(given)}."
+            )
+        given = [given[name] for name in names]
+    elif len(shapes) == 1 and not (isinstance(given, (list, tuple)) and len(given) == 1):
+        given = [given]
+    arrays = [np.asarray(x) for x in keras.tree.flatten(given)]
     received = [(x.shape, str(x.dtype)) for x in arrays]
     fits = len(arrays) == len(shapes) and len({len(x) if x.ndim else 0 for x in arrays}) == 1
-    for x, shape in zip(arrays, shapes, strict=False):
-        fits = fits and x.ndim == len(shape) + 1 and len(x) and x.dtype.kind in "fiub"
+    for x, shape, dtype in zip(arrays, shapes, dtypes, strict=False):
+        fits = fits and x.ndim == len(shape) + 1 and len(x) and x.dtype.kind in ("SUO" if dtype == "string" else "fiub")
         fits = fits and all(n is None or n == m for n, m in zip(shape, x.shape[1:], strict=False))
     if not fits:
         raise ValueError(
             f"`representative_dataset` must be an array of inputs of shape {shapes}, with a first axis for the number "
-            f"of inputs, or a list of such arrays, one for each input of the model. Received: {received}."
+            "of inputs, or a list of such arrays, one for each input of the model, or a dict from their names to "
+            f"arrays. Received: {received}."
         )
     # Samples are repeated if there are fewer than a batch.
     rows = np.arange(max(len(arrays[0]), batch_size)) % len(arrays[0])
-    return [x[rows].astype(d) for x, d in zip(arrays, dtypes, strict=True)]
+    return [x[rows] if d == "string" else x[rows].astype(d) for x, d in zip(arrays, dtypes, strict=True)]
 
 
 def _check_same_outputs(model, run, samples, weights, path):
     """Raises RuntimeError if the outputs of a file, computed by `run`, differ from those of the model."""
-    for x, y in zip(_outputs(model, samples), run(samples), strict=True):
+    for x, y in zip(outputs_of(model, samples), run(samples), strict=True):
         difference, limit = _difference(x, np.asarray(y, "float32"), weights)
         if not difference <= limit:  # True for NaN, too
             raise RuntimeError(
@@ -200,12 +251,6 @@ def _check_same_outputs(model, run, samples, weights, path):
                 f"{difference:.2g}, on {len(samples[0])} inputs. Nothing was written to {str(path)!r}. "
                 + _ADVICE["float32" if weights == "float32" else "rounded"]
             )
-
-
-def _outputs(model, arrays):
-    """Returns the outputs of a model as a list of arrays, for a list of arrays."""
-    given = keras.tree.pack_sequence_as(input_structure(model), [ops.convert_to_tensor(x) for x in arrays])
-    return [ops.convert_to_numpy(ops.cast(x, "float32")) for x in keras.tree.flatten(model(given, training=False))]
 
 
 _ADVICE = {

@@ -60,7 +60,7 @@ def litert_function(data, threads=1):
     def run(arrays):
         arrays = _input_arrays(arrays, details)
         parts = [call(**dict(zip(details, x, strict=True))) for x in _batches(arrays, batch_size)]
-        return [np.concatenate([x[name] for x in parts]) for name in ordered(parts[0], known.outputs)]
+        return [_joined([x[name] for x in parts]) for name in ordered(parts[0], known.outputs)]
 
     return run
 
@@ -99,7 +99,15 @@ def _input_arrays(given, details):
         raise ValueError(
             f"The arrays do not fit the inputs. {advice} All need the same number. Received: the shapes {received}."
         )
-    return [x.astype(detail["dtype"], copy=False) for x, detail in zip(arrays, details.values(), strict=True)]
+    dtypes = [np.dtype(detail["dtype"]) for detail in details.values()]
+    for x, dtype in zip(arrays, dtypes, strict=True):
+        # Floats may be rounded, but integers must be the numbers that were given.
+        if x.dtype.kind not in "fiub" or (dtype.kind != "f" and not np.array_equal(x, x.astype(dtype))):
+            raise ValueError(
+                f"The numbers do not fit the inputs. {advice} Their dtypes: {[d.name for d in dtypes]}. Received: "
+                f"an array of dtype {x.dtype}, whose values {dtype.name} does not have."
+            )
+    return [x.astype(dtype, copy=False) for x, dtype in zip(arrays, dtypes, strict=True)]
 
 
 def onnx_function(path):
@@ -116,7 +124,7 @@ def onnx_function(path):
 
     def run(arrays):
         parts = [session.run(None, dict(zip(names, x, strict=True))) for x in _batches(arrays, batch_size)]
-        return [np.concatenate(x) for x in zip(*parts, strict=True)]
+        return [_joined(x) for x in zip(*parts, strict=True)]
 
     return run
 
@@ -139,6 +147,11 @@ def saved_model_function(path, known):
         return [np.asarray(outputs[name]) for name in ordered(outputs, known.outputs)]
 
     return run
+
+
+def _joined(parts):
+    """Returns the outputs of several batches as one array. Those of a single batch need not have a batch axis."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _batches(arrays, batch_size):

@@ -2,15 +2,16 @@
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_sparse import _keras
 from keras_sparse.conversion.densify import densify
 from keras_sparse.conversion.maskable_weights import check_convertible
 from keras_sparse.export.channel_analysis import ChannelAnalysis
-from keras_sparse.export.output_comparison import accepted_difference, random_inputs
+from keras_sparse.export.output_comparison import accepted_difference, has_random_inputs, outputs_of, random_inputs
+from keras_sparse.layers.traversal import flatten
 
-_TOLERANCE = 1e-4  # of outputs, see `accepted_difference`
+# By the dtype in which layers compute; see `accepted_difference`. Folding a constant changes the order of additions.
+_TOLERANCES = {"float64": 1e-3, "float32": 1e-3, "float16": 0.02, "bfloat16": 0.1}
 
 
 def shrink(model: keras.Model) -> keras.Model:
@@ -50,7 +51,7 @@ def shrink(model: keras.Model) -> keras.Model:
     """
     check_convertible(model, "shrink")
     copy = densify(model)
-    if not _keras.lists_layers_in_config(copy) or not copy.inputs:
+    if not _keras.is_functional(copy):
         raise ValueError(
             "`shrink` takes a functional or Sequential model, whose layers have known connections. Received: "
             f"{model.name!r} of class {type(model).__name__!r}. Shrink the functional models in it, or write it as a "
@@ -84,16 +85,16 @@ def _rebuilt_layers(analysis):
 def _check_same_outputs(model, shrunk):
     """Raises RuntimeError if two models differ by more than rounding on random inputs.
 
-    Models with axes of unknown size are not compared.
+    Models with axes of unknown size or inputs of strings are not compared.
     """
-    if any(n is None for x in model.inputs for n in x.shape[1:]):
+    if any(n is None for x in model.inputs for n in x.shape[1:]) or not has_random_inputs(model):
         return
-    given = [ops.convert_to_tensor(x) for x in random_inputs(model, 2)]
+    given = random_inputs(model, 2)
+    tolerance = max(_TOLERANCES.get(x.compute_dtype, 0.0) for x in (model, *flatten(model)))
     # These models take and return lists, whatever the structures of inputs and outputs are.
-    flat = [keras.Model(m.inputs, m.outputs) for m in (model, shrunk)]
-    for x, y in zip(*(m(given) for m in flat), strict=True):
-        x, y = (ops.convert_to_numpy(ops.cast(v, "float32")) for v in (x, y))
-        limit = accepted_difference(x, _TOLERANCE)
+    expected, got = (outputs_of(keras.Model(m.inputs, m.outputs), given) for m in (model, shrunk))
+    for x, y in zip(expected, got, strict=True):
+        limit = accepted_difference(x, tolerance)
         if not np.allclose(x, y, rtol=0, atol=limit, equal_nan=True):
             raise RuntimeError(
                 f"The shrunk model of {model.name!r} computes something else. Expected: outputs that differ by at most "
