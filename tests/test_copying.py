@@ -1,5 +1,7 @@
 """Tests that a copy computes the same as the original, and shares no variable with it."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -946,3 +948,14 @@ def test_any_composition_is_copied_exactly_or_refused_by_name(examples):
         np.testing.assert_array_equal(before[0], outputs(model, SEQUENCE)[0])
 
     check()
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="Only PyTorch lists the parameters of a copy anew")
+def test_a_copy_can_be_exported_to_onnx(tmp_path):
+    pytest.importorskip("onnxruntime")
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert ks.export(ks.sparsify(model, 0.5), tmp_path / "m.onnx") > 0

@@ -72,6 +72,38 @@ def test_an_export_has_the_predicted_storage(tmp_path, weights, sparsity):
     assert len(converted.storage.computed_sparse + converted.storage.densified) == sum(x.smaller for x in report.layers)
 
 
+SEQUENCE, IMAGE, VOLUME = (6, 64), (10, 10, 16), (4, 4, 4, 2)
+KINDS = {  # name -> (shape of the input, layers)
+    "LSTM": (SEQUENCE, lambda: [layers.LSTM(64)]),
+    "GRU": ((None, 64), lambda: [layers.GRU(48)]),
+    "Bidirectional": (SEQUENCE, lambda: [layers.Bidirectional(layers.SimpleRNN(64)), layers.Dense(3)]),
+    "Conv1D": (SEQUENCE, lambda: [layers.Conv1D(32, 3), layers.SeparableConv1D(32, 2)]),
+    "Conv3D": (VOLUME, lambda: [layers.Conv3D(32, 3), layers.Flatten(), layers.Dense(5)]),
+    "separable": (IMAGE, lambda: [layers.SeparableConv2D(64, 3), layers.DepthwiseConv2D(5, depth_multiplier=2)]),
+    "small": ((16,), lambda: [layers.Dense(32), layers.Dense(2)]),
+}
+
+
+@pytest.mark.tensorflow
+@pytest.mark.filterwarnings("ignore:The export to:UserWarning")
+@pytest.mark.parametrize(("weights", "sparsity"), [("float32", 0.5), ("float32", 0.96), ("int8", 0.8)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_export_of_each_kind_of_layer_has_the_predicted_storage(tmp_path, kind, weights, sparsity):
+    pytest.importorskip("ai_edge_litert")
+    from keras_sparse.export import litert
+
+    shape, parts = KINDS[kind]
+    if weights == "int8" and kind not in ("Conv1D", "separable", "small"):
+        pytest.skip("Recurrent layers and Conv3D do not convert to int8 only")
+    model = ks.sparsify(keras.Sequential([keras.Input(shape), *parts()]), sparsity)
+    dense = ks.densify(model)
+    samples = np.random.default_rng(0).random((4, *shape), "float32") if weights == "int8" else None
+    storage = litert.convert(dense, tmp_path / "m.tflite", weights, [samples], 1).storage
+    report = ks.deployment_report(model, weights=weights)
+    assert len(storage.computed_sparse) == sum(x.faster for x in report.layers)
+    assert len(storage.computed_sparse + storage.densified) == sum(x.smaller for x in report.layers)
+
+
 @pytest.mark.tensorflow
 @pytest.mark.filterwarnings("ignore:The export to:UserWarning")
 @pytest.mark.parametrize(("length", "batch_size"), [(4, 1), (4, 4), (32, 1), (None, 1)])

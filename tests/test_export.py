@@ -309,6 +309,58 @@ def test_random_structures_of_inputs_and_outputs(request, tmp_path):
 
 
 @pytest.mark.filterwarnings(NOT_FASTER)
+def test_a_dict_of_samples_is_matched_by_the_names_of_the_inputs(tmp_path):
+    user, item = keras.Input((8,), name="user"), keras.Input((8,), name="item")
+    scaled = layers.Dense(32, activation="relu")(layers.Rescaling(0.01)(item))
+    model = keras.Model([user, item], layers.Dense(2)(layers.Concatenate()([layers.Dense(32)(user), scaled])))
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(100, 8)).astype("float32")
+    y = (100 * rng.normal(size=(100, 8))).astype("float32")
+    ks.export(model, tmp_path / "m.tflite", weights="int8", representative_dataset={"user": x, "item": y})
+    (got,) = ks.load_litert(tmp_path / "m.tflite")([x, y])
+    assert np.sqrt(np.mean((got - numpy(model([x, y]))) ** 2)) < 0.05 * got.std()
+    with pytest.raises(ValueError, match=r"names of the model's inputs, \['user', 'item'\].*\['user'\]"):
+        ks.export(model, tmp_path / "m.tflite", weights="int8", representative_dataset={"user": x})
+
+
+@pytest.mark.filterwarnings(NOT_FASTER)
+@pytest.mark.parametrize("given", [True, False])
+def test_states_of_recurrent_layers_stay_and_fixed_batch_sizes_are_kept(tmp_path, given):
+    inputs = keras.Input(batch_shape=(3, 5, 2))
+    recurrent = layers.GRU(8, stateful=True)
+    model = keras.Model(inputs, layers.Dense(2)(recurrent(inputs)))
+    ks.export(model, tmp_path / "m.tflite", representative_dataset=np.ones((3, 5, 2)) if given else None)
+    assert not numpy(recurrent.states[0]).any()
+    with pytest.raises(ValueError, match="must be that of the model's inputs, 3"):
+        ks.export(model, tmp_path / "m.tflite", batch_size=2)
+
+
+@pytest.mark.filterwarnings(NOT_FASTER)
+@pytest.mark.parametrize("operation", [keras.ops.mean, keras.ops.transpose])
+def test_outputs_need_no_batch_axis(tmp_path, operation):
+    inputs = keras.Input((8,))
+    ks.export(keras.Model(inputs, operation(layers.Dense(4)(inputs))), tmp_path / "m.tflite")
+
+
+def test_errors_of_the_converter_are_explained(tmp_path):
+    inputs = keras.Input((8,), name="in one")
+    with pytest.raises(RuntimeError, match=r"could not export 'net' as 'litert'.*inputs \['in one'\].*'float32'"):
+        ks.export(keras.Model(inputs, layers.Dense(4)(inputs), name="net"), tmp_path / "m.tflite")
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.filterwarnings(NOT_FASTER)
+def test_numbers_that_the_dtype_of_the_input_does_not_have_are_refused(tmp_path):
+    inputs = keras.Input((8,), dtype="uint8")
+    ks.export(keras.Model(inputs, layers.Dense(2)(layers.Rescaling(1 / 255)(inputs))), tmp_path / "m.tflite")
+    run = ks.load_litert(tmp_path / "m.tflite")
+    assert run(np.arange(16).reshape(2, 8))[0].shape == (2, 2)
+    for wrong in (np.full((2, 8), 0.5), np.full((2, 8), -3), np.full((2, 8), "a"), np.full((2, 8), 1j)):
+        with pytest.raises(ValueError, match=r"numbers do not fit.*dtypes: \['uint8'\]"):
+            run(wrong)
+
+
+@pytest.mark.filterwarnings(NOT_FASTER)
 def test_arrays_that_do_not_fit_the_input_are_refused(tmp_path):
     model = ks.sparsify(keras.Sequential([keras.Input((4,)), layers.Dense(3, name="fc")]), 0.5)
     ks.export(model, tmp_path / "m.tflite")

@@ -255,6 +255,57 @@ def test_each_known_layer_is_made_anew_with_fewer_channels(layer):
     assert assert_same(model).get_layer("a").filters == 2
 
 
+def test_what_a_model_does_in_training_only_changes_nothing():
+    """Batch normalization with `training=True` moves its statistics at each call, dropout draws."""
+    x = inputs = keras.Input((8,))
+    x = layers.BatchNormalization(momentum=0.5)(layers.Dense(20)(x), training=True)
+    model = keras.Model(inputs, layers.Dense(2)(layers.Dropout(0.5)(x, training=True)))
+    model.layers[2].moving_mean.assign(np.full(20, 5.0))
+    before = [numpy(v) for v in model.variables]
+    assert_same(ks.sparsify(model, 0.8))
+    assert all(np.array_equal(a, numpy(b)) for a, b in zip(before, model.variables, strict=True))
+
+
+def test_stateful_recurrent_layers_keep_their_state():
+    inputs = keras.Input(batch_shape=(5, 4, 3))
+    recurrent = layers.GRU(8, stateful=True)
+    model = ks.sparsify(keras.Model(inputs, layers.Dense(2)(layers.Dense(20)(recurrent(inputs)))), 0.8)
+    shrunk = ks.shrink(model)
+    assert shrunk.count_params() < ks.densify(model).count_params()
+    assert all(not numpy(v).any() for m in (model, shrunk) for x in m.layers for v in getattr(x, "states", None) or ())
+
+
+def test_low_precision_is_no_difference():
+    x = inputs = keras.Input((16,))
+    for _ in range(2):
+        x = layers.Dense(64, activation="relu", dtype="mixed_bfloat16")(x)
+    model = keras.Model(inputs, layers.Dense(4, dtype="float32")(x))
+    for seed in range(4):
+        for v in model.trainable_variables:
+            v.assign(np.random.default_rng(seed).normal(size=v.shape) * 0.3)
+        ks.shrink(ks.sparsify(model, 0.95, seed=seed))
+
+
+class OwnStep(keras.Model):
+    def train_step(self, *args):
+        return super().train_step(*args)
+
+
+class OwnCall(keras.Model):
+    def call(self, x):
+        return 2 * super().call(x)
+
+
+def test_a_functional_subclass_is_shrunk_unless_it_has_its_own_call():
+    inputs = keras.Input((8,))
+    outputs = layers.Dense(3)(layers.Dense(40)(inputs))
+    shrunk = assert_same(ks.sparsify(OwnStep(inputs, outputs), 0.9))
+    assert isinstance(shrunk, OwnStep)
+    assert units(shrunk)[0] < 40
+    with pytest.raises(ValueError, match="functional or Sequential model.*OwnCall"):
+        ks.shrink(ks.sparsify(OwnCall(inputs, outputs), 0.9))
+
+
 def test_unknown_layers_are_not_changed():
     class Own(layers.Dense):
         pass

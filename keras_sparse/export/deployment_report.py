@@ -8,19 +8,17 @@ import numpy as np
 from keras import ops
 
 from keras_sparse.conversion.maskable_weights import check_convertible, weights_of
-from keras_sparse.export.speed_thresholds import sparse_is_faster, sparsity_threshold
+from keras_sparse.export.speed_thresholds import sparse_is_faster, sparse_is_smaller, sparsity_threshold
 from keras_sparse.export.xnnpack import reason_for_dense_inference
 from keras_sparse.layers.multiply_accumulates import uses_per_call
 from keras_sparse.validation import check_choice, check_positive_int
 
 _TARGETS = ("litert-x86", "litert-arm64", "onnxruntime", "keras")
 _WEIGHTS = ("float32", "float16", "int8")
-# The sparsity from which values and indices, of 1 or 2 bytes for each live weight, take less than a dense weight.
-_SMALLER_FROM = {"float32": 1 / 3, "float16": 0.5, "int8": 2 / 3}
-_CONVOLUTIONS = (
-    *(keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D),
-    *(keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D),
-)
+_ITEM_SIZES = {"float32": 4, "float16": 2, "int8": 1}
+_DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+_CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, *_DEPTHWISE)
+_CELLS = (keras.layers.SimpleRNNCell, keras.layers.LSTMCell, keras.layers.GRUCell)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,13 +144,18 @@ def _zero_fraction(weight):
 
 
 def _on_litert_x86(weight, sparsity, weights, vectors, dense_reason):
-    kind, needed = _kind(weight), _SMALLER_FROM[weights]
+    kind = _kind(weight)
     if kind is None:
         return False, False, "LiteRT's operators for this layer need dense weights."
     if weights == "int8" and kind == "dense":
         return False, False, _INT8_DENSE
-    if sparsity < needed:
-        return False, False, f"Stored sparse, with indices, it is smaller than dense only from {needed:.0%} zeros on."
+    rows, row_length = _rows(weight, kind)
+    if not sparse_is_smaller(round((1 - sparsity) * weight.size), rows, row_length, _ITEM_SIZES[weights]):
+        return (
+            False,
+            False,
+            "With the indices of its live weights, it would not take fewer bytes than a dense one.",
+        )
     if kind == "convolution":
         return True, False, "It is made dense when the file is loaded: on x86 LiteRT has no sparse convolutions."
     if weights == "float16":
@@ -226,12 +229,23 @@ _RULES = {
 
 def _kind(weight):
     """Returns "dense" or "convolution" for the kernel of an operator that LiteRT has, else None."""
+    if isinstance(weight.layer, _CELLS) and weight.attribute in ("kernel", "recurrent_kernel"):
+        return "dense"
     if weight.attribute in ("kernel", "pointwise_kernel", "depthwise_kernel"):
         if isinstance(weight.layer, (keras.layers.Dense, keras.layers.EinsumDense)):
             return "dense"
         if isinstance(weight.layer, _CONVOLUTIONS) or weight.attribute != "kernel":
             return "convolution"
     return None
+
+
+def _rows(weight, kind):
+    """Returns the number of rows of a weight in LiteRT's layout, which has input channels last, and their length."""
+    if kind == "dense":
+        return weight.shape[-1], math.prod(weight.shape[:-1])
+    depthwise = isinstance(weight.layer, _DEPTHWISE) or weight.attribute == "depthwise_kernel"
+    row_length = math.prod(weight.shape[-2:]) if depthwise else weight.shape[-2]
+    return weight.size // row_length, row_length
 
 
 def _is_1x1_convolution(weight):

@@ -13,10 +13,9 @@ import dataclasses
 import numpy as np
 
 from keras_sparse.export.flatbuffer import schema
-from keras_sparse.export.speed_thresholds import sparse_is_faster
+from keras_sparse.export.speed_thresholds import sparse_is_faster, sparse_is_smaller
 
 _SPARSE_FULLY_CONNECTED_VERSION = 8  # the first version of FULLY_CONNECTED that reads sparse weights
-_OVERHEAD = 400  # approximate bytes of the metadata of a sparse tensor and of its DENSIFY operator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +57,12 @@ def store_sparse(model) -> TensorStorage:
             if array is None or not (array == 0).any():
                 continue
             name = tensor.name.decode() if isinstance(tensor.name, bytes) else tensor.name
-            sparsity, values, size = _compressed_sparse_rows(s, array)
-            if size + _OVERHEAD >= array.nbytes or not _can_be_densified(s, tensor, consumers[index]):
+            rows, row_length = array.size // array.shape[-1], array.shape[-1]
+            smaller = sparse_is_smaller(np.count_nonzero(array), rows, row_length, array.itemsize)
+            if not smaller or not _can_be_densified(s, tensor, consumers[index]):
                 dense.append(name)
                 continue
+            sparsity, values = _compressed_sparse_rows(s, array)
             buffer = s.BufferT()
             buffer.data = np.frombuffer(values.tobytes(), np.uint8)
             model.buffers.append(buffer)
@@ -150,7 +151,7 @@ def _compressed_sparse_rows(s, array):
     (`arrayIndices`), and the number of values before each row (`arraySegments`).
 
     Returns:
-        `(SparsityParametersT, values, size in bytes of values and indices)`.
+        `(SparsityParametersT, values)`.
     """
     rows = array.reshape(-1, array.shape[-1])
     live = rows != 0
@@ -166,8 +167,7 @@ def _compressed_sparse_rows(s, array):
     axis.arraySegmentsType, axis.arraySegments = _index_vector(s, segments)
     axis.arrayIndicesType, axis.arrayIndices = _index_vector(s, indices)
     sparsity.dimMetadata.append(axis)
-    values = rows[live]
-    return sparsity, values, values.nbytes + axis.arraySegments.values.nbytes + axis.arrayIndices.values.nbytes
+    return sparsity, rows[live]
 
 
 def _index_vector(s, values):
