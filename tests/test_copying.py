@@ -9,6 +9,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
 
+import any_models
 import keras_sparse as ks
 from keras_sparse.layers import MaskedDense
 from nets import compiled, numpy
@@ -959,3 +960,64 @@ def test_a_copy_can_be_exported_to_onnx(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert ks.export(ks.sparsify(model, 0.5), tmp_path / "m.onnx") > 0
+
+
+def checkpoint_values(model, folder):
+    """Returns what `tf.train.Checkpoint` saves of a model: dict from keys to arrays."""
+    import tensorflow as tf
+
+    path = tf.train.Checkpoint(model=model).save(str(folder / "checkpoint"))
+    reader = tf.train.load_checkpoint(path)
+    return {k: reader.get_tensor(k) for k in reader.get_variable_to_shape_map() if k.startswith("model/")}
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("name", ["functional", "nested", "subclassed"])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_checkpoints_of_tensorflow_hold_the_weights_of_copies(name, in_place, tmp_path):
+    """TensorFlow tracks objects beside Keras. A copy that it does not track would be saved without any weight."""
+    import tensorflow as tf
+
+    def build():
+        if name == "subclassed":
+            model = any_models.Subclassed()
+            model(np.zeros((2, 6, 4), "float32"))
+            return model
+        inputs = keras.Input((6, 8))
+        x = layers.Bidirectional(layers.LSTM(4))(layers.MultiHeadAttention(2, 4)(inputs, inputs))
+        if name == "nested":
+            x = keras.Sequential([keras.Input((8,)), layers.Dense(5), keras.Sequential([layers.Dense(4)])])(x)
+        return keras.Model(inputs, layers.Dense(3)(x))
+
+    model = build()
+    model.compile("adam", "mse")  # A copy does not have the optimizer, which TensorFlow tracks, too.
+    model.optimizer.build(model.trainable_variables)
+    sparse = ks.sparsify(model, 0.5, in_place=in_place)
+    # Keras does not let TensorFlow track lists of layers of a layer of one's own.
+    of_copies = [v for v in (*sparse.weights, *ks.densify(sparse).weights) if "lazy" not in v.path]
+    tracked = [v for v in sparse.weights if "lazy" not in v.path]
+    saved = checkpoint_values(sparse, tmp_path)
+    assert in_place or not [key for key in saved if "optimizer" in key]
+    held = [*saved.values(), *checkpoint_values(ks.densify(sparse), tmp_path).values()]
+    for v in of_copies:
+        assert any(np.array_equal(numpy(v), x) for x in held), v.path
+    path = tf.train.Checkpoint(model=sparse).save(str(tmp_path / "sparse"))
+    before = [numpy(v) for v in tracked]
+    for v in tracked:
+        v.assign(np.zeros(v.shape, v.dtype))
+    tf.train.Checkpoint(model=sparse).restore(path)
+    assert all(np.array_equal(a, numpy(b)) for a, b in zip(before, tracked, strict=True))
+
+
+@pytest.mark.tensorflow
+def test_a_copy_with_a_lookup_table_can_be_exported(tmp_path):
+    import tensorflow as tf
+
+    inputs = keras.Input((1,), dtype="string")
+    codes = layers.StringLookup(vocabulary=["a", "b", "c"], output_mode="one_hot")(inputs)
+    sparse = ks.sparsify(keras.Model(inputs, layers.Dense(8)(codes)), 0.5)
+    words = np.array([["b"], ["z"]])
+    with pytest.warns(UserWarning, match="The export to"):
+        ks.export(sparse, tmp_path / "saved", representative_dataset=words)
+    loaded = tf.saved_model.load(tmp_path / "saved")
+    np.testing.assert_allclose(loaded.serve(words), sparse(tf.constant(words)), atol=1e-6)

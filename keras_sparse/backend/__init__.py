@@ -17,6 +17,7 @@ assign = _backend.assign
 can_assign = _backend.can_assign
 compiled = _backend.compiled
 copies = _backend.copies
+copy_dependencies = _backend.copy_dependencies
 copy_native = _backend.copy_native
 dense_gradients = _backend.dense_gradients
 hook_train_step = _backend.hook_train_step
@@ -38,6 +39,7 @@ __all__ = [
     "can_assign",
     "compiled",
     "copies",
+    "copy_dependencies",
     "copy_native",
     "dense_gradients",
     "hook_train_step",

@@ -78,6 +78,10 @@ def register_parameters(model: keras.Model) -> None:
     """Does nothing: only PyTorch has a second list of the variables."""
 
 
+def copy_dependencies(layer: keras.Layer, new: keras.Layer, names_of_compile: set[str]) -> None:
+    """Does nothing: only TensorFlow has a second list of what a layer refers to."""
+
+
 def layout_of(variable):
     """Returns the `keras.distribution.TensorLayout` of a variable, or None.
 

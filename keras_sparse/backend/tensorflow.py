@@ -101,6 +101,34 @@ def register_parameters(model: keras.Model) -> None:
     """Does nothing: only PyTorch has a second list of the variables."""
 
 
+def _nothing_tracked():
+    """Returns the attributes of a `tf.Trackable` that tracks nothing yet, as TensorFlow makes them at the first use."""
+    lists = {"_self_unconditional_checkpoint_dependencies": [], "_self_name_based_restores": set()}
+    dicts = ("unconditional_dependency_names", "unconditional_deferred_dependencies", "saveable_object_factories")
+    return {**lists, **{f"_self_{name}": {} for name in dicts}, "_self_update_uid": -1}
+
+
+def copy_dependencies(layer: keras.Layer, new: keras.Layer, names_of_compile: set[str]) -> None:
+    """Makes TensorFlow track the attributes of a copied layer that it tracks in the original.
+
+    `tf.train.Checkpoint` and SavedModels contain what is tracked. TensorFlow tracks attributes when they are set by
+    `setattr`, and wraps their lists and dicts.
+
+    Args:
+        layer: `keras.Layer`.
+        new: its copy, whose attributes are copied already.
+        names_of_compile: set of the names of attributes that `compile` sets, which the copy does not have.
+    """
+    import tensorflow as tf
+
+    for name, value in _nothing_tracked().items():
+        object.__setattr__(new, name, value)
+    for name in [x.name for x in layer._self_unconditional_checkpoint_dependencies]:
+        if name in vars(new) and not (isinstance(layer, keras.Model) and name in names_of_compile):
+            value = vars(new).pop(name)
+            tf.__internal__.tracking.AutoTrackable.__setattr__(new, name, value)
+
+
 def layout_of(variable):
     """Returns None, since `keras.distribution` does not support this backend."""
 

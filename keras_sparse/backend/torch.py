@@ -69,6 +69,10 @@ def register_parameters(model: keras.Model) -> None:
         layer.named_parameters()
 
 
+def copy_dependencies(layer: keras.Layer, new: keras.Layer, names_of_compile: set[str]) -> None:
+    """Does nothing: only TensorFlow has a second list of what a layer refers to."""
+
+
 def layout_of(variable):
     """Returns None, since `keras.distribution` does not support this backend."""
 

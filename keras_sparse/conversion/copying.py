@@ -59,6 +59,7 @@ class _Copier:
         self._originals = []  # keeps the originals alive, so that their ids stay unique
         self._unfilled = []  # (original, copy) of objects whose attributes are still to be copied
         self._functions = []  # (original, copy) of each keras.Function
+        self._layers = []  # (original, copy) of each layer and model
         self._trackers = []  # copies of Keras's trackers, which list variables by id
         self._holder = None  # the layer whose attributes are being copied, for messages
         self._reaching = {}  # id of a function -> whether it refers to an object of Keras
@@ -114,6 +115,8 @@ class _Copier:
             _keras.name_nodes(new)
         for tracker in self._trackers:
             _keras.renew_tracker_ids(tracker)
+        for layer, new in self._layers:
+            backend.copy_dependencies(layer, new, self._compile_names)
 
     def _note(self, value, new):
         self._made[id(value)] = new
@@ -221,6 +224,9 @@ class _Copier:
             for name in _keras.GRAPH_OF_FUNCTION:
                 state.pop(name, None)
         if isinstance(value, keras.Layer):
+            self._layers.append((value, new))
+            # What TensorFlow tracks is found anew, since it includes the optimizer. See `backend.copy_dependencies`.
+            state = {n: v for n, v in state.items() if not n.startswith("_self_") or n == "_self_setattr_tracking"}
             # `losses` belong to the last call of the original.
             fresh |= _keras.no_losses()
         if isinstance(value, keras.Model):
