@@ -135,7 +135,7 @@ def _conversion_errors(model, format):
     """Context manager that explains errors of Keras and TensorFlow, which may be pages long."""
     try:
         yield
-    except ImportError:
+    except (ImportError, OSError):  # a missing package, a full disk
         raise
     except Exception as error:
         policies = sorted({x.dtype_policy.name for x in flatten(model)})
