@@ -17,6 +17,7 @@ assign = _backend.assign
 can_assign = _backend.can_assign
 compiled = _backend.compiled
 copies = _backend.copies
+DEPENDENCY_ATTRIBUTES = _backend.DEPENDENCY_ATTRIBUTES
 copy_dependencies = _backend.copy_dependencies
 copy_native = _backend.copy_native
 dense_gradients = _backend.dense_gradients
@@ -34,6 +35,7 @@ where = _backend.where
 write_elements = _backend.write_elements
 
 __all__ = [
+    "DEPENDENCY_ATTRIBUTES",
     "assign",
     "assign_all",
     "can_assign",

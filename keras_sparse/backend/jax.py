@@ -9,6 +9,8 @@ import numpy as np
 from keras_sparse import _keras
 from keras_sparse.backend import common
 
+DEPENDENCY_ATTRIBUTES = frozenset()  # of TensorFlow only
+
 
 def read(variable: keras.Variable) -> np.ndarray:
     """Converts a variable to a NumPy array. The array is read-only: copy it to write. See `to_numpy`."""

@@ -1,5 +1,6 @@
 """The functions of `keras_sparse.backend` for TensorFlow."""
 
+import copy
 from collections.abc import Callable
 
 import keras
@@ -7,6 +8,17 @@ import numpy as np
 
 from keras_sparse import _keras
 from keras_sparse.backend import common
+
+# Attributes of a `tf.Trackable` that tracks nothing, as TensorFlow makes them at the first use.
+_NOTHING_TRACKED = {
+    "_self_unconditional_checkpoint_dependencies": [],
+    "_self_unconditional_dependency_names": {},
+    "_self_unconditional_deferred_dependencies": {},
+    "_self_saveable_object_factories": {},
+    "_self_name_based_restores": set(),
+    "_self_update_uid": -1,
+}
+DEPENDENCY_ATTRIBUTES = frozenset(_NOTHING_TRACKED)
 
 
 def read(variable: keras.Variable) -> np.ndarray:
@@ -101,18 +113,10 @@ def register_parameters(model: keras.Model) -> None:
     """Does nothing: only PyTorch has a second list of the variables."""
 
 
-def _nothing_tracked():
-    """Returns the attributes of a `tf.Trackable` that tracks nothing yet, as TensorFlow makes them at the first use."""
-    lists = {"_self_unconditional_checkpoint_dependencies": [], "_self_name_based_restores": set()}
-    dicts = ("unconditional_dependency_names", "unconditional_deferred_dependencies", "saveable_object_factories")
-    return {**lists, **{f"_self_{name}": {} for name in dicts}, "_self_update_uid": -1}
-
-
 def copy_dependencies(layer: keras.Layer, new: keras.Layer, names_of_compile: set[str]) -> None:
     """Makes TensorFlow track the attributes of a copied layer that it tracks in the original.
 
-    `tf.train.Checkpoint` and SavedModels contain what is tracked. TensorFlow tracks attributes when they are set by
-    `setattr`, and wraps their lists and dicts.
+    `tf.train.Checkpoint` and SavedModels contain what is tracked: attributes that were set by `setattr`.
 
     Args:
         layer: `keras.Layer`.
@@ -121,8 +125,8 @@ def copy_dependencies(layer: keras.Layer, new: keras.Layer, names_of_compile: se
     """
     import tensorflow as tf
 
-    for name, value in _nothing_tracked().items():
-        object.__setattr__(new, name, value)
+    for name, empty in _NOTHING_TRACKED.items():
+        object.__setattr__(new, name, copy.copy(empty))
     for name in [x.name for x in layer._self_unconditional_checkpoint_dependencies]:
         if name in vars(new) and not (isinstance(layer, keras.Model) and name in names_of_compile):
             value = vars(new).pop(name)

@@ -10,6 +10,8 @@ from keras import ops
 from keras_sparse import _keras
 from keras_sparse.backend import common
 
+DEPENDENCY_ATTRIBUTES = frozenset()  # of TensorFlow only
+
 
 def read(variable: keras.Variable) -> np.ndarray:
     """Converts a variable to a NumPy array, which may share its memory: copy it to keep or change it."""

@@ -226,7 +226,7 @@ class _Copier:
         if isinstance(value, keras.Layer):
             self._layers.append((value, new))
             # What TensorFlow tracks is found anew, since it includes the optimizer. See `backend.copy_dependencies`.
-            state = {n: v for n, v in state.items() if not n.startswith("_self_") or n == "_self_setattr_tracking"}
+            state = {n: v for n, v in state.items() if n not in backend.DEPENDENCY_ATTRIBUTES}
             # `losses` belong to the last call of the original.
             fresh |= _keras.no_losses()
         if isinstance(value, keras.Model):
