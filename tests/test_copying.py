@@ -1021,3 +1021,19 @@ def test_a_copy_with_a_lookup_table_can_be_exported(tmp_path):
         ks.export(sparse, tmp_path / "saved", representative_dataset=words)
     loaded = tf.saved_model.load(tmp_path / "saved")
     np.testing.assert_allclose(loaded.serve(words), sparse(tf.constant(words)), atol=1e-6)
+
+
+def test_attributes_may_have_names_like_those_of_tensorflow():
+    class Own(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self._self_attention = layers.Dense(4)
+
+        def call(self, x):
+            return self._self_attention(x)
+
+    model = keras.Sequential([keras.Input((3,)), Own()])
+    x = np.ones((2, 3), "float32")
+    copied = ks.densify(ks.sparsify(model, 0.5, initial="magnitude"))
+    assert copied.layers[0]._self_attention is not model.layers[0]._self_attention
+    assert numpy(copied(x)).shape == numpy(model(x)).shape
