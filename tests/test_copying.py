@@ -960,6 +960,9 @@ def test_a_copy_can_be_exported_to_onnx(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert ks.export(ks.sparsify(model, 0.5), tmp_path / "m.onnx") > 0
+        dense = ks.densify(ks.sparsify(model, 0.5))
+        dense(np.zeros((1, 8, 8, 3), "float32"))
+        dense.export(tmp_path / "dense.onnx", format="onnx", verbose=False)
 
 
 def checkpoint_values(model, folder):

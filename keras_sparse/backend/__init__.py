@@ -28,7 +28,6 @@ native_slots = _backend.native_slots
 of_all_processes = _backend.of_all_processes
 read = _backend.read
 to_numpy = _backend.to_numpy
-register_parameters = _backend.register_parameters
 refresh_held_state = _backend.refresh_held_state
 train_and_keep_batch = _backend.train_and_keep_batch
 where = _backend.where
@@ -52,7 +51,6 @@ __all__ = [
     "of_all_processes",
     "read",
     "refresh_held_state",
-    "register_parameters",
     "scope",
     "tensors",
     "to_numpy",

@@ -76,12 +76,8 @@ def where(condition, x, fill: float):
     return common.where(condition, x, fill)
 
 
-def register_parameters(model: keras.Model) -> None:
-    """Does nothing: only PyTorch has a second list of the variables."""
-
-
 def copy_dependencies(layer: keras.Layer, new: keras.Layer, names_of_compile: set[str]) -> None:
-    """Does nothing: only TensorFlow has a second list of what a layer refers to."""
+    """Does nothing: JAX has no second list of what a layer refers to."""
 
 
 def layout_of(variable):

@@ -109,10 +109,6 @@ def where(condition, x, fill: float):
     return tf.raw_ops.Select(condition=tf.cast(condition, "bool"), x=x, y=other)
 
 
-def register_parameters(model: keras.Model) -> None:
-    """Does nothing: only PyTorch has a second list of the variables."""
-
-
 def copy_dependencies(layer: keras.Layer, new: keras.Layer, names_of_compile: set[str]) -> None:
     """Makes TensorFlow track the attributes of a copied layer that it tracks in the original.
 

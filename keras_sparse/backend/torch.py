@@ -65,14 +65,9 @@ def where(condition, x, fill: float):
     return common.where(condition, x, fill)
 
 
-def register_parameters(model: keras.Model) -> None:
-    """Makes PyTorch's lists of the parameters of all layers, which copied layers lack until they are asked for."""
-    for layer in model.modules():
-        layer.named_parameters()
-
-
 def copy_dependencies(layer: keras.Layer, new: keras.Layer, names_of_compile: set[str]) -> None:
-    """Does nothing: only TensorFlow has a second list of what a layer refers to."""
+    """Makes PyTorch's list of the parameters of a copied layer, which an export to ONNX needs."""
+    new.named_parameters()
 
 
 def layout_of(variable):

@@ -96,7 +96,6 @@ def export(
     count = max(size, min(_VERIFIED_SAMPLES, len(samples[0])) // size * size) if several else size
     compared = [x[:count] for x in samples]
     outputs_of(dense, compared)  # Keras exports only models that have been called.
-    backend.register_parameters(dense)
     with atomic_write(
         path, folder=format == "tf_saved_model", replaces=lambda x: (x / "saved_model.pb").is_file()
     ) as new:
