@@ -121,7 +121,7 @@ def _routes(model, samples):
     dense.predict(samples[:1], verbose=0)
     with tempfile.TemporaryDirectory() as folder:
         predict = lambda x: model.predict(x, verbose=0, batch_size=1000)  # noqa: E731
-        for compression in ("none", "bzip2"):
+        for compression in ("none", "bzip2", "lzma"):
             size = ks.save_model(model, Path(folder) / "m.keras", compression=compression)
             yield f".keras, {compression}", (size, predict)
         path = Path(folder) / "m.tflite"

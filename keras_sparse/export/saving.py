@@ -1,7 +1,9 @@
 """Saves a model to a compressed `.keras` file."""
 
+import lzma
 import os
 import shutil
+import struct
 import zipfile
 from pathlib import Path
 
@@ -36,7 +38,8 @@ def save_model(
     Args:
         model: a built `keras.Model` of any kind. It is not changed.
         path: str or `pathlib.Path`, ending in ".keras".
-        compression: "bzip2"; "lzma", slower and seldom smaller; "deflate", faster and larger; or "none".
+        compression: "bzip2"; "lzma", a tenth smaller, faster to load, but slower to write: about a second for each MB of
+            the uncompressed file; "deflate", faster and larger; or "none".
         keep_masks: bool, whether masks are saved, so that sparse training can continue. Loading the file then needs
             `import keras_sparse`. The file is hardly larger, since it has only the differences between the masks and
             those of the nonzero weights.
@@ -78,4 +81,34 @@ def _recompress(source, target, method):
             entry = zipfile.ZipInfo(member.filename, member.date_time)
             entry.compress_type, entry.file_size = method, member.file_size
             with old.open(member) as reader, new.open(entry, "w") as writer:
+                if method == zipfile.ZIP_LZMA:
+                    writer._compressor = _FloatsLZMA()
                 shutil.copyfileobj(reader, writer, 1 << 20)
+
+
+class _FloatsLZMA:
+    """LZMA compression of a zip member, with parameters for arrays of float32. Any reader of zip archives decompresses it.
+
+    `zipfile` has fixed parameters, with which LZMA gains nothing over bzip2. A float32 number has 4 bytes, of which the
+    first ones are random, and the last ones are not. So the position of a byte in its number predicts it
+    (`lp` = log2(4)), while the byte before it does not (`lc` = 0).
+    """
+
+    LC, LP, PB, DICTIONARY = 0, 2, 2, 1 << 24
+
+    def __init__(self):
+        preset = 9 | lzma.PRESET_EXTREME
+        chosen = {"lc": self.LC, "lp": self.LP, "pb": self.PB, "dict_size": self.DICTIONARY}
+        filters = [{"id": lzma.FILTER_LZMA1, "preset": preset, **chosen}]
+        self._compressor = lzma.LZMACompressor(lzma.FORMAT_RAW, filters=filters)
+        # The zip format puts before the data: the version of the LZMA SDK, the size of the parameters, and these.
+        self._header = struct.pack("<BBHBI", 9, 4, 5, (self.PB * 5 + self.LP) * 9 + self.LC, self.DICTIONARY)
+
+    def compress(self, data):
+        """Returns the next compressed bytes."""
+        header, self._header = self._header, b""
+        return header + self._compressor.compress(data)
+
+    def flush(self):
+        """Returns the last compressed bytes."""
+        return self._header + self._compressor.flush()
