@@ -2,6 +2,7 @@
 
 import inspect
 import numbers
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -49,17 +50,25 @@ def check_choice(value: Any, name: str, choices: Sequence) -> None:
         raise ValueError(f"`{name}` must be one of {list(choices)}. Received: {name}={value!r}.")
 
 
-def check_callable(value: Any, name: str, form: str) -> None:
+def check_path(value: Any, name: str) -> None:
+    """Raises TypeError unless `value` is a str or another path, such as `pathlib.Path`."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"`{name}` must be a str or a pathlib.Path. Received: {name}={value!r}.")
+
+
+def check_callable(value: Any, name: str, form: str, example: str = "") -> None:
     """Raises ValueError unless `value` can be called with the positional arguments of `form`.
 
     Args:
         value: the argument.
         name: str, the name of the argument, used in the message.
         form: str, the arguments and the result, such as "layer -> bool" or "(shapes, sparsity) -> list".
+        example: str, a function of this form, used in the message.
     """
     arguments = form.split(" -> ")[0].strip("()").split(", ")
+    expected = f"`{name}` must be a function `{form}`" + (f", such as {example}" if example else "")
     if not callable(value):
-        raise ValueError(f"`{name}` must be a function `{form}`. Received: {name}={value!r}.")
+        raise ValueError(f"{expected}. Received: {name}={value!r}.")
     try:
         signature = inspect.signature(value)
     except ValueError:  # Some functions written in C have none.
@@ -67,9 +76,7 @@ def check_callable(value: Any, name: str, form: str) -> None:
     try:
         signature.bind(*arguments)
     except TypeError as error:
-        raise ValueError(
-            f"`{name}` must be a function `{form}`. Received: {name}={value!r}, which cannot be called so: {error}."
-        ) from error
+        raise ValueError(f"{expected}. Received: {name}={value!r}, which cannot be called so: {error}.") from error
 
 
 def check_sparsity(sparsity: Any, name: str = "sparsity") -> None:

@@ -127,6 +127,7 @@ def file(folder):
     return path
 
 
+PATH = ("`path` must be a str or a pathlib.Path", "Received: path=7")
 S = ("`sparsity` is the removed fraction", "[0, 1): 0.9 keeps a tenth", "Received: sparsity=")
 SEED = ("`seed` must be an int of at least 0", "Received: seed=")
 GRANULARITY = (
@@ -143,7 +144,7 @@ SHAPES = ("`shapes` must be a list of kernel shapes", "(784, 300)", "Received: "
 EPOCHS = ("dict of first epoch to value", "include 0", "Received: ", "{0: 100, 25: 200}")
 COSINE = ("a `start` and a number of `epochs` above 0", "Received: start=")
 POLYNOMIAL = ("0 <= initial_sparsity <= final_sparsity < 1, 0 <= begin_step < end_step", "Received: initial_sparsity=")
-SCHEDULE = ("`schedule` must be a function step -> (due, sparsity)", "Received: schedule(")
+SCHEDULE = ("`schedule` must be a function `step -> (due, sparsity)`", "Received: schedule(")
 BACKUP = ("The backup ", "1.epochs.weights.h5 cannot be restored", "damaged, or of another model", "`backup_dir`")
 
 # name: (call, error that it raises, words of the message)
@@ -474,10 +475,18 @@ CALLS = {
         ValueError,
         ("DeepR rewires single weights", "masks over whole slices", 'granularity="weight"'),
     ),
+    "save_model: path a number": (lambda t: ks.save_model(mlp(), 7), TypeError, PATH),
+    "export: path a number": (lambda t: ks.export(mlp(), 7), TypeError, PATH),
+    "load_litert: path a number": (lambda t: ks.load_litert(7), TypeError, PATH),
+    "SparsityTensorBoard: no log_dir": (
+        lambda t: ks.SparsityTensorBoard(None),
+        TypeError,
+        ("`log_dir` must be a str",),
+    ),
     "GradualPruning: schedule a number": (
         lambda t: pruning(0.9),
         ValueError,
-        ("`schedule` must be a function step -> (due, sparsity)", "polynomial_decay", "Received: schedule=0.9"),
+        ("`schedule` must be a function `step -> (due, sparsity)`", "polynomial_decay", "Received: schedule=0.9"),
     ),
     "GradualPruning: scope": (
         lambda t: pruning(lambda s: (True, 0.5), scope="global"),

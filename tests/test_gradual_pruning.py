@@ -230,7 +230,7 @@ def test_a_schedule_that_is_never_due_or_not_finished_gives_a_warning(blobs):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"schedule": 0.9}, "`schedule` must be a function step -> .*polynomial_decay.*Received: schedule=0.9"),
+        ({"schedule": 0.9}, "`schedule` must be a function `step -> .*polynomial_decay.*Received: schedule=0.9"),
         (
             {"schedule": curve, "scope": "global"},
             "`scope` must be one of .*'layer', 'network'.*Received: scope='global'",

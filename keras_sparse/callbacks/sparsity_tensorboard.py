@@ -12,7 +12,7 @@ from keras_sparse.callbacks.mask_history import MaskHistory
 from keras_sparse.layers.traversal import masked_weights
 from keras_sparse.report import mask_images
 from keras_sparse.report.report import report
-from keras_sparse.validation import check_not_negative_int, check_positive_int
+from keras_sparse.validation import check_not_negative_int, check_path, check_positive_int
 
 
 class SparsityTensorBoard(keras.callbacks.Callback):
@@ -53,6 +53,7 @@ class SparsityTensorBoard(keras.callbacks.Callback):
     Raises:
         ImportError: if the package tensorboard cannot be imported.
         ValueError: if an argument is out of range.
+        TypeError: if `log_dir` is not a path.
 
     Example:
 
@@ -74,6 +75,7 @@ class SparsityTensorBoard(keras.callbacks.Callback):
         super().__init__()
         if error := event_file.import_error():
             raise ImportError(f"SparsityTensorBoard needs the package tensorboard ({error}): pip install tensorboard")
+        check_path(log_dir, "log_dir")
         if update_freq != "epoch":
             check_positive_int(update_freq, "update_freq")
         for name, value in (("histogram_freq", histogram_freq), ("image_freq", image_freq)):

@@ -1,4 +1,4 @@
-"""Selects the rule for removing channels of each layer call. Layers that are not known here get the rule `Opaque`."""
+"""Selects the rule for removing channels of each layer call. Unknown layers get `ChannelRule`."""
 
 import keras
 import numpy as np
@@ -34,7 +34,7 @@ def select_rule(node, outputs, once):
         once: bool, whether the operation is called only once and shares no weight with another one.
 
     Returns:
-        `keras_sparse.export.channel_rules.Opaque` or one of its subclasses.
+        `keras_sparse.export.channel_rules.ChannelRule` or one of its subclasses.
     """
     operation, tensors = node.operation, node.arguments.keras_tensors
     inputs = [channel_count(x) for x in tensors]
@@ -43,17 +43,17 @@ def select_rule(node, outputs, once):
     changed = any(v is not None and (k, v) != ("training", False) for k, v in node.arguments.kwargs.items())
     plain = not changed and len(outputs) == 1 and 0 not in inputs + outputs
     if not once or not plain or getattr(operation, "data_format", None) == "channels_first":
-        return rules.Opaque(*call)
+        return rules.ChannelRule(*call)
     kind = type(operation)
     if kind is keras.layers.Concatenate:
         return _concatenation_rule(*call, len(tensors[0].shape))
     if kind in _MERGES or _operator_of(node) in _MERGES:
         combine = _MERGES[kind if kind in _MERGES else _operator_of(node)]
         if set(inputs) != set(outputs):  # An input of one channel is broadcast to all output channels.
-            return rules.Opaque(*call)
+            return rules.ChannelRule(*call)
         return rules.ChannelWise(*call, combine=lambda given, _: combine(given))
     if len(tensors) != 1 or len(node.arguments.args) != 1 or node.arguments.args[0] is not tensors[0]:
-        return rules.Opaque(*call)
+        return rules.ChannelRule(*call)
     if kind in _LINEAR and getattr(operation, "groups", 1) == 1 and not _is_modified(operation):
         return weighted.Linear(*call)
     if kind in _SEPARABLE:
@@ -75,7 +75,7 @@ def select_rule(node, outputs, once):
     if kind is keras.layers.Flatten:
         target = np.arange(outputs[0])  # Channels are the last axis, so that they alternate in the flat output.
         return rules.ChannelWise(*call, links=[(target % inputs[0], target)])
-    return rules.Opaque(*call)
+    return rules.ChannelRule(*call)
 
 
 def channel_count(tensor):
@@ -85,7 +85,7 @@ def channel_count(tensor):
 
 def _concatenation_rule(operation, inputs, outputs, rank):
     if operation.axis not in (-1, rank - 1):
-        return rules.Opaque(operation, inputs, outputs)
+        return rules.ChannelRule(operation, inputs, outputs)
     starts = np.cumsum([0, *inputs])
     links = [(np.arange(n), start + np.arange(n)) for n, start in zip(inputs, starts, strict=False)]
     return rules.ChannelWise(operation, inputs, outputs, links, _concatenated_constants)

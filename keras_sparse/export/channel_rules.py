@@ -57,8 +57,8 @@ def apply_to_constants(function, values):
     return np.where(np.isfinite(result), result, np.nan)
 
 
-class Opaque:
-    """Rule of a layer that is not changed: no output is known to be constant, and no input can be removed.
+class ChannelRule:
+    """Base class of the rules, and the rule of layers that are not known here: all channels stay, none is constant.
 
     Args:
         operation: the `keras.Operation` that is called.
@@ -107,7 +107,7 @@ class Opaque:
         """
 
 
-class ChannelWise(Opaque):
+class ChannelWise(ChannelRule):
     """Rule of a layer in which an output channel depends on at most one channel of each input.
 
     Such layers are pointwise functions, pooling, addition, multiplication, concatenation and flattening.
@@ -127,7 +127,7 @@ class ChannelWise(Opaque):
         self._combine = combine or (lambda given, _: given[0])
 
     def constants(self, given):
-        """See `Opaque`."""
+        """See `ChannelRule`."""
         by_output, linked = [], []
         for values, (source, target) in zip(given, self._links, strict=True):
             out, has = np.full(self.outputs[0], np.nan), np.zeros(self.outputs[0], bool)
@@ -137,14 +137,14 @@ class ChannelWise(Opaque):
         return [self._combine(by_output, linked)]
 
     def needed_inputs(self, needed):
-        """See `Opaque`."""
+        """See `ChannelRule`."""
         result = [np.zeros(n, bool) for n in self.inputs]
         for need, (source, target) in zip(result, self._links, strict=True):
             np.logical_or.at(need, source, needed[0][target])
         return result
 
     def links(self):
-        """See `Opaque`."""
+        """See `ChannelRule`."""
         return self._links
 
     def fixed_inputs(self, given, needed):
@@ -152,7 +152,7 @@ class ChannelWise(Opaque):
         return [np.zeros(n, bool) for n in self.inputs]
 
     def rebuild(self, kept, given, kept_output):
-        """See `Opaque`. Operations that are not layers, such as `x + y`, have no weights and need not change."""
+        """See `ChannelRule`. Operations that are not layers, such as `x + y`, have no weights and need not change."""
         if not isinstance(self.operation, keras.layers.Layer):
             return None
         return clone_layer(self.operation), self.weights(kept, kept_output)
@@ -166,7 +166,7 @@ class Reshape(ChannelWise):
     """Rule of a reshaping that keeps the last axis, so that only the other axes are rearranged."""
 
     def rebuild(self, kept, given, kept_output):
-        """See `Opaque`."""
+        """See `ChannelRule`."""
         *shape, _ = self.operation.target_shape
         return clone_layer(self.operation, target_shape=(*shape, int(kept_output.sum()))), []
 

@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_sparse.conversion.maskable_weights import check_convertible, weights_of
-from keras_sparse.export.speed_thresholds import sparse_is_faster, sparse_is_smaller, sparsity_threshold
+from keras_sparse.export.sparse_benefit import sparse_is_faster, sparse_is_smaller, sparsity_threshold
 from keras_sparse.export.xnnpack import reason_for_dense_inference
 from keras_sparse.layers.multiply_accumulates import uses_per_call
 from keras_sparse.validation import check_choice, check_positive_int

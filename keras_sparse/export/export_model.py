@@ -13,10 +13,11 @@ from keras_sparse.atomic_write import atomic_write
 from keras_sparse.conversion.densify import densify
 from keras_sparse.conversion.maskable_weights import check_convertible
 from keras_sparse.export import litert, run_exported
+from keras_sparse.export.input_arrays import input_arrays
 from keras_sparse.export.output_comparison import accepted_difference, has_random_inputs, outputs_of, random_inputs
-from keras_sparse.export.signature import Signature, input_structure, output_structure
+from keras_sparse.export.signature import Signature, input_specs, input_structure, output_structure
 from keras_sparse.layers.traversal import flatten
-from keras_sparse.validation import check_choice, check_positive_int
+from keras_sparse.validation import check_choice, check_path, check_positive_int
 
 _FORMATS = {".tflite": "litert", ".onnx": "onnx", "": "tf_saved_model"}
 _WEIGHTS = ("float32", "float16", "int8")
@@ -64,6 +65,7 @@ def export(
             combined with another one, or the backend cannot write the format.
         RuntimeError: if the outputs of the exported file differ from those of the model, or the format does not support
             an operation of the model.
+        TypeError: if `path` is not a path.
         FileNotFoundError: if the parent folder of `path` does not exist.
         FileExistsError: if `path` is a folder where a file is to be written, or a folder with something else than a
             SavedModel.
@@ -75,6 +77,7 @@ def export(
     >>> export(model, "model.tflite", weights="int8", representative_dataset=x_train[:200])
     """
     check_convertible(model, "export")
+    check_path(path, "path")
     path = Path(path)
     format = _check_format(path, format)
     _check_combination(format, weights, representative_dataset)
@@ -202,9 +205,8 @@ def _samples(model, given, batch_size):
     """Returns a list with an array for each input of a model: those given, or random ones if `given` is None.
 
     Raises:
-        ValueError: if the arrays do not fit the inputs.
+        ValueError: if the arrays do not fit the inputs, or have NaN or infinity.
     """
-    shapes, dtypes = [tuple(x.shape[1:]) for x in model.inputs], [x.dtype for x in model.inputs]
     if given is None:
         if not has_random_inputs(model):
             raise ValueError(
@@ -212,31 +214,16 @@ def _samples(model, given, batch_size):
                 "`representative_dataset`. Received: representative_dataset=None."
             )
         return random_inputs(model, max(_VERIFIED_SAMPLES, batch_size))
-    if isinstance(given, dict):
-        names = [x.name for x in model.inputs]
-        if sorted(given) != sorted(names):
+    arrays = input_arrays(given, input_specs(model), "`representative_dataset`")
+    for spec, x in zip(input_specs(model), arrays, strict=True):
+        if spec.dtype != "string" and not np.isfinite(x).all():
             raise ValueError(
-                f"`representative_dataset` must have the names of the model's inputs, {names}. Received: "
-                f"{sorted(given)}."
+                "`representative_dataset` must be finite, since outputs are compared on it. Received: "
+                f"{np.count_nonzero(~np.isfinite(x))} NaN or infinite numbers for the input {spec.name!r}."
             )
-        given = [given[name] for name in names]
-    elif len(shapes) == 1 and not (isinstance(given, (list, tuple)) and len(given) == 1):
-        given = [given]
-    arrays = [np.asarray(x) for x in keras.tree.flatten(given)]
-    received = [(x.shape, str(x.dtype)) for x in arrays]
-    fits = len(arrays) == len(shapes) and len({len(x) if x.ndim else 0 for x in arrays}) == 1
-    for x, shape, dtype in zip(arrays, shapes, dtypes, strict=False):
-        fits = fits and x.ndim == len(shape) + 1 and len(x) and x.dtype.kind in ("SUO" if dtype == "string" else "fiub")
-        fits = fits and all(n is None or n == m for n, m in zip(shape, x.shape[1:], strict=False))
-    if not fits:
-        raise ValueError(
-            f"`representative_dataset` must be an array of inputs of shape {shapes}, with a first axis for the number "
-            "of inputs, or a list of such arrays, one for each input of the model, or a dict from their names to "
-            f"arrays. Received: {received}."
-        )
     # Samples are repeated if there are fewer than a batch.
     rows = np.arange(max(len(arrays[0]), batch_size)) % len(arrays[0])
-    return [x[rows] if d == "string" else x[rows].astype(d) for x, d in zip(arrays, dtypes, strict=True)]
+    return [x[rows] for x in arrays]
 
 
 def _check_same_outputs(model, run, samples, weights, path):

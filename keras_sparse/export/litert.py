@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_sparse.export import flatbuffer
 from keras_sparse.export.checksum import write_with_checksum
-from keras_sparse.export.signature import METADATA_NAME, Signature, input_structure
+from keras_sparse.export.signature import METADATA_NAME, Signature, input_specs, input_structure
 from keras_sparse.export.sparse_tensors import TensorStorage, store_sparse
 
 
@@ -63,10 +63,7 @@ def convert(model, path, weights, samples, batch_size) -> ConvertedModel:
 
 def _input_signature(model, batch_size):
     """Returns a list with one element: `keras.InputSpec`s with the batch size, in the structure of the inputs."""
-    specs = [
-        keras.InputSpec(shape=(batch_size, *x.shape[1:]), dtype=x.dtype, name=x.name.split(":")[0])
-        for x in model.inputs
-    ]
+    specs = [keras.InputSpec(shape=(batch_size, *x.shape[1:]), dtype=x.dtype, name=x.name) for x in input_specs(model)]
     return [keras.tree.pack_sequence_as(input_structure(model), specs)]
 
 

@@ -4,11 +4,13 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import keras
 import numpy as np
 
 from keras_sparse.export.checksum import verify_checksum
+from keras_sparse.export.input_arrays import input_arrays
 from keras_sparse.export.signature import Signature, ordered
-from keras_sparse.validation import check_positive_int
+from keras_sparse.validation import check_path, check_positive_int
 
 
 def load_litert(path: str | os.PathLike, threads: int = 1) -> Callable:
@@ -26,6 +28,7 @@ def load_litert(path: str | os.PathLike, threads: int = 1) -> Callable:
     Raises:
         ValueError: if the file is damaged or incomplete, has another format or version, or another program wrote it; in
             the returned function, if the arrays do not fit the inputs.
+        TypeError: if `path` is not a path.
         FileNotFoundError: if there is no such file.
         ImportError: if `ai_edge_litert` is not installed.
 
@@ -34,6 +37,7 @@ def load_litert(path: str | os.PathLike, threads: int = 1) -> Callable:
     >>> export(model, "model.tflite")
     >>> (logits,) = load_litert("model.tflite")(image[None])
     """
+    check_path(path, "path")
     check_positive_int(threads, "threads")
     data = Path(path).read_bytes()
     verify_checksum(data, str(path))
@@ -55,59 +59,21 @@ def litert_function(data, threads=1):
     call = interpreter.get_signature_runner()
     details = call.get_input_details()
     details = {name: details[name] for name in ordered(details, known.inputs)}
+    specs = [_input_spec(name, detail) for name, detail in details.items()]
     batch_size = int(next(iter(details.values()))["shape_signature"][0])
 
     def run(arrays):
-        arrays = _input_arrays(arrays, details)
+        arrays = input_arrays(arrays, specs, "The argument")
         parts = [call(**dict(zip(details, x, strict=True))) for x in _batches(arrays, batch_size)]
         return [_joined([x[name] for x in parts]) for name in ordered(parts[0], known.outputs)]
 
     return run
 
 
-def _input_arrays(given, details):
-    """Returns the array of each input of a LiteRT file, from an array, a list of arrays or a dict.
-
-    Args:
-        given: as for the function that `load_litert` returns.
-        details: dict from names of inputs to what the interpreter says of them, in the order of `given`.
-
-    Raises:
-        ValueError: if the arrays do not fit the inputs.
-    """
-    shapes = {name: tuple(int(n) for n in detail["shape_signature"][1:]) for name, detail in details.items()}
-    expected = ", ".join(f"{name!r} of shape (batch, {', '.join(map(str, shape))})" for name, shape in shapes.items())
-    advice = f"Expected: an array for each input: {expected}; -1 is any size."
-    if isinstance(given, dict):
-        if given.keys() != details.keys():
-            raise ValueError(f"The names are not those of the inputs. {advice} Received: {sorted(given)}.")
-        arrays = [given[name] for name in details]
-    elif len(details) == 1 and not (isinstance(given, (list, tuple)) and len(given) == 1):
-        arrays = [given]
-    else:
-        arrays = list(given) if isinstance(given, (list, tuple)) else [given]
-    try:
-        arrays = [np.asarray(x) for x in arrays]
-    except ValueError as error:  # The rows of a list have several lengths.
-        raise ValueError(f"The arrays do not fit the inputs: {error}. {advice}") from error
-    fits = len(arrays) == len(details) and all(
-        x.ndim == len(shape) + 1 and len(x) and all(n in (-1, m) for n, m in zip(shape, x.shape[1:], strict=True))
-        for x, shape in zip(arrays, shapes.values(), strict=True)
-    )
-    if not fits or len({len(x) for x in arrays}) != 1:
-        received = [x.shape for x in arrays]
-        raise ValueError(
-            f"The arrays do not fit the inputs. {advice} All need the same number. Received: the shapes {received}."
-        )
-    dtypes = [np.dtype(detail["dtype"]) for detail in details.values()]
-    for x, dtype in zip(arrays, dtypes, strict=True):
-        # Floats may be rounded, but integers must be the numbers that were given.
-        if x.dtype.kind not in "fiub" or (dtype.kind != "f" and not np.array_equal(x, x.astype(dtype))):
-            raise ValueError(
-                f"The numbers do not fit the inputs. {advice} Their dtypes: {[d.name for d in dtypes]}. Received: "
-                f"an array of dtype {x.dtype}, whose values {dtype.name} does not have."
-            )
-    return [x.astype(dtype, copy=False) for x, dtype in zip(arrays, dtypes, strict=True)]
+def _input_spec(name, detail):
+    """Returns the `keras.InputSpec` of an input from what LiteRT's interpreter says of it. A size of -1 may be any."""
+    shape = [None if n < 0 else int(n) for n in detail["shape_signature"]]
+    return keras.InputSpec(shape=(None, *shape[1:]), dtype=np.dtype(detail["dtype"]).name, name=name)
 
 
 def onnx_function(path):

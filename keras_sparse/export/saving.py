@@ -14,7 +14,7 @@ from keras_sparse.conversion.copying import copy_model
 from keras_sparse.conversion.densify import densify
 from keras_sparse.conversion.maskable_weights import check_convertible
 from keras_sparse.layers.traversal import masked_weights
-from keras_sparse.validation import check_choice
+from keras_sparse.validation import check_choice, check_path
 
 _COMPRESSIONS = {
     "bzip2": zipfile.ZIP_BZIP2,
@@ -38,7 +38,7 @@ def save_model(
     Args:
         model: a built `keras.Model` of any kind. It is not changed.
         path: str or `pathlib.Path`, ending in ".keras".
-        compression: "bzip2"; "lzma", a tenth smaller, faster to load, but slower to write: about a second for each MB of
+        compression: "bzip2"; "lzma", a tenth smaller and faster to load, but written in about a second for each MB of
             the uncompressed file; "deflate", faster and larger; or "none".
         keep_masks: bool, whether masks are saved, so that sparse training can continue. Loading the file then needs
             `import keras_sparse`. The file is hardly larger, since it has only the differences between the masks and
@@ -50,6 +50,7 @@ def save_model(
     Raises:
         ValueError: if `model` is not a Keras model or not built, `path` does not end in ".keras", or `compression` is
             unknown.
+        TypeError: if `path` is not a path.
         FileNotFoundError: if the parent folder of `path` does not exist.
         FileExistsError: if `path` is a folder.
 
@@ -61,6 +62,7 @@ def save_model(
     """
     check_convertible(model, "save_model")
     check_choice(compression, "compression", _COMPRESSIONS)
+    check_path(path, "path")
     path = Path(path)
     if path.suffix != ".keras":
         raise ValueError(f"`path` must end in '.keras', the extension of Keras's format. Received: path={str(path)!r}.")
@@ -87,7 +89,7 @@ def _recompress(source, target, method):
 
 
 class _FloatsLZMA:
-    """LZMA compression of a zip member, with parameters for arrays of float32. Any reader of zip archives decompresses it.
+    """LZMA compression of a zip member, with parameters for float32 arrays. Any reader of zip archives decompresses it.
 
     `zipfile` has fixed parameters, with which LZMA gains nothing over bzip2. A float32 number has 4 bytes, of which the
     first ones are random, and the last ones are not. So the position of a byte in its number predicts it

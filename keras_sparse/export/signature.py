@@ -29,7 +29,7 @@ class Signature:
         paths = [path for path, _ in keras.tree.flatten_with_path(output_structure(model))]
         is_dict = all(len(path) == 1 and isinstance(path[0], str) for path in paths)
         outputs = [path[0] if is_dict else f"output_{i}" for i, path in enumerate(paths)]
-        return cls([x.name.split(":")[0] for x in model.inputs], outputs)
+        return cls([spec.name for spec in input_specs(model)], outputs)
 
     def to_bytes(self) -> bytes:
         """Returns the names as bytes, for the metadata of a file."""
@@ -42,6 +42,11 @@ class Signature:
         if start < 0:
             return cls([], [])
         return cls(**json.loads(data[start + len(_PREFIX) : data.index(_END, start)]))
+
+
+def input_specs(model) -> list:
+    """Returns a `keras.InputSpec` for each input of a functional or Sequential model: shape, dtype and name."""
+    return [keras.InputSpec(shape=x.shape, dtype=x.dtype, name=x.name.split(":")[0]) for x in model.inputs]
 
 
 def input_structure(model):

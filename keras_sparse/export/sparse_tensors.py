@@ -13,7 +13,7 @@ import dataclasses
 import numpy as np
 
 from keras_sparse.export.flatbuffer import schema
-from keras_sparse.export.speed_thresholds import sparse_is_faster, sparse_is_smaller
+from keras_sparse.export.sparse_benefit import sparse_is_faster, sparse_is_smaller
 
 _SPARSE_FULLY_CONNECTED_VERSION = 8  # the first version of FULLY_CONNECTED that reads sparse weights
 

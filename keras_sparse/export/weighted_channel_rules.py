@@ -4,8 +4,8 @@ import keras
 import numpy as np
 
 from keras_sparse.export.channel_rules import (
+    ChannelRule,
     ChannelWise,
-    Opaque,
     apply_to_constants,
     clone_layer,
     is_pointwise,
@@ -54,7 +54,7 @@ class DepthwiseConv(ChannelWise):
         return apply_to_constants(layer.activation, values)
 
     def needed_inputs(self, needed):
-        """See `Opaque`. An output channel whose kernel is all zeros depends on no input."""
+        """See `ChannelRule`. An output channel whose kernel is all zeros depends on no input."""
         return super().needed_inputs([needed[0] & (self._kernel() != 0).any(0)])
 
     def weights(self, kept, kept_output):
@@ -63,7 +63,7 @@ class DepthwiseConv(ChannelWise):
         return [*weights, to_float64(self.operation.bias)[kept_output]] if self.operation.use_bias else weights
 
 
-class Linear(Opaque):
+class Linear(ChannelRule):
     """Rule of Dense layers, convolutions and transposed convolutions: each output depends on all input channels.
 
     A constant input channel can be removed: its contribution, the constant times the sum of its kernel over all
@@ -98,7 +98,7 @@ class Linear(Opaque):
         return np.where(which, np.nan_to_num(given), 0) @ self._kernels.sum(0)
 
     def constants(self, given):
-        """See `Opaque`. An output channel is constant if all input channels with a nonzero weight to it are."""
+        """See `ChannelRule`. An output channel is constant if all input channels with a nonzero weight to it are."""
         if not self._pointwise:
             return super().constants(given)
         values = self._foldable(given[0])
@@ -107,16 +107,16 @@ class Linear(Opaque):
         return [apply_to_constants(self.operation.activation, np.where(constant, result, np.nan))]
 
     def needed_inputs(self, needed):
-        """See `Opaque`."""
+        """See `ChannelRule`."""
         needed = needed[0] if self._pointwise else np.ones(self.outputs[0], bool)
         return [(self._connected & needed).any(1)]
 
     def fixed_inputs(self, given, needed):
-        """See `Opaque`."""
+        """See `ChannelRule`."""
         return [self.needed_inputs(needed)[0] & np.isnan(self._foldable(given[0]))]
 
     def rebuild(self, kept, given, kept_output):
-        """See `Opaque`. The constants of removed inputs are folded into the bias, which is added if there is none."""
+        """See `ChannelRule`. Folds the constants of removed inputs into the bias, which is added if there is none."""
         layer, units = self.operation, int(kept_output.sum())
         values = self._foldable(given[0])
         bias = (self._bias() + self._contribution(values, ~kept[0] & ~np.isnan(values)))[kept_output]

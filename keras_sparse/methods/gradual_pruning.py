@@ -76,7 +76,7 @@ class PruningSchedule(UpdateSchedule):
             return bool(due), float(target)
         except (TypeError, ValueError):
             raise ValueError(
-                "`schedule` must be a function step -> (due, sparsity), whether to prune before that step and the "
+                "`schedule` must be a function `step -> (due, sparsity)`, whether to prune before that step and the "
                 f"sparsity to reach. Received: schedule({step})={answer!r}."
             ) from None
 
@@ -120,12 +120,8 @@ class GradualPruning(SparseMethod):
     grows = False
 
     def __init__(self, schedule: Callable[[int], tuple[bool, float]], scope: str = "layer", until: int | None = None):
-        if not callable(schedule):
-            raise ValueError(
-                "`schedule` must be a function step -> (due, sparsity), such as "
-                f"keras_sparse.schedules.polynomial_decay(0.0, 0.9, 0, 1000). Received: schedule={schedule!r}."
-            )
-        check_callable(schedule, "schedule", "step -> (due, sparsity)")
+        example = "keras_sparse.schedules.polynomial_decay(0.0, 0.9, 0, 1000)"
+        check_callable(schedule, "schedule", "step -> (due, sparsity)", example)
         check_choice(scope, "scope", ("layer", "network"))
         super().__init__(update_schedule=PruningSchedule(schedule, until))
         self.schedule = schedule
