@@ -282,6 +282,23 @@ def test_a_custom_training_loop(blobs):
     assert any((a != b).any() for (_, a), (_, b) in zip(before, state(model), strict=True))
 
 
+def test_after_an_update_in_a_custom_loop_dead_weights_and_their_slots_are_zero(blobs):
+    """Also if a model was trained before it was masked in place, or a user has assigned to dead weights."""
+    model = ks.densify(mlp())
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(*blobs, epochs=2, verbose=0)
+    ks.sparsify(model, 0.5, in_place=True)
+    for step in range(20, 23):
+        model.train_on_batch(*blobs)
+        for w in ks.masked_weights(model):
+            w.variable.assign(numpy(w.variable) + 1)
+        ks.SET(fraction=0.1).update(model, step)
+        for w in ks.masked_weights(model):
+            assert not numpy(w.variable)[~w.mask.numpy()].any()
+            for slot, fresh in slots(model.optimizer, w.variable):
+                assert (numpy(slot)[~w.mask.numpy()] == fresh).all()
+
+
 def test_a_custom_loop_with_an_optimizer_that_the_model_is_not_compiled_with(blobs):
     model = mlp()
     optimizer = keras.optimizers.SGD(0.1, momentum=0.9)

@@ -319,3 +319,52 @@ def test_what_is_not_registered_is_taken_over_as_it_is():
     assert isinstance(masked.kernel_constraint, Halved)
     x = np.ones((1, 4), "float32")
     np.testing.assert_allclose(numpy(ks.densify(sparse)(x)), numpy(sparse(x)), rtol=1e-6)
+
+
+def attention():
+    tokens = keras.Input((16,), dtype="int32")
+    x = layers.Embedding(50, 32, name="tokens")(tokens)
+    x = layers.add([x, layers.MultiHeadAttention(4, 8, name="attention")(x, x)])
+    x = layers.Bidirectional(layers.LSTM(16, name="lstm"), name="recurrent")(x)
+    return keras.Model(tokens, layers.Dense(5, name="logits")(x))
+
+
+def test_of_several_names_the_one_closest_to_the_weight_counts():
+    given = {"attention": 0.8, "recurrent": 0.9, "backward_lstm": None, "recurrent_kernel": 0.5, "tokens": 0.75}
+    sparsities = {w.path: w.settings.sparsity for w in ks.masked_weights(ks.sparsify(attention(), given))}
+    expected = {f"attention/{x}": 0.8 for x in ("query", "key", "value", "attention_output")}  # not their biases
+    expected |= {
+        "recurrent/forward_lstm/lstm_cell/kernel": 0.9,
+        "recurrent/forward_lstm/lstm_cell/recurrent_kernel": 0.5,
+        "recurrent/backward_lstm/lstm_cell": 0.5,
+        "tokens": 0.75,
+    }
+    assert sparsities == pytest.approx(expected, abs=0.001)
+    nested = ks.sparsify(attention(), {"recurrent/backward_lstm": 0.9, "kernel": 0.5})
+    assert {w.path: round(w.settings.sparsity, 1) for w in ks.masked_weights(nested) if "backward" in w.path} == {
+        "recurrent/backward_lstm/lstm_cell/kernel": 0.9,
+        "recurrent/backward_lstm/lstm_cell/recurrent_kernel": 0.9,
+    }
+    biased = ks.sparsify(attention(), {"query/bias": 0.5})
+    assert [w.attribute for w in ks.masked_weights(biased)] == ["bias"]
+
+
+@pytest.mark.parametrize("granularity", ["2:4", "3x3", "4x4"])
+def test_an_error_leaves_a_model_to_be_masked_in_place_unchanged(granularity):
+    model = keras.Sequential([keras.Input((12,)), layers.Dense(6), layers.Dense(4), layers.Dense(3)])
+    with pytest.raises(ValueError, match="granularity"):
+        ks.sparsify(model, 0.5, granularity=granularity, in_place=True)
+    assert not ks.masked_weights(model)
+    model(np.ones((1, 12)))
+
+
+def test_zeros_must_have_the_pattern():
+    dense = keras.Sequential([keras.Input((8,)), layers.Dense(6)])
+    with pytest.raises(ValueError, match="at most 2 nonzero weights in each group of 4 inputs. Received: up to 4"):
+        ks.sparsify(dense, None, granularity="2:4")
+    kernel = np.zeros((8, 6))
+    kernel[[0, 5, 6]] = 1  # one nonzero weight in the first group of each unit, two in the second
+    dense.layers[0].kernel.assign(kernel)
+    mask = ks.sparsify(dense, None, granularity="2:4").layers[0].kernel_mask.numpy()
+    np.testing.assert_array_equal(mask.reshape(2, 4, 6).sum(axis=1), 2)
+    assert mask[kernel != 0].all()

@@ -18,6 +18,7 @@ from keras_sparse._keras.copying import (
     name_nodes,
     no_losses,
     renew_tracker_ids,
+    set_value,
     uncompiled_state,
 )
 from keras_sparse._keras.layers import (
@@ -94,6 +95,7 @@ __all__ = [
     "renew_tracker_ids",
     "scope_of",
     "set_layout",
+    "set_value",
     "sublayers",
     "trained_variables",
     "uncompiled_state",

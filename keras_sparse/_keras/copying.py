@@ -96,6 +96,14 @@ def uncompiled_state():
     return names, {n: v for n, v in vars(new).items() if n in names}
 
 
+def set_value(variable, value):
+    """Sets the native variable of a Keras variable: `Variable._value`, since 3.0.
+
+    Public: `Variable.assign` copies the numbers, and keeps the native variable.
+    """
+    variable._value = value
+
+
 def copy_variable(variable, value):
     """Makes a variable with another value, an array, and the same name, path, layout and settings.
 

@@ -24,6 +24,7 @@ dense_gradients = _backend.dense_gradients
 hook_train_step = _backend.hook_train_step
 is_native_optimizer = _backend.is_native_optimizer
 layout_of = _backend.layout_of
+link_native = _backend.link_native
 native_slots = _backend.native_slots
 of_all_processes = _backend.of_all_processes
 read = _backend.read
@@ -47,6 +48,7 @@ __all__ = [
     "inner_optimizer",
     "is_native_optimizer",
     "layout_of",
+    "link_native",
     "native_slots",
     "of_all_processes",
     "read",

@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_sparse import _keras
 from keras_sparse.backend import common
+from keras_sparse.backend.common import is_native_optimizer, link_native, native_slots  # noqa: F401
 
 DEPENDENCY_ATTRIBUTES = frozenset()  # of TensorFlow only
 
@@ -66,7 +67,7 @@ def can_assign(*variables: keras.Variable) -> bool:
     return not isinstance(jnp.zeros(()), jax.core.Tracer)
 
 
-def copy_native(value):
+def copy_native(value, copied: dict, copy_of: Callable):
     """Returns the object itself, since JAX arrays are immutable."""
     return value
 
@@ -132,16 +133,6 @@ def refresh_held_state(model: keras.Model) -> None:
     would be lost.
     """
     _keras.refresh_held_state(model)
-
-
-def is_native_optimizer(optimizer) -> bool:
-    """Returns False: only PyTorch has optimizers of its own that train Keras variables."""
-    return False
-
-
-def native_slots(optimizer, variable: keras.Variable) -> list[keras.Variable]:
-    """Returns an empty list: there are no optimizers of the backend's own."""
-    return []
 
 
 def compiled(function: Callable) -> Callable:

@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_sparse import _keras
 from keras_sparse.backend import common
+from keras_sparse.backend.common import is_native_optimizer, link_native, native_slots  # noqa: F401
 
 # Attributes of a `tf.Trackable` that tracks nothing, as TensorFlow makes them at the first use.
 _NOTHING_TRACKED = {
@@ -88,10 +89,19 @@ def can_assign(*variables: keras.Variable) -> bool:
     return outside and not _keras.in_stateless_scope()
 
 
-def copy_native(value):
-    """Copies a `tf.Variable`; any other object is returned unchanged."""
+def copy_native(value, copied: dict, copy_of: Callable):
+    """Copies a `tf.Variable`, or a `tf.function` of something that is copied. Returns any other object unchanged.
+
+    Args:
+        value: any object.
+        copied: dict from ids to copies.
+        copy_of: function from an object to its copy.
+    """
     import tensorflow as tf
 
+    if isinstance(value, tf.types.experimental.PolymorphicFunction):
+        function = copy_of(value.python_function)
+        return value if function is value.python_function else value._clone(function)
     if not isinstance(value, tf.Variable):
         return value
     return tf.Variable(value, trainable=value.trainable, name=value.name.split(":")[0])
@@ -123,7 +133,8 @@ def copy_dependencies(layer: keras.Layer, new: keras.Layer, names_of_compile: se
 
     for name, empty in _NOTHING_TRACKED.items():
         object.__setattr__(new, name, copy.copy(empty))
-    for name in [x.name for x in layer._self_unconditional_checkpoint_dependencies]:
+    # TensorFlow adds the list with the first attribute that it tracks.
+    for name in [x.name for x in getattr(layer, "_self_unconditional_checkpoint_dependencies", ())]:
         if name in vars(new) and not (isinstance(layer, keras.Model) and name in names_of_compile):
             value = vars(new).pop(name)
             tf.__internal__.tracking.AutoTrackable.__setattr__(new, name, value)
@@ -153,16 +164,6 @@ def of_all_processes(*arrays: np.ndarray) -> list[np.ndarray]:
 
 def refresh_held_state(model: keras.Model) -> None:
     """Does nothing, since `fit` holds no copy of the variables on this backend."""
-
-
-def is_native_optimizer(optimizer) -> bool:
-    """Returns False: only PyTorch has optimizers of its own that train Keras variables."""
-    return False
-
-
-def native_slots(optimizer, variable: keras.Variable) -> list[keras.Variable]:
-    """Returns an empty list: there are no optimizers of the backend's own."""
-    return []
 
 
 def compiled(function: Callable) -> Callable:

@@ -53,11 +53,37 @@ def can_assign(*variables: keras.Variable) -> bool:
     return not torch.compiler.is_compiling() and not _keras.in_stateless_scope()
 
 
-def copy_native(value):
-    """Copies a PyTorch module or parameter; any other object is returned unchanged."""
+def copy_native(value, copied: dict, copy_of: Callable):
+    """Copies a PyTorch module or parameter; any other object is returned unchanged.
+
+    Args:
+        value: any object.
+        copied: dict from ids to copies. Parameters of a module that are in it are not copied again; others are added.
+        copy_of: not used.
+    """
     import torch
 
-    return copy.deepcopy(value) if isinstance(value, (torch.nn.Module, torch.nn.Parameter)) else value
+    if isinstance(value, torch.nn.Parameter):
+        return copy.deepcopy(value)
+    if not isinstance(value, torch.nn.Module):
+        return value
+    held = [*value.parameters(), *value.buffers()]
+    new = copy.deepcopy(value, {id(x): copied[id(x)] for x in held if id(x) in copied})
+    copied.update((id(x), y) for x, y in zip(held, [*new.parameters(), *new.buffers()], strict=True))
+    return new
+
+
+def link_native(variable: keras.Variable, new: keras.Variable, copied: dict) -> None:
+    """Makes the copy of a variable and that of a module have one parameter, if the originals have.
+
+    Args:
+        variable: `keras.Variable`.
+        new: its copy.
+        copied: dict from ids to copies, to which the parameter is added if it is not in it.
+    """
+    if id(variable.value) in copied:
+        _keras.set_value(new, copied[id(variable.value)])
+    copied[id(variable.value)] = new.value
 
 
 def where(condition, x, fill: float):
@@ -139,6 +165,7 @@ def hook_train_step(
 
     def hooked(data):
         before = common.step_before(model.optimizer)
+        before = before if before is None else before.clone()  # It may share memory with the counter of the steps.
         logs = train_step(data)
         with torch.no_grad():
             step, rate = common.step_and_rate(model.optimizer)

@@ -5,6 +5,7 @@ and classes, the state of adapted layers, the class of the model. Here the objec
 `copy.deepcopy`. `deepcopy` itself cannot be used, since Keras's classes define pickling, and so copying, by config.
 """
 
+import collections
 import copy
 import enum
 import functools
@@ -17,9 +18,8 @@ import keras
 import numpy as np
 
 from keras_sparse import _keras, backend
+from keras_sparse.conversion.references import References, attributes_of, has_contents, is_plain_object
 
-# Objects of these packages are shared with the original, as functions and classes are: layers do not change them.
-_SHARED_PACKAGES = sys.stdlib_module_names | {"numpy", "tensorflow", "jax", "jaxlib", "torch", "absl", "ml_dtypes"}
 _CONSTANTS = (bool, int, float, complex, str, bytes, type, types.ModuleType, enum.Enum)
 _CONTAINERS = (list, tuple, dict, set, frozenset)
 
@@ -62,7 +62,7 @@ class _Copier:
         self._layers = []  # (original, copy) of each layer and model
         self._trackers = []  # copies of Keras's trackers, which list variables by id
         self._holder = None  # the layer whose attributes are being copied, for messages
-        self._reaching = {}  # id of a function -> whether it refers to an object of Keras
+        self._references = References(self._made)
         self._compile_names, self._uncompiled = _keras.uncompiled_state()
 
     def copy(self, value):
@@ -77,13 +77,16 @@ class _Copier:
             return self._copy_variable(value)
         if isinstance(value, (np.ndarray, np.random.Generator, np.random.RandomState)):
             return self._note(value, copy.deepcopy(value))
-        if not isinstance(value, keras.Layer) and (native := backend.copy_native(value)) is not value:
+        if (
+            not isinstance(value, keras.Layer)
+            and (native := backend.copy_native(value, self._made, self.copy)) is not value
+        ):
             return self._note(value, native)
         # Containers and functions, with what they refer to.
         if isinstance(value, _CONTAINERS):
             return self._copy_container(value)
         if isinstance(value, types.FunctionType):
-            return self._copy_function(value) if self._reaches_keras(value) else value
+            return self._copy_function(value) if self._references.reach_keras(value) else value
         if isinstance(value, types.MethodType):
             return self._note(value, types.MethodType(self.copy(value.__func__), self.copy(value.__self__)))
         if isinstance(value, functools.partial):
@@ -93,8 +96,10 @@ class _Copier:
             target = value()
             return value if target is None else self._note(value, weakref.ref(self.copy(target)))
         # Layers and all other objects.
-        if isinstance(value, keras.DTypePolicy) or not _is_plain_object(value):
+        if isinstance(value, keras.DTypePolicy):
             return value
+        if not is_plain_object(value):
+            return self._copy_holder(value) if self._references.reach_keras(value) else value
         new = self._note(value, object.__new__(type(value)))
         self._unfilled.append((value, new))
         return new
@@ -125,6 +130,7 @@ class _Copier:
 
     def _copy_variable(self, variable):
         new = self._note(variable, _keras.copy_variable(variable, backend.read(variable)))
+        backend.link_native(variable, new, self._made)
         new.regularizer, new.constraint = self.copy(variable.regularizer), self.copy(variable.constraint)
         new.overwrite_with_gradient = variable.overwrite_with_gradient
         return new
@@ -144,8 +150,10 @@ class _Copier:
             return self._note(value, cls.__new__(cls, items))
         new = self._note(value, cls.__new__(cls))
         if isinstance(value, dict):
+            # Past the `__setitem__` of users' classes. An OrderedDict has its own list of the keys.
+            set_item = next(c for c in (collections.OrderedDict, dict) if isinstance(value, c)).__setitem__
             for k, v in value.items():
-                dict.__setitem__(new, self.copy(k), self.copy(v))
+                set_item(new, self.copy(k), self.copy(v))
             if hasattr(value, "default_factory"):
                 new.default_factory = self.copy(value.default_factory)
         elif isinstance(value, list):
@@ -161,7 +169,7 @@ class _Copier:
         new = types.FunctionType(value.__code__, value.__globals__, value.__name__, None, cells or None)
         self._note(value, new)
         for cell, old in zip(cells, value.__closure__ or (), strict=True):
-            if _has_contents(old):
+            if has_contents(old):
                 cell.cell_contents = self.copy(old.cell_contents)
         new.__defaults__ = self.copy(value.__defaults__)
         new.__kwdefaults__ = self.copy(value.__kwdefaults__)
@@ -170,34 +178,25 @@ class _Copier:
             setattr(new, name, getattr(value, name))
         return new
 
-    def _reaches_keras(self, value):
-        """Returns whether a function refers, by closure, defaults or attributes, to something that is copied."""
-        if id(value) not in self._reaching:
-            self._reaching[id(value)] = False  # for a function that refers to itself
-            held = [c.cell_contents for c in value.__closure__ or () if _has_contents(c)]
-            held += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values(), *vars(value).values()]
-            self._reaching[id(value)] = any(map(self._is_or_holds_keras, held))
-            self._originals.append(value)
-        return self._reaching[id(value)]
-
-    def _is_or_holds_keras(self, value, depth=8):
-        if isinstance(value, (keras.Operation, keras.Variable, keras.KerasTensor)) or id(value) in self._made:
-            return True
-        if isinstance(value, types.FunctionType):
-            return self._reaches_keras(value)
-        if isinstance(value, types.MethodType):
-            parts = [value.__self__, value.__func__]
-        elif isinstance(value, functools.partial):
-            parts = [value.func, *value.args, *value.keywords.values()]
-        elif isinstance(value, dict):
-            parts = value.values()
-        elif isinstance(value, _CONTAINERS):
-            parts = value
-        elif _is_plain_object(value):
-            parts = _attributes(value).values()
-        else:
-            return False
-        return depth > 0 and any(self._is_or_holds_keras(x, depth - 1) for x in parts)
+    def _copy_holder(self, value):
+        """Copies an object of a shared package that refers to something that is copied, such as a deque of layers."""
+        if type(value) in weakref.ProxyTypes:
+            return self._note(value, weakref.proxy(self.copy(value.__dir__.__self__)))
+        if isinstance(value, types.MappingProxyType):
+            return self._note(value, types.MappingProxyType(self.copy(dict(value))))
+        if hasattr(value, "cache_parameters"):  # of functools.lru_cache
+            made = functools.lru_cache(**value.cache_parameters())(self.copy(value.__wrapped__))
+            return self._note(value, made)
+        # As `copy.deepcopy` does, by the protocol of pickle.
+        function, arguments, state, items, pairs = (*_reduced(value), None, None, None)[:5]
+        new = self._note(value, function(*map(self.copy, arguments)))
+        if state is not None:
+            (new.__setstate__ if hasattr(new, "__setstate__") else new.__dict__.update)(self.copy(state))
+        for item in items or ():
+            new.append(self.copy(item))
+        for k, v in pairs or ():
+            new[self.copy(k)] = self.copy(v)
+        return new
 
     def _fill(self):
         while self._unfilled:
@@ -212,11 +211,12 @@ class _Copier:
                 holder = self._holder
                 raise ValueError(
                     f"The layer {holder.name!r} of class {type(holder).__name__} cannot be copied: an object of class "
-                    f"{type(value).__name__} in it cannot be. Received: {type(error).__name__}: {error}"
+                    f"{type(value).__name__} in it cannot be, or what that refers to. Received: "
+                    f"{type(error).__name__}: {error}. Remove it, or use `in_place=True`, which copies nothing."
                 ) from error
 
     def _fill_one(self, value, new):
-        state, fresh = _attributes(value), {}
+        state, fresh = attributes_of(value), {}
         if isinstance(value, keras.Operation):
             fresh |= {name: [] for name in _keras.GRAPH_OF_OPERATION}
         if isinstance(value, keras.Function):
@@ -262,32 +262,19 @@ class _Copier:
             _keras.add_uses(self.copy(node))
 
 
-def _is_plain_object(value):
-    """Returns whether an object has attributes to copy, and is not of a package whose objects are shared."""
+def _reduced(value):
+    """Returns what an object of the standard library is pickled as: a tuple that begins with function and arguments.
+
+    Raises:
+        TypeError: if it gives nothing, or only a name, or is not of the standard library.
+    """
     cls = type(value)
-    if cls.__module__.split(".")[0] in _SHARED_PACKAGES and cls is not types.SimpleNamespace:
-        return False
     try:
-        object.__new__(cls)
-    except TypeError:  # a class implemented in C
-        return False
-    return True
-
-
-def _attributes(value):
-    """Returns the attributes of an object, from its dict and its slots."""
-    held = {}
-    for cls in type(value).__mro__:
-        names = cls.__dict__.get("__slots__", ())
-        for name in [names] if isinstance(names, str) else names:
-            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
-                held[name] = getattr(value, name)
-    return {**held, **getattr(value, "__dict__", {})}
-
-
-def _has_contents(cell):
-    try:
-        cell.cell_contents  # noqa: B018
-    except ValueError:
-        return False
-    return True
+        reduced = value.__reduce_ex__(4) if cls.__module__.split(".")[0] in sys.stdlib_module_names else None
+    except TypeError:
+        reduced = None
+    if not isinstance(reduced, tuple):
+        raise TypeError(
+            f"{value!r} refers to layers or variables, and objects of class {cls.__name__} cannot be copied"
+        )
+    return reduced

@@ -19,7 +19,9 @@ def is_trained(model: keras.Model) -> bool:
 
 
 def masks_of_zeros(weights: list[Weight], granularity: str | tuple) -> list[np.ndarray]:
-    """Returns masks in which exactly the zeros of the weights are dead.
+    """Returns masks in which the zeros of the weights are dead, and nothing else.
+
+    With an N:M pattern, zeros are live where a group has fewer than N nonzero weights.
 
     Args:
         weights: list of `keras_sparse.conversion.maskable_weights.Weight`.
@@ -29,16 +31,25 @@ def masks_of_zeros(weights: list[Weight], granularity: str | tuple) -> list[np.n
         List of boolean arrays, in the shapes of the masks.
 
     Raises:
-        ValueError: if all entries of a weight are 0.
+        ValueError: if all entries of a weight are 0, or more than N of each M are not, for a pattern N:M.
     """
     masks = []
     for w in weights:
-        mask = mask_of(backend.read(w.variable), mask_shape(granularity, w.shape, w.spatial_rank))
+        values = backend.read(w.variable)
+        mask = mask_of(values, mask_shape(granularity, w.shape, w.spatial_rank))
         if not mask.any():
             raise ValueError(
                 f"All weights of {w.name!r} are 0, and sparsity=None would make them all dead. Train the model first, "
                 "give a `sparsity`, or keep the layer dense by `keep_dense`."
             )
+        if (pattern := Pattern.of(granularity, w.shape, w.units.input_axis)) is not None:
+            if (largest := pattern.counts(np.flatnonzero(mask)).max()) > pattern.live:
+                raise ValueError(
+                    f"sparsity=None takes the zeros of the model, and those of {w.name!r} have not the pattern "
+                    f"`granularity`={granularity!r}. Expected: at most {pattern.live} nonzero weights in each group of "
+                    f"{pattern.size} inputs. Received: up to {largest}. Give a `sparsity`, or granularity='weight'."
+                )
+            mask = pattern.strongest(np.abs(values).ravel()).reshape(w.shape)
         masks.append(mask)
     return masks
 

@@ -86,6 +86,11 @@ class Weight:
         """Returns whether `name` is that of the layer, of one around it, or consecutive parts of the weight's path."""
         return name in self.names or f"/{name}/" in f"/{self.path}/"
 
+    def depth_of(self, name: str) -> int:
+        """Returns at which part of the weight's path a name ends, counted from 1; 0 if it is not in the path."""
+        path = f"/{self.path}/"
+        return path[: path.rfind(f"/{name}/") + len(name) + 1].count("/") if f"/{name}/" in path else 0
+
     def unmaskable(self) -> str | None:
         """Returns the reason why the weight cannot be masked, a phrase; None if it can."""
         if len(self.shape) < 2 and not self.masked_by_default:
@@ -208,9 +213,15 @@ def eligible(
 
 
 def named_sparsity(weight: Weight, sparsities: dict) -> float | None:
-    """Returns the sparsity of a weight in a dict from names: that of the name with the most parts; None for dense."""
+    """Returns the sparsity of a weight in a dict from names; None for dense.
+
+    If several names match, that with the most parts counts; of these, the one that ends closest to the weight.
+    """
     names = [n for n in sparsities if weight.is_named(n)]
-    return sparsities[max(names, key=lambda n: n.count("/"))] if names else None
+    known = any(isinstance(weight.layer, classes) for classes, _ in MASKED_BY_DEFAULT)
+    if known and not weight.masked_by_default:  # A name of an attention layer does not mean the biases inside.
+        names = [n for n in names if n.split("/")[-1] == weight.attribute]
+    return sparsities[max(names, key=lambda n: (n.count("/"), weight.depth_of(n)))] if names else None
 
 
 def _is_changed(layer):

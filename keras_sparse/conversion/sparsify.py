@@ -11,7 +11,7 @@ from keras_sparse.conversion.copying import copy_model
 from keras_sparse.conversion.initial_masks import INITIAL, is_trained, masks_by_magnitude, masks_of_zeros
 from keras_sparse.conversion.layer_sparsities import layer_sparsities
 from keras_sparse.conversion.maskable_weights import check_convertible, eligible, kept_dense, weights_of
-from keras_sparse.layers.granularity import mask_shape
+from keras_sparse.layers.granularity import Pattern, mask_shape
 from keras_sparse.layers.mask_in_place import mask_layer, mask_recurrent, record_masks
 from keras_sparse.layers.masked_weight import MaskSettings
 from keras_sparse.layers.traversal import masked_weights
@@ -101,6 +101,10 @@ def sparsify(
         if initial != "random":
             masks = masks_by_magnitude(weights, given, granularity, one_threshold=initial == "global_magnitude")
             given = [1 - np.count_nonzero(m) / m.size for m in masks]
+    for w, number in zip(weights, given, strict=True):  # before anything changes, which may be the model itself
+        mask_shape(granularity, w.shape, w.spatial_rank)
+        if number:
+            Pattern.of(granularity, w.shape, w.units.input_axis)
     kept = kept_dense(model, all_weights, keep_dense)
     _warn_of_coverage(model, weights, [w for w in all_weights if w not in weights and w not in kept])
     # Mask each layer of the copy, or of the model.

@@ -98,11 +98,11 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
         """
         numbered, optimizer = self._begin_update(model, step, epoch, optimizer)
         layers = [weight for _, weight in numbered]
-        moved = update_masks(self, model, numbered, optimizer, step)
-        if moved is None:
+        if (moved := update_masks(self, model, numbered, optimizer, step)) is None:
             self._skip(model, layers, optimizer)
             return
-        if optimizer is None or not leaves_zeros(layers, optimizer):
+        # In a loop other than `fit`, which clears first, dead weights and their slots may have other values.
+        if self._thread is None or optimizer is None or not leaves_zeros(layers, optimizer):
             clear(layers, optimizer)
         self._end_update(model, *moved)
         self._updates += 1

@@ -1,0 +1,102 @@
+"""Finds out which objects refer to layers and variables, so that a copy of a model must copy them, too."""
+
+import functools
+import gc
+import sys
+import types
+import weakref
+
+import keras
+
+# Objects of these packages are shared with the original, as functions and classes are, unless they hold layers.
+_SHARED_PACKAGES = sys.stdlib_module_names | {"numpy", "tensorflow", "jax", "jaxlib", "torch", "absl", "ml_dtypes"}
+_NOT_FOLLOWED = (type, types.ModuleType, types.FrameType, types.CodeType, types.BuiltinFunctionType)
+_MOST_OBJECTS = 2000  # that are looked at for one object
+
+
+class References:
+    """Answers whether objects refer to objects of Keras or to others that are copied, and remembers it.
+
+    Args:
+        copied: dict whose keys are the ids of the objects that are copied so far.
+    """
+
+    def __init__(self, copied: dict):
+        self._copied = copied
+        self._known = {}  # id -> whether it does
+        self._asked = []  # keeps the objects alive, so that their ids stay unique
+
+    def reach_keras(self, value) -> bool:
+        """Returns whether a function or an object of a shared package refers to a layer, a variable or their tensors.
+
+        Functions refer to what is in their closure, defaults and attributes, but not to global names.
+        """
+        if id(value) not in self._known:
+            self._known[id(value)] = self._search(value)
+            self._asked.append(value)
+        return self._known[id(value)]
+
+    def _search(self, value):
+        # Objects of TensorFlow, JAX and PyTorch share state with many others. Only functions compiled by them matter.
+        if not isinstance(value, types.FunctionType) and not _is_of_stdlib(value) and not callable(value):
+            return False
+        seen, queue = {id(value)}, [value]
+        for x in queue:
+            if isinstance(x, (keras.Operation, keras.Variable, keras.KerasTensor)) or id(x) in self._copied:
+                return True
+            for y in _referents(x):
+                if id(y) not in seen and not isinstance(y, _NOT_FOLLOWED) and len(seen) < _MOST_OBJECTS:
+                    seen.add(id(y))
+                    queue.append(y)
+        return False
+
+
+def _is_of_stdlib(value):
+    return type(value).__module__.split(".")[0] in sys.stdlib_module_names
+
+
+def _referents(value):
+    """Returns the objects that an object refers to."""
+    if isinstance(value, types.FunctionType):
+        held = [c.cell_contents for c in value.__closure__ or () if has_contents(c)]
+        return [*held, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values(), *vars(value).values()]
+    if type(value) in weakref.ProxyTypes:
+        return [value.__dir__.__self__]
+    if isinstance(value, weakref.ref):
+        return [] if value() is None else [value()]
+    if isinstance(value, functools.partial):  # Its dict of keywords is known to the garbage collector only if tracked.
+        return [value.func, *value.args, *value.keywords.values()]
+    wrapped = vars(value).get("__wrapped__") if hasattr(value, "__dict__") else getattr(value, "__wrapped__", None)
+    return [*gc.get_referents(value), *([] if wrapped is None else [wrapped])]
+
+
+def is_plain_object(value) -> bool:
+    """Returns whether an object has attributes to copy, and is not of a package whose objects are shared."""
+    cls = type(value)
+    if cls.__module__.split(".")[0] in _SHARED_PACKAGES and cls is not types.SimpleNamespace:
+        return False
+    try:
+        object.__new__(cls)
+    except TypeError:  # a class implemented in C
+        return False
+    return True
+
+
+def attributes_of(value) -> dict:
+    """Returns the attributes of an object, from its dict and its slots."""
+    held = {}
+    for cls in type(value).__mro__:
+        names = cls.__dict__.get("__slots__", ())
+        for name in [names] if isinstance(names, str) else names:
+            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
+                held[name] = getattr(value, name)
+    return {**held, **getattr(value, "__dict__", {})}
+
+
+def has_contents(cell) -> bool:
+    """Returns whether a cell of a closure has been assigned."""
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
