@@ -46,7 +46,7 @@ def check_fraction(value: Any, name: str) -> None:
 
 def check_choice(value: Any, name: str, choices: Sequence) -> None:
     """Raises ValueError unless `value` is one of `choices`."""
-    if value not in choices:
+    if value not in list(choices):  # A dict would refuse values that have no hash.
         raise ValueError(f"`{name}` must be one of {list(choices)}. Received: {name}={value!r}.")
 
 

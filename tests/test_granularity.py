@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from keras import layers
 
 import keras_sparse as ks
-from keras_sparse.layers.granularity import Pattern, from_elements, mask_shape, to_elements, where_live
-from nets import numpy
+from keras_sparse.layers.granularity import Pattern, from_elements, mask_shape, spread, to_elements, where_live
+from nets import compiled, numpy
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -192,3 +192,56 @@ def test_a_pattern_is_kept_by_files(tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert [w.pattern for w in ks.masked_weights(loaded)] == [w.pattern for w in ks.masked_weights(model)]
     assert mask_shape("2:4", (4, 4)) == (4, 4)
+
+
+def images(layer):
+    inputs = keras.Input((8, 8, 8))
+    x = keras.layers.Flatten()(keras.layers.GlobalAveragePooling2D()(layer(inputs)))
+    return keras.Model(inputs, keras.layers.Dense(4)(x))
+
+
+@pytest.mark.parametrize("granularity", ["weight", "kernel_slice", "4x4", "2x2", "1x4", "8x4", "2:4"])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: keras.layers.Dense(16),
+        lambda: keras.layers.Conv2D(8, 3, groups=2, padding="same"),
+        lambda: keras.layers.Conv2DTranspose(8, 3, padding="same"),
+        lambda: keras.layers.SeparableConv2D(8, 3, depth_multiplier=4, padding="same"),
+    ],
+)
+def test_everything_that_reads_masks_reads_all_granularities(layer, granularity, tmp_path):
+    """Reports, images, TensorBoard and the deployment report, for a network and its training."""
+    try:
+        model = ks.sparsify(images(layer()), 0.5, granularity=granularity)
+    except ValueError:
+        pytest.skip("the blocks do not divide all weights")
+    compiled(model)
+    x, y = np.random.default_rng(0).normal(size=(8, 8, 8, 8)).astype("float32"), np.arange(8) % 4
+    model.fit(x, y, epochs=1, verbose=0, callbacks=[ks.SET(0.3, period=1), ks.SparsityTensorBoard(tmp_path)])
+    deployment = ks.deployment_report(model)
+    for weight, row in zip(ks.masked_weights(model), ks.report(model).layers, strict=True):
+        mask = spread(weight.mask.numpy(), weight.shape) & np.ones(weight.shape, bool)
+        assert row.density == pytest.approx(mask.mean())
+        of_layer = [x for x in deployment.layers if x.name.startswith(weight.path) and x.shape == weight.shape]
+        assert of_layer[0].sparsity == pytest.approx(1 - np.count_nonzero(numpy(weight.value())) / mask.size)
+        full = mask.reshape(weight.units.split(weight.shape))
+        dead_units = weight.units.dead(weight.mask.numpy())
+        for axes, dead in zip((weight.units.inputs, weight.units.outputs), dead_units, strict=True):
+            others = tuple(i for i in range(full.ndim) if i not in axes)
+            assert dead == np.count_nonzero(~full.any(axis=others))
+
+
+def test_a_rank_of_a_users_layer_is_not_that_of_a_convolution():
+    class LowRank(keras.layers.Layer):
+        rank = 1
+
+        def build(self, shape):
+            self.kernel = self.add_weight(shape=(shape[-1], 8), name="kernel")
+
+        def call(self, x):
+            return x @ self.kernel
+
+    model = keras.Sequential([keras.Input((8,)), LowRank()])
+    sparse = ks.sparsify(model, 0.5, granularity="kernel_slice", include=["kernel"])
+    assert ks.masked_weights(sparse)[0].mask.shape == (8, 8)

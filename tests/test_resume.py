@@ -11,9 +11,11 @@ from test_contract import METHODS
 pytestmark = pytest.mark.long
 
 EPOCHS = 4
+PROBE = (np.random.default_rng(3).normal(size=(8, 8)).astype("float32"), np.arange(8) % 3)
 METHODS = {
     **METHODS,
     "SET by epoch": lambda: ks.SET(fraction=0.3),
+    "RigL by epoch": lambda: ks.RigL(0.4, period="epoch", until=4, probe=PROBE),
     "DynamicSparse by schedule": lambda: ks.DynamicSparse({0: 30, 2: 10}, {0: 4, 2: 3}, threshold=0.02),
     "DeepR as of Table 4": lambda: ks.DeepR(1e-2, {0: 0.5, 2: 0.05}, reading="table_4"),
     "dense DeepR": lambda: ks.DeepR(0.05, 0.5, seed=1),  # More weights cross zero than there are dead ones.

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import keras
 
 from keras_sparse import _keras
-from keras_sparse.layers.connected_units import Units, units_of
+from keras_sparse.layers.connected_units import Units, spatial_rank, units_of
 from keras_sparse.layers.mask_in_place import plain_class
-from keras_sparse.layers.masked import MaskedLayer, spatial_rank
+from keras_sparse.layers.masked import MaskedLayer
 from keras_sparse.layers.masks import Mask
 from keras_sparse.layers.traversal import check_model, flatten
 from keras_sparse.validation import check_callable

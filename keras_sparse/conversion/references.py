@@ -88,6 +88,8 @@ def attributes_of(value) -> dict:
     for cls in type(value).__mro__:
         names = cls.__dict__.get("__slots__", ())
         for name in [names] if isinstance(names, str) else names:
+            if name.startswith("__") and not name.endswith("__"):  # as Python mangles names
+                name = f"_{cls.__name__.lstrip('_')}{name}"
             if name not in ("__dict__", "__weakref__") and hasattr(value, name):
                 held[name] = getattr(value, name)
     return {**held, **getattr(value, "__dict__", {})}

@@ -11,7 +11,7 @@ from keras_sparse.conversion.copying import copy_model
 from keras_sparse.conversion.initial_masks import INITIAL, is_trained, masks_by_magnitude, masks_of_zeros
 from keras_sparse.conversion.layer_sparsities import layer_sparsities
 from keras_sparse.conversion.maskable_weights import check_convertible, eligible, kept_dense, weights_of
-from keras_sparse.layers.granularity import Pattern, mask_shape
+from keras_sparse.layers.granularity import Pattern, is_pattern, mask_shape
 from keras_sparse.layers.mask_in_place import mask_layer, mask_recurrent, record_masks
 from keras_sparse.layers.masked_weight import MaskSettings
 from keras_sparse.layers.traversal import masked_weights
@@ -84,7 +84,7 @@ def sparsify(
     check_seed(seed)
     if initial is not None:
         check_choice(initial, "initial", INITIAL)
-    _check_combination(sparsity, distribution, initial)
+    _check_combination(sparsity, distribution, initial, granularity)
     distribution = distributions.get(distribution)
     check_convertible(model, "sparsify")
     all_weights = weights_of(model)
@@ -101,10 +101,9 @@ def sparsify(
         if initial != "random":
             masks = masks_by_magnitude(weights, given, granularity, one_threshold=initial == "global_magnitude")
             given = [1 - np.count_nonzero(m) / m.size for m in masks]
-    for w, number in zip(weights, given, strict=True):  # before anything changes, which may be the model itself
+    for w in weights:  # before anything changes, which may be the model itself
         mask_shape(granularity, w.shape, w.spatial_rank)
-        if number:
-            Pattern.of(granularity, w.shape, w.units.input_axis)
+        Pattern.of(granularity, w.shape, w.units.input_axis)
     kept = kept_dense(model, all_weights, keep_dense)
     _warn_of_coverage(model, weights, [w for w in all_weights if w not in weights and w not in kept])
     # Mask each layer of the copy, or of the model.
@@ -127,19 +126,22 @@ def sparsify(
     return made
 
 
-def _check_combination(sparsity, distribution, initial):
+def _check_combination(sparsity, distribution, initial, granularity):
     """Raises ValueError if an argument would have no effect."""
     if sparsity is None and initial is not None:
         problem = f"the masks are those of the zeros of the model if `sparsity` is None, not {initial!r}"
     elif initial == "global_magnitude" and (isinstance(sparsity, dict) or distribution != "uniform"):
         problem = "one threshold for the network determines the sparsity of each layer, not a dict or `distribution`"
+    elif initial == "global_magnitude" and is_pattern(granularity):
+        problem = f"the pattern {granularity!r} determines the sparsity of each layer, not one threshold"
     elif isinstance(sparsity, dict) and distribution != "uniform":
         problem = "a dict determines the sparsity of each layer, not `distribution`"
     else:
         return
     raise ValueError(
         f"Arguments of `sparsify` contradict each other: {problem}. Received: sparsity={sparsity!r}, "
-        f"distribution={distribution!r}, initial={initial!r}. Leave one of them at its default."
+        f"distribution={distribution!r}, initial={initial!r}, granularity={granularity!r}. Leave one of them at its "
+        "default."
     )
 
 

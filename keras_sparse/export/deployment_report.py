@@ -4,12 +4,12 @@ import dataclasses
 import math
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_sparse.conversion.maskable_weights import check_convertible, weights_of
 from keras_sparse.export.sparse_benefit import sparse_is_faster, sparse_is_smaller, sparsity_threshold
 from keras_sparse.export.xnnpack import reason_for_dense_inference
+from keras_sparse.layers.granularity import spread
 from keras_sparse.layers.multiply_accumulates import uses_per_call
 from keras_sparse.validation import check_choice, check_positive_int
 
@@ -134,7 +134,7 @@ def _zero_fraction(weight):
     masked = {x.attribute: x for x in getattr(weight.layer, "masked_weights", ())}.get(weight.attribute)
     live = ops.convert_to_numpy(ops.cast(weight.variable, "float32")) != 0
     if masked is not None:
-        live = live & np.broadcast_to(masked.mask.numpy(), live.shape)
+        live = live & spread(masked.mask.numpy(), live.shape)
     return 1 - float(live.mean())
 
 

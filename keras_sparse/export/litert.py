@@ -81,8 +81,8 @@ def _converter_settings(weights, samples, names, batch_size):
         }
 
     def representative_dataset():
-        for start in range(len(samples[0])):
-            # The last batches are completed with the first samples.
+        for start in range(0, len(samples[0]), batch_size):
+            # The last batch is completed with the first samples.
             rows = np.arange(start, start + batch_size) % len(samples[0])
             # By name, since the converter sorts the inputs by name.
             yield {name: x[rows] for name, x in zip(names, samples, strict=True)}

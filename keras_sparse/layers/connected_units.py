@@ -6,9 +6,19 @@ import math
 import keras
 import numpy as np
 
+from keras_sparse import _keras
+from keras_sparse.layers.granularity import spread
+
 TRANSPOSED = (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose)
 _DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 _GROUPED = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+_SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
+_CONVOLUTIONS = (*_GROUPED, *TRANSPOSED, *_DEPTHWISE, *_SEPARABLE, _keras.conv_lstm_cell())
+
+
+def spatial_rank(layer: keras.Layer) -> int:
+    """Returns the number of leading spatial axes of a layer's weights: the rank of a convolution, otherwise 0."""
+    return layer.rank if isinstance(layer, _CONVOLUTIONS) else 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +61,8 @@ class Units:
         Args:
             mask: boolean array whose shape divides that of the kernel.
         """
+        if self.last_groups > 1:  # A block may belong to several groups.
+            mask = spread(mask, self.kernel)
         mask, kernel = mask.reshape(self.split(mask.shape)), self.split(self.kernel)
         return tuple(_count_dead(mask, kernel, axes) for axes in (self.inputs, self.outputs))
 

@@ -6,6 +6,7 @@ import zlib
 import keras
 from keras import ops
 
+from keras_sparse.layers.connected_units import spatial_rank
 from keras_sparse.layers.granularity import mask_shape, where_live
 from keras_sparse.layers.masked_weight import LiveRegularizer, MaskedWeight, MaskSettings, weight_properties
 from keras_sparse.layers.masks import Mask
@@ -212,11 +213,6 @@ class MaskedKernel(MaskedLayer):
             **dataclasses.asdict(self.mask_settings["kernel"]),
             "method_state": self._starts_with_method_state or self.kernel_mask.method_state is not None,
         }
-
-
-def spatial_rank(layer) -> int:
-    """Returns the number of leading spatial axes of a layer's weights: the `rank` of a convolution, otherwise 0."""
-    return getattr(layer, "rank", 0)
 
 
 MASKED = {}  # Keras layer class -> class of this file that masks its kernel

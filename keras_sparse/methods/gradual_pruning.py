@@ -40,7 +40,9 @@ class PruningSchedule(UpdateSchedule):
         before, now = before + 1, now + 1
         steps = range(before + 1, now + 1)
         begin, frequency = (getattr(self._schedule, name, None) for name in ("begin_step", "frequency"))
-        if frequency:  # Schedules of TF-MOT are too slow to be called at every step.
+        if isinstance(begin, int) and isinstance(
+            frequency, int
+        ):  # Schedules of TF-MOT are too slow to be called at every step.
             steps = (begin + s for s in multiples(frequency, before - begin, now - begin))
         return [s for s in steps if self.ask(s)[0]]
 
@@ -152,12 +154,14 @@ class GradualPruning(SparseMethod):
 
     def logs(self) -> dict:
         """Returns the scheduled sparsity, for the logs of the epoch."""
-        return {"target_sparsity": self._sparsity()}
+        step = self._step or self.update_schedule.examined  # Before the first update of a `fit`, the step is not set.
+        return {"target_sparsity": self._ask(step + 1)[1]}
 
     def check(self, model: keras.Model, layers: list) -> None:
         """Warns if the last pruning of the schedule comes before its end."""
         begin, end, frequency = (getattr(self.schedule, n, None) for n in ("begin_step", "end_step", "frequency"))
-        if frequency and end > begin and (over := (end - begin) % frequency):
+        known = all(isinstance(n, int) for n in (begin, end, frequency))
+        if known and end > begin and (over := (end - begin) % frequency):
             warnings.warn(
                 f"GradualPruning will not reach its final sparsity, {self._ask(end)[1]:.4g}, but "
                 f"{self._ask(end - over)[1]:.4g}: a frequency of {frequency} does not divide the {end - begin} steps "

@@ -173,7 +173,7 @@ class LargestGradient(Growth):
             shapes = keras.tree.map_structure(np.shape, tuple(self.probe))
             raise ValueError(
                 f"`probe` must be a batch (x, y) that {model.name!r} can be trained on, whose inputs have the shape "
-                f"{model.input_shape}. Received arrays of the shapes {shapes}."
+                f"{getattr(model, 'input_shape', 'that it was built for')}. Received arrays of the shapes {shapes}."
             ) from error
         received = (
             [np.shape(g) for g in gradients] if isinstance(gradients, (list, tuple)) else type(gradients).__name__
@@ -191,10 +191,15 @@ class LargestGradient(Growth):
         if self.gradients is not None:
             return self.gradients(model, *batch)
         kernels = [x.variable for x in layers]
-        if self._compiled is None or self._of != [id(v) for v in kernels]:
+        of = [*kernels, model.loss, model.optimizer]  # `compile` replaces the last two
+        if (
+            self._compiled is None
+            or len(of) != len(self._of)
+            or any(a is not b for a, b in zip(of, self._of, strict=True))
+        ):
             masks = [x.mask.value for x in layers]
             self._compiled = backend.dense_gradients(model, kernels, masks, lambda: [x.value() for x in layers])
-            self._of = [id(v) for v in kernels]
+            self._of = of
         return self._compiled(*batch)
 
     def positions(self, layer, count, rng):

@@ -156,7 +156,7 @@ def update_masks(method, model: keras.Model, numbered: list[tuple], optimizer, s
     check_counts(name, states, counts)
     rngs = [np.random.default_rng([method.seed, place, step]) for place, _ in numbered]
     grown = [
-        method.grow(s, n, rng) if s.pattern is None else pattern_update.grow(method, s, gone, n, rng)
+        np.asarray(method.grow(s, n, rng) if s.pattern is None else pattern_update.grow(method, s, gone, n, rng))
         for s, gone, n, rng in zip(states, dropped, counts, rngs, strict=True)
     ]
     check_update(name, states, dropped, grown, method.budget(states))

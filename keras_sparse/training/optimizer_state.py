@@ -37,7 +37,7 @@ def slots(optimizer, variable: keras.Variable) -> list[tuple]:
     for name, values in _keras.lists_of_variables(optimizer).items():
         slot = values[index] if len(values) == len(variables) else None
         if isinstance(slot, keras.Variable) and slot.shape == variable.shape:
-            fresh = optimizer.initial_accumulator_value if name == "_accumulators" else 0.0
+            fresh = getattr(optimizer, "initial_accumulator_value", 0.0) if name == "_accumulators" else 0.0
             found.append((slot, fresh))
     return found
 

@@ -172,9 +172,8 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Checks model, optimizer and callbacks, and resets what belongs to one `fit`."""
-        model, params = self.model, self.params or {}
+        model, params, name = self.model, self.params or {}, type(self).__name__
         layers = trainable_masked_weights(model)
-        name = type(self).__name__
         checks.check_optimizer_trains(name, model, layers)
         checks.check_alone(model, self)
         self.growth_strategy.check(model)
@@ -287,6 +286,7 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
             checks.warn_of_idle_updates(type(self).__name__, self._updates)
 
     def _forget_fit(self):
+        self.growth_strategy.forget()
         self._epoch = self._step = 0
         self._dropped = self._grown = self._updates = self._skipped = self._moved = 0
         self._put_off = self._updated = False

@@ -75,6 +75,8 @@ class UpdateSchedule:
         """
         steps = self._steps_per_epoch
         within = (step - self.batches // self._per_step) / steps if steps else 0
+        if steps and self.epoch == self._begun - 1:  # owed to the end of the epoch before: `batches` are those since
+            within += 1
         return (self.epoch + within) / self.ends()
 
     # During a `fit`.
@@ -94,7 +96,7 @@ class UpdateSchedule:
         return math.ceil(self.until_part * self._epochs)
 
     _epochs = _steps_per_epoch = None
-    batches, _per_step = 0, 1
+    batches, _per_step, _begun = 0, 1, 0
 
     def begin_fit(self, model: keras.Model, params: dict) -> None:
         """Resets the counts, and checks that no execution of several steps can contain two updates.
@@ -121,6 +123,7 @@ class UpdateSchedule:
     def begin_epoch(self, optimizer, epoch: int) -> bool:
         """Reads the step of the optimizer; returns whether this is the first epoch of `fit`."""
         self.batches, self._per_step = batches_and_steps(optimizer)
+        self._begun = epoch
         self._active = not self.is_never() and epoch < self.ends()
         self.was_active |= self._active
         is_first = self.started is None
