@@ -29,7 +29,8 @@ def atomic_write(
             be replaced.
     """
     given, path = path, Path(path).absolute()
-    path = Path(os.path.normpath(path))  # "." and ".." have no name that could be given to the new folder.
+    # A link stays, and what it points to is replaced. "." and ".." have no name that could be given to the new folder.
+    path = Path(os.path.realpath(path))
     if not path.parent.is_dir():
         raise FileNotFoundError(
             f"The parent folder of `path` must exist. Received: path={str(given)!r}. Make the folder "

@@ -12,6 +12,7 @@ from keras import layers
 
 import keras_sparse as ks
 from keras_sparse.export import flatbuffer, litert, run_exported, sparse_tensors
+from keras_sparse.export.output_comparison import check_exported_outputs
 from keras_sparse.export.signature import Signature
 from nets import mlp, numpy
 from test_save_model import lenet
@@ -415,3 +416,103 @@ def test_names_of_inputs_and_outputs_are_read_from_the_bytes_of_a_file(inputs, o
     written = Signature(inputs, outputs)
     assert Signature.from_file(other + written.to_bytes() + other) == written
     assert Signature.from_file(other) == Signature([], [])
+
+
+def saved_model(folder):
+    """Writes a SavedModel into a folder."""
+    ks.export(mlp(), folder)
+    return folder
+
+
+@pytest.mark.filterwarnings(NOT_FASTER)
+def test_other_files_beside_a_saved_model_are_not_deleted(tmp_path):
+    folder = saved_model(tmp_path / "project")
+    (folder / "labels.txt").write_text("cat")
+    before = (folder / "saved_model.pb").read_bytes()
+    with pytest.raises(FileExistsError, match="a folder with other files"):
+        ks.export(mlp(seed=1), folder)
+    assert (folder / "labels.txt").read_text() == "cat"
+    assert (folder / "saved_model.pb").read_bytes() == before
+
+
+@pytest.mark.filterwarnings(NOT_FASTER)
+def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path):
+    folder, link = saved_model(tmp_path / "v1"), tmp_path / "current"
+    link.symlink_to(folder)
+    before = (folder / "variables").stat().st_ino
+    ks.export(mlp(), link)
+    file, short = tmp_path / "long.keras", tmp_path / "m.keras"
+    short.symlink_to(file)
+    ks.save_model(mlp(), short)
+    assert link.is_symlink()
+    assert short.is_symlink()
+    assert file.is_file()
+    assert (folder / "variables").stat().st_ino != before
+    assert {x.name for x in tmp_path.iterdir()} == {"v1", "current", "long.keras", "m.keras"}
+
+
+@pytest.mark.parametrize("names", [("user-id", "item-id"), ("10", "9"), ("b.x", "a.x")])
+@pytest.mark.filterwarnings(NOT_FASTER)
+def test_a_saved_model_may_have_inputs_of_any_names(names, tmp_path):
+    a, b = (keras.Input((5,), name=n) for n in names)
+    model = keras.Model([a, b], layers.Dense(3)(layers.Concatenate()([a, layers.Dense(2)(b)])))
+    assert ks.export(model, tmp_path / "m") > 0
+
+
+@pytest.mark.filterwarnings(NOT_FASTER)
+def test_inputs_of_int8_for_which_the_model_overflows_are_refused(tmp_path):
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, keras.ops.exp(layers.Dense(4)(inputs)))
+    samples = np.random.default_rng(0).normal(size=(16, 8)).astype("float32")
+    ks.export(model, tmp_path / "m.tflite", weights="int8", representative_dataset=samples)
+    before = (tmp_path / "m.tflite").read_bytes()
+    with pytest.raises(ValueError, match="outputs with NaN or infinity for some inputs"):
+        ks.export(model, tmp_path / "m.tflite", weights="int8", representative_dataset=samples * 1e4)
+    assert (tmp_path / "m.tflite").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("got", "fits"),
+    [([np.inf, 1.0, -np.inf], True), ([3.4028235e38, 1.0, -3.4028235e38], True), ([np.inf, 1.0, 0.0], False)],
+)
+def test_infinite_outputs_do_not_hide_differences_of_others(got, fits):
+    model = keras.Sequential([keras.Input((3,)), layers.Identity()])
+    given = [np.array([[np.inf, 1.0, -np.inf]], "float32")]
+
+    def check(values):
+        check_exported_outputs(model, lambda x: [np.array([values], "float32")], given, "float32", "m")
+
+    if fits:
+        check(got)
+        got[1] += 1e-4
+    with pytest.raises(RuntimeError, match="does not compute"):
+        check(got)
+
+
+@pytest.mark.filterwarnings(NOT_FASTER)
+def test_outputs_without_a_batch_axis_are_those_of_one_call(tmp_path):
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, keras.ops.transpose(layers.Dense(4)(inputs)))
+    ks.export(model, tmp_path / "m.tflite")
+    run = ks.load_litert(tmp_path / "m.tflite")
+    assert run(np.ones((1, 8)))[0].shape == (4, 1)
+    with pytest.raises(ValueError, match="no batch axis, and the file computes 1 inputs a call. Received: 3 inputs"):
+        run(np.ones((3, 8)))
+
+
+@pytest.mark.filterwarnings(NOT_FASTER, "ignore:In the future `np.object`:FutureWarning")
+def test_onnx_of_half_precision_differs_by_its_rounding(tmp_path):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8,))
+    h = layers.Dense(64, dtype="mixed_float16")(inputs)
+    assert ks.export(keras.Model(inputs, layers.Dense(3, dtype="mixed_float16")(h)), tmp_path / "m.onnx") > 0
+
+
+@pytest.mark.filterwarnings(NOT_FASTER)
+@pytest.mark.parametrize(("count", "batch_size", "calls"), [(20, 4, 5), (10, 4, 3), (3, 1, 3), (2, 4, 1)])
+def test_int8_is_calibrated_on_each_sample_once(tmp_path, count, batch_size, calls):
+    made = litert._converter_settings("int8", [np.arange(count)[:, None]], ["x"], batch_size)
+    batches = [x["x"] for x in made["representative_dataset"]()]
+    assert len(batches) == calls
+    assert {len(x) for x in batches} == {batch_size}
+    assert set(np.concatenate(batches).ravel()) == set(range(count))

@@ -100,3 +100,32 @@ def test_attention_of_queries_of_another_length(rank):
     rows = ks.report(ks.sparsify(keras.Model([query, value], attention(query, value)), 0.5)).layers
     times = {row.name.split("/")[-1]: row.dense_macs // row.weights // 3 ** (rank - 1) for row in rows}
     assert times == {"query": 6, "key": 10, "value": 10, "attention_output": 6}
+
+
+def test_each_call_of_a_layer_counts_with_the_shape_of_its_input():
+    inputs, dense = keras.Input((64,)), layers.Dense(64)
+    assert ks.report(keras.Model(inputs, dense(dense(dense(inputs))))).macs == 3 * 64 * 64
+    block = keras.Sequential([keras.Input((64,)), layers.Dense(64)])
+    assert ks.report(keras.Model(inputs, block(block(inputs)))).macs == 2 * 64 * 64
+    conv, small = layers.Conv2D(4, 3, padding="same"), keras.Input((8, 8, 3))
+    conv(keras.Input((32, 32, 3)))
+    assert ks.report(keras.Model(small, conv(small))).macs == 64 * 108
+    steps, other = keras.Input((10, 8)), layers.Dense(4)
+    other.build((None, 8))
+    assert ks.report(keras.Model(steps, other(steps))).macs == 320
+    a, b = keras.Input((2, 64)), keras.Input((40, 64))
+    assert ks.report(keras.Model([a, b], [dense(a), dense(b)])).macs == 42 * 64 * 64
+
+
+def test_layers_inside_of_others_count_for_each_call_of_the_same_shape():
+    steps, lstm = keras.Input((5, 8)), layers.LSTM(8, return_sequences=True)
+    once = ks.report(keras.Model(steps, lstm(steps))).macs
+    assert once == 5 * (8 * 32 + 8 * 32)
+    assert ks.report(keras.Model(steps, lstm(lstm(steps)))).macs == 2 * once
+    longer = keras.Input((7, 8))
+    assert ks.report(keras.Model([steps, longer], [lstm(steps), lstm(longer)])).macs is None
+
+
+def test_a_reversible_embedding_has_unknown_counts():
+    tokens, embedding = keras.Input((5,), dtype="int32"), layers.ReversibleEmbedding(20, 8)
+    assert ks.report(keras.Model(tokens, embedding(embedding(tokens), reverse=True))).macs is None

@@ -276,7 +276,8 @@ def test_downsampling_keeps_the_mean():
 
 def test_connectivity_of_pixels():
     model = keras.Sequential([keras.Input((4, 5, 2)), layers.Flatten(), layers.Dense(6, name="a"), layers.Dense(3)])
-    first, second = ks.masked_weights(ks.sparsify(model, 0.5))
+    model = ks.sparsify(model, 0.5)
+    first, second = ks.masked_weights(model)
     mask = np.zeros((40, 6), "uint8")
     mask[[12, 13], :3] = 1  # both channels of pixel (1, 1)
     first.mask.value.assign(mask)
@@ -309,3 +310,18 @@ def test_a_mask_is_inputs_by_outputs(layer, shape, size):
     matrix = mask_images.mask_matrix(weight)
     assert matrix.shape == size
     assert matrix.mean() == pytest.approx(weight.mask.numpy().mean())
+
+
+@pytest.mark.parametrize(
+    ("before", "drawn"),
+    [
+        ([keras.layers.Rescaling(2.0), keras.layers.Flatten(), keras.layers.Dropout(0.1)], True),
+        ([keras.layers.Permute((3, 1, 2)), keras.layers.Flatten()], False),
+        ([keras.layers.AveragePooling2D(2), keras.layers.Flatten(), keras.layers.Dense(60, name="hidden")], False),
+    ],
+)
+def test_connectivity_is_drawn_for_layers_that_read_pixels_in_their_order(before, drawn):
+    model = keras.Sequential([keras.Input((6, 5, 2)), *before, keras.layers.Dense(7)])
+    sparse = ks.sparsify(model, 0.6, keep_dense=[x.name for x in before if x.name == "hidden"])
+    kind, _ = mask_images.first_layer_image(sparse, ks.masked_weights(sparse)[0])
+    assert kind == ("connectivity" if drawn else None)

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import keras
 
-from keras_sparse import _keras
+from keras_sparse import _keras, backend
 from keras_sparse.atomic_write import atomic_write
+from keras_sparse.layers.traversal import flatten
+
+_SEEDS = "seed_generators"  # a group of the backup, which Keras does not read
 
 
 class BackupAndRestore(keras.callbacks.Callback):
@@ -17,7 +20,8 @@ class BackupAndRestore(keras.callbacks.Callback):
     leaves an incomplete file, or weights that do not belong to the epoch. This callback writes each backup into a new
     file, whose name has the number of completed epochs, and deletes the previous backup once the new one is complete.
 
-    A backup holds weights, masks, optimizer state and the state of the sparse training method. If the data depend on
+    A backup holds weights, masks, optimizer state, the state of the sparse training method and, unlike weight files of
+    Keras, that of the seed generators of layers such as Dropout. If the data depend on
     the epoch only, a run that is killed and resumed ends with bitwise the same weights as an uninterrupted run.
 
     Put it last in the list of callbacks, so that the backup includes what they do at the end of an epoch.
@@ -73,6 +77,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         self.backup_dir.mkdir(parents=True, exist_ok=True)
         with atomic_write(self._path(epoch + 1)) as new:
             self.model.save_weights(new)
+            _save_seeds(self.model, new)
         for path in self._backups():
             if path != self._path(epoch + 1):
                 path.unlink(missing_ok=True)
@@ -87,6 +92,7 @@ class BackupAndRestore(keras.callbacks.Callback):
     def _restore(self, path):
         try:
             self.model.load_weights(path)
+            _load_seeds(self.model, path)
         except (OSError, KeyError, ValueError) as error:
             raise ValueError(
                 f"The backup {path} cannot be restored into the model {self.model.name!r}: it is damaged, or of "
@@ -101,3 +107,28 @@ class BackupAndRestore(keras.callbacks.Callback):
     def _path(self, epochs):
         """Returns the path of the backup after so many completed epochs."""
         return self.backup_dir / f"{epochs}.epochs.weights.h5"
+
+
+def _save_seeds(model, path):
+    """Adds the state of the seed generators to a weight file."""
+    import h5py
+
+    with h5py.File(path, "a") as file:
+        for i, state in enumerate(_seed_states(model)):
+            file[f"{_SEEDS}/{i}"] = backend.read(state)
+
+
+def _load_seeds(model, path):
+    """Sets the state of the seed generators to that in a weight file."""
+    import h5py
+
+    with h5py.File(path) as file:
+        for i, state in enumerate(_seed_states(model)):
+            state.assign(file[f"{_SEEDS}/{i}"][()])
+
+
+def _seed_states(model):
+    """Returns the variables of the seed generators of all layers, each once."""
+    held = [x for layer in (model, *flatten(model)) for x in vars(layer).values()]
+    states = {id(x): x.state for x in held if isinstance(x, keras.random.SeedGenerator)}
+    return list(states.values())

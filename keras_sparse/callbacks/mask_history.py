@@ -100,7 +100,7 @@ class MaskHistory:
                     return
                 bits = {n: [saved[f"{n}_{i}"] for i in range(len(sizes))] for n in ("ever", "live")}
                 same_epoch = saved["epoch"] == epoch
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             return
         self._ever_live = self._unpacked(bits["ever"])
         # The file may be an epoch ahead of the checkpoint of a killed run. The resumed run repeats that epoch, so that

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import keras
 
 from keras_sparse import _keras
+from keras_sparse.conversion.own_code import reason_for_reading_past_a_mask
 from keras_sparse.layers.connected_units import Units, spatial_rank, units_of
 from keras_sparse.layers.mask_in_place import plain_class
 from keras_sparse.layers.masked import MaskedLayer
@@ -101,7 +102,7 @@ class Weight:
             return "is held in a list or dict, and not as an attribute of its layer"
         if self.other is not None:
             return f"is shared with the layer {self.other.name!r}"
-        return None
+        return reason_for_reading_past_a_mask(self.layer, self.attribute, self.variable)
 
     def dense_reason(self) -> str:
         """Returns the reason why a weight without a mask has none, a phrase."""

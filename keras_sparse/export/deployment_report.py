@@ -172,21 +172,23 @@ _INT8_DENSE = (
 def _float32_dense_layer(weight, sparsity, vectors):
     """Returns `(faster, why)`."""
     inputs, units = math.prod(weight.shape[:-1]), weight.shape[-1]
-    needed = sparsity_threshold(inputs, units)
+    needed, for_one = sparsity_threshold(inputs, units, vectors), sparsity_threshold(inputs, units)
+    if needed is None:
+        return False, f"It is made dense when the file is loaded: {inputs} inputs are too few for sparse to be faster."
     if sparse_is_faster(inputs, units, sparsity, vectors):
         return (
             True,
             f"LiteRT computes with its live weights only, which is faster from {needed:.0%} zeros on at this size.",
         )
-    if round(sparsity, 3) >= needed:
+    if sparse_is_faster(inputs, units, sparsity):
         return (
             False,
-            f"It gets {_count(vectors)} vectors in a call, batch size times positions: from 16 on a dense layer is as "
-            "fast, since it reads each weight once for all of them.",
+            f"It gets {_count(vectors)} vectors in a call, batch size times positions: a dense layer reads each weight "
+            f"once for several of them. Sparse is faster from {needed:.0%} zeros on for 3 to 15, and not from 16 on.",
         )
     return (
         False,
-        f"It is made dense when the file is loaded: sparse is faster only from {needed:.0%} zeros on at this size.",
+        f"It is made dense when the file is loaded: sparse is faster only from {for_one:.0%} zeros on at this size.",
     )
 
 

@@ -1,10 +1,14 @@
 """Runs a model on random or given inputs and compares outputs, to verify its exported or shrunk form."""
 
+import os
+from collections.abc import Callable
+
 import keras
 import numpy as np
 from keras import ops
 
 from keras_sparse.export.signature import input_structure
+from keras_sparse.layers.traversal import flatten
 
 
 def has_random_inputs(model: keras.Model) -> bool:
@@ -36,6 +40,18 @@ def outputs_of(model: keras.Model, arrays: list[np.ndarray]) -> list[np.ndarray]
     return [ops.convert_to_numpy(ops.cast(x, "float32")) for x in keras.tree.flatten(outputs)]
 
 
+# Of the dtypes in which layers may compute, other than float32.
+_ROUNDING = {"float16": 0.02, "bfloat16": 0.1}
+
+
+def rounding_tolerance(model: keras.Model) -> float:
+    """Returns the tolerance for the rounding of the layers that compute in half precision, 0.0 if none does.
+
+    See `accepted_difference`.
+    """
+    return max(_ROUNDING.get(x.compute_dtype, 0.0) for x in (model, *flatten(model)))
+
+
 def accepted_difference(expected: np.ndarray, tolerance: float) -> float:
     """Returns the largest difference from float32 outputs that counts as rounding.
 
@@ -44,3 +60,57 @@ def accepted_difference(expected: np.ndarray, tolerance: float) -> float:
     """
     largest = float(np.abs(expected).max(initial=0))
     return min(tolerance * max(1.0, largest), 100 * tolerance * largest + 1e-9)
+
+
+_TOLERANCE = 1e-5  # of exported float32 outputs, see `accepted_difference`
+# The largest root mean square of differences for other weights, relative to that of the outputs.
+_RMS_TOLERANCE = {"float16": 0.02, "int8": 0.25}
+
+
+def check_exported_outputs(model: keras.Model, run: Callable, samples: list, weights: str, path: os.PathLike) -> None:
+    """Raises RuntimeError if the outputs of a file differ from those of the model.
+
+    Args:
+        model: `keras.Model`.
+        run: function that runs the file, from a list of arrays to a list of arrays.
+        samples: list with an array for each input.
+        weights: "float32", "float16" or "int8", which determines the tolerance.
+        path: path of the file, for messages.
+    """
+    tolerance = max(_TOLERANCE, rounding_tolerance(model))
+    for x, y in zip(outputs_of(model, samples), run(samples), strict=True):
+        difference, limit = _difference(x, np.asarray(y, "float32"), weights, tolerance)
+        if not difference <= limit:  # True for NaN, too
+            raise RuntimeError(
+                f"The exported file does not compute what {model.name!r} does, and was not kept. Expected: outputs of "
+                f"shape {x.shape} that differ by at most {limit:.2g}. Received: shape {np.shape(y)}, a difference of "
+                f"{difference:.2g}, on {len(samples[0])} inputs. Nothing was written to {str(path)!r}. "
+                + _ADVICE["float32" if weights == "float32" else "rounded"]
+            )
+
+
+_ADVICE = {
+    "float32": "Remove layers one by one to find the one that the format does not support, and report it.",
+    "rounded": "Give typical inputs as `representative_dataset`, or weights='float32'.",
+}
+
+
+def _difference(expected, got, weights, tolerance):
+    """Returns `(difference, largest accepted difference)` of two arrays of outputs."""
+    if expected.shape != got.shape:
+        return np.nan, 0.0
+    # Infinite numbers must be the same ones; LiteRT may give the largest float32 instead.
+    infinite = np.isinf(expected)
+    if not (np.sign(expected[infinite]) * got[infinite] >= np.finfo("float32").max).all():
+        return np.nan, 0.0
+    expected, got = expected[~infinite], got[~infinite]
+    difference = np.abs(got - expected).astype("float64")
+    if weights == "float32":
+        return float(difference.max(initial=0)), accepted_difference(expected, tolerance)
+    limit = _RMS_TOLERANCE[weights] * _rms(expected) + 1e-9
+    return _rms(difference), limit
+
+
+def _rms(array):
+    """Returns the root mean square, a float; 0 for an empty array."""
+    return float(np.sqrt(np.mean(np.square(array, dtype="float64")))) if array.size else 0.0

@@ -1,6 +1,7 @@
 """Runs exported files on arrays: for users of LiteRT files, and to compare an export with its model."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,6 +66,11 @@ def litert_function(data, threads=1):
     def run(arrays):
         arrays = input_arrays(arrays, specs, "The argument")
         parts = [call(**dict(zip(details, x, strict=True))) for x in _batches(arrays, batch_size)]
+        if len(parts) > 1 and not all(known.batched):
+            raise ValueError(
+                f"Outputs of the model have no batch axis, and the file computes {batch_size} inputs a call. Received: "
+                f"{len(arrays[0])} inputs. Give {batch_size} at a time, or export with another `batch_size`."
+            )
         return [_joined([x[name] for x in parts]) for name in ordered(parts[0], known.outputs)]
 
     return run
@@ -106,13 +112,19 @@ def saved_model_function(path, known):
 
     loaded = tf.saved_model.load(str(path))
     endpoint = loaded.signatures["serving_default"]
-    names = ordered(endpoint.structured_input_signature[1], known.inputs)
+    names = ordered(endpoint.structured_input_signature[1], [_name_in_signature(x) for x in known.inputs])
 
     def run(arrays):
         outputs = endpoint(**dict(zip(names, map(tf.constant, arrays), strict=True)))
         return [np.asarray(outputs[name]) for name in ordered(outputs, known.outputs)]
 
     return run
+
+
+def _name_in_signature(name):
+    """Returns the name that TensorFlow gives an input in a SavedModel: of letters, digits and "_", a letter first."""
+    name = re.sub("[^a-zA-Z0-9]", "_", name)
+    return name if name[:1].isalpha() else f"arg_{name}"
 
 
 def _joined(parts):

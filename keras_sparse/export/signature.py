@@ -18,10 +18,12 @@ class Signature:
     Attributes:
         inputs: list of str.
         outputs: list of str.
+        batched: list of bool, for each output whether its first axis is the batch.
     """
 
     inputs: list
     outputs: list
+    batched: list = dataclasses.field(default_factory=list)
 
     @classmethod
     def of(cls, model) -> "Signature":
@@ -29,7 +31,8 @@ class Signature:
         paths = [path for path, _ in keras.tree.flatten_with_path(output_structure(model))]
         is_dict = all(len(path) == 1 and isinstance(path[0], str) for path in paths)
         outputs = [path[0] if is_dict else f"output_{i}" for i, path in enumerate(paths)]
-        return cls([spec.name for spec in input_specs(model)], outputs)
+        batched = [len(x.shape) > 0 and x.shape[0] is None for x in keras.tree.flatten(output_structure(model))]
+        return cls([spec.name for spec in input_specs(model)], outputs, batched)
 
     def to_bytes(self) -> bytes:
         """Returns the names as bytes, for the metadata of a file."""

@@ -4,11 +4,17 @@ A sparse kernel skips dead weights, but processes live ones one by one, where a 
 The thresholds are medians measured on one thread of a CPU with AVX-512. `tools/benchmark.py export` measures a machine.
 """
 
-# Measured at batch 1. Layers as small as LeNet's fit into the caches, dense or sparse. Weights of 4096 x 4096 fit into
-# no cache when they are dense. Between these sizes dense weights are read fast, so that more sparsity is needed.
-_SMALL, _LARGE = 1024, 3072
+# Measured with 1, 2, 4, 8 and 15 rows, and 17 sizes of layers.
+# Layers as small as LeNet's fit into the caches, dense or sparse. Weights of 4096 x 4096 fit into no cache when they
+# are dense. Between these sizes dense weights are read fast, so that more sparsity is needed.
+_SMALL, _LARGE = 1024 * 300, 3072 * 3072
 _THRESHOLD, _MEDIUM_SIZE_THRESHOLD = 0.95, 0.98
-_MAX_ROWS = 15  # A dense kernel reads each weight once for 16 rows or more.
+# A dense kernel computes 32 units at once, and is fastest if their number is a multiple of that.
+_UNITS_AT_ONCE, _WHOLE_UNITS_THRESHOLD = 32, 0.97
+# A sparse kernel needs some time for each unit, which counts if a unit has few live weights.
+_FEW_INPUTS, _TOO_FEW_INPUTS, _FEW_INPUTS_THRESHOLD = 300, 128, 0.98
+# A dense kernel reads each weight once for several rows: for 4 in almost the time of 2, and for 16 or more at no loss.
+_MOST_ROWS_READ_ONE_BY_ONE, _MAX_ROWS, _SEVERAL_ROWS_THRESHOLD = 2, 15, 0.98
 _OVERHEAD = 400  # approximate bytes of the metadata of a sparse tensor and of its DENSIFY operator
 
 
@@ -45,12 +51,28 @@ def sparse_is_faster(inputs, units, sparsity, rows=1):
     Returns:
         bool.
     """
+    threshold = sparsity_threshold(inputs, units, rows)
     # The number of live weights is rounded, so that a sparsity of 0.98 may be slightly lower.
-    return rows <= _MAX_ROWS and round(sparsity, 3) >= sparsity_threshold(inputs, units)
+    return rows <= _MAX_ROWS and threshold is not None and round(sparsity, 3) >= threshold
 
 
-def sparsity_threshold(inputs, units):
-    """Returns the sparsity, a float, from which a float32 dense layer is faster at batch 1."""
+def sparsity_threshold(inputs, units, rows=1):
+    """Returns the sparsity from which a float32 dense layer is faster, a float; None if it is not at any.
+
+    Args:
+        inputs: int, the number of input units.
+        units: int, the number of output units.
+        rows: int, the number of input vectors in one call; from 16 on, a dense layer is faster all the same.
+    """
+    if inputs < _TOO_FEW_INPUTS:
+        return None
+    if rows > _MOST_ROWS_READ_ONE_BY_ONE:
+        return _SEVERAL_ROWS_THRESHOLD
+    if inputs < _FEW_INPUTS:
+        return _FEW_INPUTS_THRESHOLD
     # The limits lie between the sizes that were measured: 784 x 300, widths of 512 to 2048, and a width of 4096.
-    medium = _SMALL * 300 < inputs * units <= _LARGE * _LARGE
-    return _MEDIUM_SIZE_THRESHOLD if medium else _THRESHOLD
+    if inputs * units > _LARGE:
+        return _THRESHOLD
+    if inputs * units > _SMALL:
+        return _MEDIUM_SIZE_THRESHOLD
+    return _THRESHOLD if units % _UNITS_AT_ONCE else _WHOLE_UNITS_THRESHOLD

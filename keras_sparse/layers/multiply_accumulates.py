@@ -33,19 +33,72 @@ def uses_per_input(model: keras.Model) -> Callable[[keras.Layer], int | None]:
         Function that gets a layer and returns an int of at least 0; None if the size of an axis is not fixed, or the
         class of the layer is not known.
     """
-    uses_in_call, calls = uses_per_call(model), _time_steps(model)
+    uses_in_calls, steps, repeats = _uses_in_calls(model), _time_steps(model), _calls_of_outer_layers(model)
 
     def uses(layer):
-        factors = uses_in_call(layer), calls.get(id(layer), 1)
+        in_calls = uses_in_calls(layer)
+        factors = None if None in in_calls else sum(in_calls), steps.get(id(layer), 1), repeats.get(id(layer), 1)
         return None if None in factors else math.prod(factors)
 
     return uses
 
 
 def uses_per_call(model: keras.Model) -> Callable[[keras.Layer], int | None]:
-    """Returns a function like that of `uses_per_input`, for one call: a recurrent cell is called at each time step."""
-    lengths = _query_lengths(model)
-    return lambda layer: _positions(layer, lengths.get(id(layer), ()))
+    """Returns a function like that of `uses_per_input`, for one call, the one with most uses.
+
+    A recurrent cell is called at each time step.
+    """
+    uses_in_calls = _uses_in_calls(model)
+
+    def uses(layer):
+        in_calls = uses_in_calls(layer)
+        return None if None in in_calls else max(in_calls)
+
+    return uses
+
+
+def _uses_in_calls(model):
+    """Returns a function from a layer to the list of its uses of each weight, an int or None for each of its calls.
+
+    Layers inside of other layers, and all of subclassed models, have one entry, for the shape they were built for.
+    """
+    lengths, shapes = _query_lengths(model), _input_shapes(model)
+    return lambda layer: [
+        _positions(layer, lengths.get(id(layer), ()), shape) for shape in shapes.get(id(layer)) or [_built_shape(layer)]
+    ]
+
+
+def _input_shapes(model):
+    """Returns the shape of the first input of each call in a functional model and in functional models inside it.
+
+    Returns:
+        Dict from the id of a layer to a list of tuples; empty for a subclassed model.
+    """
+    shapes = {}
+    if _keras.is_functional(model):
+        for node in _keras.graph_nodes(keras.Function(model.inputs, model.outputs)):
+            if isinstance(node.operation, keras.Model) and _keras.is_functional(node.operation):
+                for layer, inner in _input_shapes(node.operation).items():
+                    shapes.setdefault(layer, []).extend(inner)
+            elif not node.is_input:
+                shapes.setdefault(id(node.operation), []).append(tuple(node.arguments.keras_tensors[0].shape))
+    return shapes
+
+
+def _calls_of_outer_layers(model):
+    """Returns how often the layers around a layer are called in a functional model, for each layer inside of others.
+
+    Returns:
+        Dict from the id of a layer to an int of at least 1; None if the calls have inputs of different shapes, since
+        the layers inside are known for one shape only.
+    """
+    calls, shapes = {}, _input_shapes(model)
+    for outer in flatten(model):
+        if id(outer) in shapes:
+            built, given = _built_shape(outer), shapes[id(outer)]
+            same = len({x[1:] for x in (*given, *([tuple(built)] if built else []))}) == 1
+            calls.update((id(layer), len(given) if same else None) for layer in flatten(outer))
+    return calls
 
 
 def _time_steps(model: keras.Model) -> dict[int, int | None]:
@@ -57,7 +110,7 @@ def _time_steps(model: keras.Model) -> dict[int, int | None]:
     steps = {}
     for outer in (model, *flatten(model)):
         if isinstance(outer, (keras.layers.RNN, keras.layers.TimeDistributed)):
-            shape = _input_shape(outer)
+            shape = _built_shape(outer)
             length = shape[1] if shape else None
             for layer in flatten(outer):
                 before = steps.get(id(layer), 1)
@@ -82,13 +135,14 @@ def _query_lengths(model: keras.Model) -> dict[int, tuple]:
     return lengths
 
 
-def _positions(layer, lengths):
-    """Returns how often a layer uses each weight in one call, or None if that is unknown."""
+def _positions(layer, lengths, shape):
+    """Returns how often a layer uses each weight in one call on an input of a shape, or None if that is unknown."""
+    if isinstance(layer, keras.layers.ReversibleEmbedding):
+        return None  # It looks weights up, or multiplies by all of them, as its argument `reverse` says.
     if isinstance(layer, keras.layers.Embedding):
         return 0  # Weights are looked up, not multiplied.
     if isinstance(layer, _CELLS):
         return 1
-    shape = _input_shape(layer)
     if shape is None:
         return None
     if isinstance(layer, keras.layers.EinsumDense):
@@ -124,7 +178,7 @@ def _convolved(size, kernel, stride, dilation, padded):
     return -(-(size if padded else size - dilation * (kernel - 1)) // stride)
 
 
-def _input_shape(layer):
+def _built_shape(layer):
     """Returns the shape of the first input for which a layer was built, or None if it is unknown."""
     config = layer.get_build_config() or {}
     shape = config.get("input_shape")

@@ -4,8 +4,10 @@ import math
 import struct
 import zlib
 
+import keras
 import numpy as np
 
+from keras_sparse import _keras
 from keras_sparse.layers.granularity import spread
 
 # Six colors of matplotlib's "viridis", from dark to light. They differ for color-blind readers and in gray.
@@ -99,11 +101,37 @@ def first_layer_image(model, weight) -> tuple:
         `("connectivity", pixel_connectivity)` for a layer that connects to all pixels, `("windows", kernel_windows)`
         for a convolution, or `(None, None)`.
     """
+    shape = input_image_shape(model) if _reads_pixels(model, weight.layer) else None
     images = (
-        ("connectivity", pixel_connectivity(weight, input_image_shape(model))),
+        ("connectivity", pixel_connectivity(weight, shape)),
         ("windows", kernel_windows(weight)),
     )
     return next(((name, matrix) for name, matrix in images if matrix is not None), (None, None))
+
+
+# Layers that neither mix nor move the entries of their input.
+_IN_PLACE = (
+    *(keras.layers.Flatten, keras.layers.Reshape, keras.layers.Dropout, keras.layers.GaussianNoise),
+    *(keras.layers.Rescaling, keras.layers.Normalization, keras.layers.BatchNormalization),
+    *(keras.layers.Activation, keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU, keras.layers.Identity),
+)
+
+
+def _reads_pixels(model, layer):
+    """Returns whether the inputs of a layer are the entries of the input of a functional model, in their order."""
+    if not _keras.is_functional(model):
+        return False
+    nodes = [n for n in _keras.graph_nodes(keras.Function(model.inputs, model.outputs)) if not n.is_input]
+    made_by = {id(x): n for n in nodes for x in n.outputs}
+    node = next((n for n in nodes if n.operation is layer), None)
+    while node is not None:
+        tensor = node.arguments.keras_tensors[0]
+        if any(tensor is x for x in model.inputs):
+            return True
+        node = made_by.get(id(tensor))
+        if node is not None and not isinstance(node.operation, _IN_PLACE):
+            return False
+    return False
 
 
 def encode_png(matrix, min_size=256) -> bytes:

@@ -149,7 +149,7 @@ class UpdateSchedule:
         if last_update < 0 or self.is_never() or self.epoch >= self.ends():
             owed = False
         elif self.period == EPOCH:
-            owed = epoch > 0 and last_update < step <= last_update + (self._steps_per_epoch or math.inf)
+            owed = epoch > 0 and last_update < step <= last_update + math.ceil(self._steps_per_epoch or 2**62)
         else:
             execution = -(-self._per_execution // self._per_step)
             owed = is_loaded and epoch > 0 and any(s > last_update for s in self.due(max(0, step - execution), step))

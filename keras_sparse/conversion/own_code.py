@@ -1,0 +1,62 @@
+"""Examines layers of users' own classes: whether their code reads a weight in a way that a mask would not reach."""
+
+import dis
+import inspect
+
+import keras
+
+from keras_sparse.layers.mask_in_place import plain_class
+
+
+def reason_for_reading_past_a_mask(layer: keras.Layer, attribute: str, variable: keras.Variable) -> str | None:
+    """Returns why masking an attribute of a layer would have no effect on what it computes, a phrase; None if it would.
+
+    A mask replaces the attribute by a property. A class may read the variable by another attribute, a list, or, in a
+    subclass of Keras's layers, by the private name: `self._kernel` instead of `self.kernel`.
+
+    Args:
+        layer: `keras.Layer`.
+        attribute: str, the name of the weight in the layer.
+        variable: `keras.Variable`.
+    """
+    cls = plain_class(layer) or type(layer)
+    own = [x for x in cls.__mro__ if not _is_of_keras(x) and not _is_of_keras_sparse(x)]
+    if not own:
+        return None
+    names = (attribute, f"_{attribute}")
+    others = [k for k, v in vars(layer).items() if v is variable and k not in names]
+    held = [k for k, v in _own_attributes(layer).items() if any(x is variable for x in _elements(v))]
+    if others or held:
+        return f"is also held as {(others + held)[0]!r}, where its layer would read it without the mask"
+    if any(f"_{attribute}" in _names_read(x) for x in own):
+        return f"is read as `_{attribute}` by its layer's class, which is the weight without the mask"
+    return None
+
+
+def _is_of_keras(cls):
+    return cls.__module__.split(".")[0] in ("keras", "tensorflow", "torch", "builtins")
+
+
+def _is_of_keras_sparse(cls):
+    return cls.__module__.split(".")[0] == "keras_sparse"
+
+
+def _own_attributes(layer):
+    """Returns the attributes of a layer that plain layers of Keras do not have."""
+    known = vars(keras.layers.Layer())
+    return {k: v for k, v in vars(layer).items() if k not in known and not k.startswith("_self_")}
+
+
+def _elements(value):
+    """Returns the elements of a list, tuple or dict; none of any other object."""
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, (list, tuple)) else ()
+
+
+def _names_read(cls):
+    """Returns the names of the attributes that the methods of a class read."""
+    functions = [getattr(x, "fget", x) for x in vars(cls).values()]
+    codes = [inspect.unwrap(x).__code__ for x in functions if inspect.isfunction(x)]
+    reads = ("LOAD_ATTR", "LOAD_METHOD")
+    return {i.argval for code in codes for i in dis.get_instructions(code) if i.opname in reads}

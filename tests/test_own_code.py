@@ -1,0 +1,66 @@
+"""Weights that a user's layer reads past the attribute that is masked stay dense, with the reason."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_sparse as ks
+from nets import numpy
+
+
+class Private(keras.layers.Dense):
+    def call(self, x):
+        return ops.matmul(x, self._kernel)
+
+
+class Listed(keras.layers.Layer):
+    def build(self, shape):
+        self.w = self.add_weight(shape=(8, 8), name="w")
+        self.ws = [self.w]
+
+    def call(self, x):
+        return ops.matmul(x, self.ws[0])
+
+
+class Alias(keras.layers.Layer):
+    def build(self, shape):
+        self.w = self.alias = self.add_weight(shape=(8, 8), name="w")
+
+    def call(self, x):
+        return ops.matmul(x, self.alias)
+
+
+class Public(keras.layers.Dense):
+    """A subclass that reads the kernel as Keras does."""
+
+    def call(self, x):
+        return 2 * super().call(x) + ops.sum(self.kernel)
+
+
+def around(layer):
+    return keras.Sequential([keras.Input((8,)), layer, keras.layers.Dense(3)])
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (Private(8), "is read as `_kernel` by its layer's class"),
+        (Listed(), "is also held as 'ws'"),
+        (Alias(), "is also held as '(alias|w)'"),
+    ],
+)
+def test_it_stays_dense(layer, reason):
+    model = around(layer)
+    sparse = ks.sparsify(model, 0.5)
+    assert [w.shape for w in ks.masked_weights(sparse)] == [(8, 3)]
+    row = next(x for x in ks.report(sparse).dense if x.shape == (8, 8))
+    assert reason.split("(")[0] in row.reason
+    with pytest.raises(ValueError, match=f"cannot be masked: .*{reason}"):
+        ks.sparsify(model, 0.5, include=[layer.name])
+
+
+def test_a_subclass_that_reads_the_public_name_is_masked():
+    sparse, x = ks.sparsify(around(Public(8)), 0.5), np.random.default_rng(0).normal(size=(4, 8)).astype("float32")
+    assert [w.shape for w in ks.masked_weights(sparse)] == [(8, 8), (8, 3)]
+    np.testing.assert_allclose(numpy(sparse(x)), numpy(ks.densify(sparse)(x)), rtol=1e-5)
