@@ -516,3 +516,19 @@ def test_int8_is_calibrated_on_each_sample_once(tmp_path, count, batch_size, cal
     assert len(batches) == calls
     assert {len(x) for x in batches} == {batch_size}
     assert set(np.concatenate(batches).ravel()) == set(range(count))
+
+
+@pytest.mark.filterwarnings(NOT_FASTER)
+def test_a_model_that_random_inputs_do_not_suit_needs_others(tmp_path):
+    tokens = keras.Input((4,), dtype="int32")
+    model = keras.Model(tokens, layers.Dense(3)(layers.Flatten()(layers.Embedding(1, 4)(tokens))))
+    with pytest.raises(ValueError, match="random inputs, which .* cannot take.*`representative_dataset`"):
+        ks.export(model, tmp_path / "m.tflite")
+    ks.export(model, tmp_path / "m.tflite", representative_dataset=np.zeros((3, 4), "int32"))
+    inputs = keras.Input((4,))
+    logarithm = keras.Model(inputs, layers.Dense(3)(keras.ops.log(inputs)))
+    with pytest.raises(
+        RuntimeError, match="Those of the model itself are NaN: give inputs as `representative_dataset`"
+    ):
+        ks.export(logarithm, tmp_path / "log.tflite")
+    ks.export(logarithm, tmp_path / "log.tflite", representative_dataset=np.ones((3, 4)))

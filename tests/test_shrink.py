@@ -360,3 +360,40 @@ def test_invalid_models():
         ks.shrink(model)
     with pytest.raises(ValueError, match="`shrink` takes a keras.Model"):
         ks.shrink("model")
+
+
+def test_inputs_stay_optional_and_sparse_and_keep_their_names():
+    class Plus(layers.Layer):
+        def call(self, x, y=None):
+            return x if y is None else x + y
+
+        def compute_output_shape(self, x_shape, y_shape=None):
+            return x_shape
+
+    a, b = keras.Input((4,)), keras.Input((4,), name="b", optional=True)
+    model = ks.sparsify(keras.Model({"a": a, "b": b}, layers.Dense(3)(layers.Dense(30)(Plus()(a, b)))), 0.9)
+    shrunk, x = ks.shrink(model), {"a": np.ones((2, 4), "float32"), "b": None}
+    assert shrunk.count_params() < ks.densify(model).count_params()
+    np.testing.assert_allclose(numpy(shrunk(x)), numpy(model(x)), atol=1e-5)
+    assert [x.name for x in shrunk.layers] == [x.name for x in model.layers]
+    wide = keras.Input((30,), sparse=True)
+    assert ks.shrink(keras.Model(wide, layers.Dense(3)(wide))).inputs[0].sparse
+
+
+def test_an_infinite_weight_of_an_input_that_stays_is_not_multiplied_by_zero():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(5, activation="sigmoid"), layers.Dense(3)])
+    kernel = np.random.default_rng(0).normal(size=(4, 5))
+    kernel[:, 3], kernel[0, 0] = 0, np.inf
+    model.layers[0].kernel.assign(kernel)
+    x = np.ones((1, 4), "float32")
+    assert ks.shrink(model).layers[0].units == 4
+    np.testing.assert_allclose(numpy(ks.shrink(model)(x)), numpy(model(x)), rtol=1e-5)
+
+
+def test_layers_that_random_inputs_do_not_suit_are_shrunk():
+    images = keras.Input((4,), dtype="int32")
+    h = layers.Flatten()(layers.Embedding(1, 4)(images))  # valid for zeros only
+    model = ks.sparsify(keras.Model(images, layers.Dense(3)(layers.Dense(30)(h))), 0.95)
+    shrunk, x = ks.shrink(model), np.zeros((2, 4), "int32")
+    assert shrunk.count_params() < ks.densify(model).count_params()
+    np.testing.assert_allclose(numpy(shrunk(x)), numpy(model(x)), atol=1e-5)

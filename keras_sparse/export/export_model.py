@@ -97,7 +97,7 @@ def export(
     several = all(x.shape[:1] == (None,) for x in (*dense.inputs, *getattr(dense, "outputs", ())))
     count = max(size, min(_VERIFIED_SAMPLES, len(samples[0])) // size * size) if several else size
     compared = [x[:count] for x in samples]
-    outputs_of(dense, compared)  # Keras exports only models that have been called.
+    _check_runs(dense, compared, is_random=representative_dataset is None)
     with atomic_write(path, folder=format == "tf_saved_model", replaces=_is_saved_model) as new:
         if format == "litert":
             with _conversion_errors(dense, format):
@@ -232,6 +232,20 @@ def _samples(model, given, batch_size):
     # Samples are repeated if there are fewer than a batch.
     rows = np.arange(max(len(arrays[0]), batch_size)) % len(arrays[0])
     return [x[rows] for x in arrays]
+
+
+def _check_runs(model, samples, is_random):
+    """Runs a model, since Keras exports only those that have been called. Raises ValueError if random samples fail."""
+    try:
+        outputs_of(model, samples)
+    except Exception as error:
+        if not is_random:
+            raise
+        raise ValueError(
+            f"`export` compares outputs on random inputs, which {model.name!r} cannot take: integers of 0 and 1, "
+            "numbers around 0, axes of unknown size of 8. Give some inputs as `representative_dataset`. Received: "
+            f"{str(error).strip()[:300]}"
+        ) from error
 
 
 def _check_finite_outputs(model, samples):

@@ -85,11 +85,12 @@ def check_exported_outputs(model: keras.Model, run: Callable, samples: list, wei
                 f"The exported file does not compute what {model.name!r} does, and was not kept. Expected: outputs of "
                 f"shape {x.shape} that differ by at most {limit:.2g}. Received: shape {np.shape(y)}, a difference of "
                 f"{difference:.2g}, on {len(samples[0])} inputs. Nothing was written to {str(path)!r}. "
-                + _ADVICE["float32" if weights == "float32" else "rounded"]
+                + _ADVICE["nan" if np.isnan(x).any() else "float32" if weights == "float32" else "rounded"]
             )
 
 
 _ADVICE = {
+    "nan": "Those of the model itself are NaN: give inputs as `representative_dataset` for which they are numbers.",
     "float32": "Remove layers one by one to find the one that the format does not support, and report it.",
     "rounded": "Give typical inputs as `representative_dataset`, or weights='float32'.",
 }

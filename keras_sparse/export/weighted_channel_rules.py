@@ -95,7 +95,7 @@ class Linear(ChannelRule):
 
     def _contribution(self, given, which):
         """Returns what the input channels marked by `which` add to each output channel."""
-        return np.where(which, np.nan_to_num(given), 0) @ self._kernels.sum(0)
+        return given[which] @ self._kernels.sum(0)[which]
 
     def constants(self, given):
         """See `ChannelRule`. An output channel is constant if all input channels with a nonzero weight to it are."""
