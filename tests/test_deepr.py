@@ -41,7 +41,7 @@ def reference(reading, seed, alpha, temperature, eta, rate, momentum, now):
                     w[i] -= rate * (1 + momentum) * (noise + alpha * ((w[i] > 0) - (w[i] < 0)))
             crossed = [i for i in live if w[i] * sign[i] < 0]
             dead = [i for i in range(len(w)) if not m[i]]
-            woken, lost = plain.wake(key, now(), layer, dead, crossed, len(w))
+            activated, lost = plain.activate(key, now(), layer, dead, crossed, len(w))
             first += len(w)
             for i in live:
                 if reading == "table_4":
@@ -49,7 +49,7 @@ def reference(reading, seed, alpha, temperature, eta, rate, momentum, now):
                 elif i in crossed and i not in lost:
                     w[i] = 0
             gone.append(lost)
-            grown.append(set(woken))
+            grown.append(set(activated))
         return gone, grown
 
     step.signs = signs

@@ -12,7 +12,7 @@ from keras_sparse import counter_rng as draws
 from keras_sparse.backend import compiled
 from keras_sparse.training import rewiring
 from keras_sparse.training.layer_state import LayerSpec
-from keras_sparse.training.rewiring import exclusive_sum, wake
+from keras_sparse.training.rewiring import activate, exclusive_sum
 from nets import numpy
 
 POSITIONS = np.arange(20_000, dtype="int32")
@@ -115,22 +115,22 @@ def spec(first, size, live):
 
 
 @functools.cache
-def _wake(specs, small):
-    return compiled(lambda step, masks, live, crossed: wake(draws.key_of(0), step, specs, masks, live, crossed))
+def _activate(specs, small):
+    return compiled(lambda step, masks, live, crossed: activate(draws.key_of(0), step, specs, masks, live, crossed))
 
 
 EACH_ALONE, LARGE_AND_SMALL, JOINED = 0, 100, 2**20  # limits up to which masks are concatenated
 
 
-def woken(masks, crossed, step=0, order=None):
-    """Calls `wake` for two layers; returns for each the mask, live positions before and after, and what was dropped."""
+def activated(masks, crossed, step=0, order=None):
+    """Calls `activate` for two layers; returns for each the mask, live positions before and after, and the dropped."""
     specs = tuple(spec(f, n, int(np.count_nonzero(m))) for f, n, m in zip((0, 230), SIZES, masks, strict=True))
     lives = [np.flatnonzero(m).astype("int32") + s.first for m, s in zip(masks, specs, strict=True)]
     live, flags = np.concatenate(lives), np.concatenate(crossed)
     if order is not None:
         live, flags = live[order], flags[order]
     shaped = [masks[0].reshape(20, 10), masks[1].reshape(5, 2, 5)]
-    after, found, gone = _wake(specs, rewiring.SMALL)(np.int32(step), shaped, live, flags)
+    after, found, gone = _activate(specs, rewiring.SMALL)(np.int32(step), shaped, live, flags)
     after, found, gone = list(map(numpy, after)), numpy(found), numpy(gone)
     assert [m.shape for m in after] == [(20, 10), (5, 2, 5)]
     parts = [np.split(x, [specs[0].live]) for x in (live, found, gone)]
@@ -149,14 +149,14 @@ def woken(masks, crossed, step=0, order=None):
         (1.0, EACH_ALONE),
     ],
 )
-def test_as_many_wake_as_die_and_none_that_just_died(density, small, monkeypatch):
+def test_as_many_are_activated_as_die_and_none_that_just_died(density, small, monkeypatch):
     monkeypatch.setattr(rewiring, "SMALL", small)
     rng = np.random.default_rng(7)
     for step in range(5):
         # The layers differ: in one all dropped weights are replaced, in the other not, and the other way round.
         masks = [rng.permutation(n) < round(n * d) for n, d in zip(SIZES, (density, 1.02 - density), strict=True)]
         crossed = [rng.random(np.count_nonzero(m)) < 0.5 for m in masks]
-        for place, (after, live, found, gone) in enumerate(woken(masks, crossed, step)):
+        for place, (after, live, found, gone) in enumerate(activated(masks, crossed, step)):
             mask = masks[place]
             assert np.count_nonzero(after) == np.count_nonzero(mask)
             np.testing.assert_array_equal(np.sort(found), np.flatnonzero(after))
@@ -164,7 +164,7 @@ def test_as_many_wake_as_die_and_none_that_just_died(density, small, monkeypatch
             assert not mask[found[gone]].any()
             np.testing.assert_array_equal(found[~gone], live[~gone])
             dead, dying = np.flatnonzero(~mask).tolist(), live[crossed[place]].tolist()
-            reference = plain.wake(plain.key_of(0), step, place, dead, dying, len(mask))
+            reference = plain.activate(plain.key_of(0), step, place, dead, dying, len(mask))
             assert (found[gone].tolist(), set(live[gone].tolist())) == reference
             assert np.count_nonzero(gone) == min(len(dying), len(dead))
 
@@ -175,7 +175,7 @@ def test_the_order_of_live_positions_does_not_matter(live):
     masks = [np.arange(200) < 1, rng.permutation(50) < live]
     crossed = [np.array([True]), np.arange(live) % 2 == 0]
     order = np.array([0, *(1 + rng.permutation(live))])
-    one, other = woken(masks, crossed)[1], woken(masks, crossed, order=order)[1]
+    one, other = activated(masks, crossed)[1], activated(masks, crossed, order=order)[1]
     np.testing.assert_array_equal(one[0], other[0])
     np.testing.assert_array_equal(one[3][order[1:] - 1], other[3])
     np.testing.assert_array_equal(np.sort(one[2]), np.sort(other[2]))
@@ -184,8 +184,8 @@ def test_the_order_of_live_positions_does_not_matter(live):
 def test_more_weights_cross_zero_than_are_drawn_at_once():
     live = np.arange(6_000, dtype="int32")
     arguments = ([(np.arange(20_000) < 6_000).reshape(200, 100)], live, live >= 0)
-    wakes = compiled(lambda *arrays: wake(draws.key_of(0), 3, (spec(0, 20_000, 6_000),), *arrays))
-    (mask,), found, gone = wakes(*arguments)
+    activates = compiled(lambda *arrays: activate(draws.key_of(0), 3, (spec(0, 20_000, 6_000),), *arrays))
+    (mask,), found, gone = activates(*arguments)
     mask, found, gone = numpy(mask), numpy(found), numpy(gone)
     assert gone.all()
     assert len(set(found.tolist())) == 6_000
@@ -204,7 +204,7 @@ def test_exclusive_sum_counts_the_true_entries_before_each_position(count):
 def test_a_layer_without_live_weights_gets_none(small, monkeypatch):
     monkeypatch.setattr(rewiring, "SMALL", small)
     masks = [np.zeros(200, bool), np.arange(50) < 30]
-    (empty, *_), (after, _, found, gone) = woken(masks, [np.zeros(0, bool), np.arange(30) < 4])
+    (empty, *_), (after, _, found, gone) = activated(masks, [np.zeros(0, bool), np.arange(30) < 4])
     assert not empty.any()
     assert np.count_nonzero(after) == 30
     assert np.count_nonzero(gone) == 4
@@ -215,7 +215,7 @@ def test_each_dead_position_is_as_likely_as_any_other():
     masks = [np.arange(200) < 1, np.arange(50) < 30]
     count = np.zeros(50)
     for step in range(300):
-        after = woken(masks, [np.array([False]), np.arange(30) < 4], step)[1][0]
+        after = activated(masks, [np.array([False]), np.arange(30) < 4], step)[1][0]
         count += after & ~masks[1]
     assert count.sum() == 1200
     expected = 1200 / 20

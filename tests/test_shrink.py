@@ -370,7 +370,7 @@ def test_inputs_stay_optional_and_sparse_and_keep_their_names():
         def compute_output_shape(self, x_shape, y_shape=None):
             return x_shape
 
-    a, b = keras.Input((4,)), keras.Input((4,), name="b", optional=True)
+    a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b", optional=True)
     model = ks.sparsify(keras.Model({"a": a, "b": b}, layers.Dense(3)(layers.Dense(30)(Plus()(a, b)))), 0.9)
     shrunk, x = ks.shrink(model), {"a": np.ones((2, 4), "float32"), "b": None}
     assert shrunk.count_params() < ks.densify(model).count_params()

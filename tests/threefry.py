@@ -55,7 +55,7 @@ def row(key, step, draw, place, below):
     return counting
 
 
-def wake(key, step, place, dead, dying, size):
+def activate(key, step, place, dead, dying, size):
     """Draws as many positions of `dead` as weights are dropped; returns their list, and the set of dropped ones."""
     free, found = set(dead), []
     for draw in range(1, 64):

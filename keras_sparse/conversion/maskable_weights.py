@@ -8,7 +8,16 @@ import keras
 
 from keras_sparse import _keras
 from keras_sparse.conversion.own_code import reason_for_reading_past_a_mask
-from keras_sparse.layers.connected_units import Units, spatial_rank, units_of
+from keras_sparse.layers.connected_units import Units, units_of
+from keras_sparse.layers.kinds import (
+    CELLS,
+    CONVOLUTIONAL_CELLS,
+    CONVOLUTIONS,
+    DEPTHWISE_CONVOLUTIONS,
+    SEPARABLE_CONVOLUTIONS,
+    TRANSPOSED_CONVOLUTIONS,
+    spatial_rank,
+)
 from keras_sparse.layers.mask_in_place import plain_class
 from keras_sparse.layers.masked import MaskedLayer
 from keras_sparse.layers.masks import Mask
@@ -16,17 +25,11 @@ from keras_sparse.layers.traversal import check_model, flatten
 from keras_sparse.validation import check_callable
 
 # Classes of Keras layers, and the names of the weights that are masked by default, also in subclasses.
-_CONVOLUTIONS = (
-    *(keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D),
-    *(keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose),
-    *(keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D),
-)
-_SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
-_CELLS = (keras.layers.SimpleRNNCell, keras.layers.LSTMCell, keras.layers.GRUCell, _keras.conv_lstm_cell())
 MASKED_BY_DEFAULT = (
-    ((keras.layers.Dense, keras.layers.EinsumDense, *_CONVOLUTIONS), ("kernel",)),
-    (_SEPARABLE, ("depthwise_kernel", "pointwise_kernel")),
-    (_CELLS, ("kernel", "recurrent_kernel")),
+    ((keras.layers.Dense, keras.layers.EinsumDense), ("kernel",)),
+    ((*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS, *DEPTHWISE_CONVOLUTIONS), ("kernel",)),
+    (SEPARABLE_CONVOLUTIONS, ("depthwise_kernel", "pointwise_kernel")),
+    ((*CELLS, *CONVOLUTIONAL_CELLS), ("kernel", "recurrent_kernel")),
 )
 
 

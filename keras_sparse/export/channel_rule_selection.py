@@ -5,13 +5,12 @@ import numpy as np
 
 from keras_sparse.export import channel_rules as rules
 from keras_sparse.export import weighted_channel_rules as weighted
+from keras_sparse.layers.kinds import DEPTHWISE_CONVOLUTIONS, SEPARABLE_CONVOLUTIONS
 
 _LINEAR = (
     *(keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D),
     *(keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose),
 )
-_SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
-_DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 # Layers that combine the same channel of several inputs -> function of the constants of the inputs.
 _MERGES = {
     keras.layers.Add: sum,
@@ -56,9 +55,9 @@ def select_rule(node, outputs, once):
         return rules.ChannelRule(*call)
     if kind in _LINEAR and getattr(operation, "groups", 1) == 1 and not _is_modified(operation):
         return weighted.Linear(*call)
-    if kind in _SEPARABLE:
+    if kind in SEPARABLE_CONVOLUTIONS:
         return weighted.SeparableConv(*call)
-    if kind in _DEPTHWISE and rules.is_pointwise(operation.activation):
+    if kind in DEPTHWISE_CONVOLUTIONS and rules.is_pointwise(operation.activation):
         return weighted.DepthwiseConv(*call)
     if kind is keras.layers.BatchNormalization and operation.axis in (-1, len(tensors[0].shape) - 1):
         return weighted.BatchNormalization(*call)

@@ -10,15 +10,13 @@ from keras_sparse.conversion.maskable_weights import check_convertible, weights_
 from keras_sparse.export.sparse_benefit import sparse_is_faster, sparse_is_smaller, sparsity_threshold
 from keras_sparse.export.xnnpack import reason_for_dense_inference
 from keras_sparse.layers.granularity import spread
+from keras_sparse.layers.kinds import CELLS, CONVOLUTIONAL_CELLS, CONVOLUTIONS, DEPTHWISE_CONVOLUTIONS
 from keras_sparse.layers.multiply_accumulates import uses_per_call
 from keras_sparse.validation import check_choice, check_positive_int
 
 _TARGETS = ("litert-x86", "litert-arm64", "onnxruntime", "keras")
 _WEIGHTS = ("float32", "float16", "int8")
 _ITEM_SIZES = {"float32": 4, "float16": 2, "int8": 1}
-_DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
-_CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, *_DEPTHWISE)
-_CELLS = (keras.layers.SimpleRNNCell, keras.layers.LSTMCell, keras.layers.GRUCell)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,12 +229,14 @@ _RULES = {
 
 def _kind(weight):
     """Returns "dense" or "convolution" for the kernel of an operator that LiteRT has, else None."""
-    if isinstance(weight.layer, _CELLS) and weight.attribute in ("kernel", "recurrent_kernel"):
+    if isinstance(weight.layer, CELLS) and weight.attribute in ("kernel", "recurrent_kernel"):
         return "dense"
+    if isinstance(weight.layer, CONVOLUTIONAL_CELLS):
+        return "convolution"
     if weight.attribute in ("kernel", "pointwise_kernel", "depthwise_kernel"):
         if isinstance(weight.layer, (keras.layers.Dense, keras.layers.EinsumDense)):
             return "dense"
-        if isinstance(weight.layer, _CONVOLUTIONS) or weight.attribute != "kernel":
+        if isinstance(weight.layer, (*CONVOLUTIONS, *DEPTHWISE_CONVOLUTIONS)) or weight.attribute != "kernel":
             return "convolution"
     return None
 
@@ -245,7 +245,7 @@ def _rows(weight, kind):
     """Returns the number of rows of a weight in LiteRT's layout, which has input channels last, and their length."""
     if kind == "dense":
         return weight.shape[-1], math.prod(weight.shape[:-1])
-    depthwise = isinstance(weight.layer, _DEPTHWISE) or weight.attribute == "depthwise_kernel"
+    depthwise = isinstance(weight.layer, DEPTHWISE_CONVOLUTIONS) or weight.attribute == "depthwise_kernel"
     row_length = math.prod(weight.shape[-2:]) if depthwise else weight.shape[-2]
     return weight.size // row_length, row_length
 

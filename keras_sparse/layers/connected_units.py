@@ -6,19 +6,8 @@ import math
 import keras
 import numpy as np
 
-from keras_sparse import _keras
 from keras_sparse.layers.granularity import spread
-
-TRANSPOSED = (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose)
-_DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
-_GROUPED = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
-_SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
-_CONVOLUTIONS = (*_GROUPED, *TRANSPOSED, *_DEPTHWISE, *_SEPARABLE, _keras.conv_lstm_cell())
-
-
-def spatial_rank(layer: keras.Layer) -> int:
-    """Returns the number of leading spatial axes of a layer's weights: the rank of a convolution, otherwise 0."""
-    return layer.rank if isinstance(layer, _CONVOLUTIONS) else 0
+from keras_sparse.layers.kinds import CONVOLUTIONS, DEPTHWISE_CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,11 +101,11 @@ def units_of(layer: keras.Layer, kernel: tuple, attribute: str = "kernel") -> Un
         inputs, letters = operands.split(",")
         axes = [tuple(i for i, letter in enumerate(letters) if letter in side) for side in (inputs, output)]
         return Units(kernel, *axes)
-    if isinstance(layer, TRANSPOSED):
+    if isinstance(layer, TRANSPOSED_CONVOLUTIONS):
         return Units(kernel, (last,), (before,))
-    if isinstance(layer, _DEPTHWISE):
+    if isinstance(layer, DEPTHWISE_CONVOLUTIONS):
         return Units(kernel, (before,), (before, last))
-    if isinstance(layer, _GROUPED) and layer.groups > 1:
+    if isinstance(layer, CONVOLUTIONS) and layer.groups > 1:
         return Units(kernel, (before, last), (last, last + 1), layer.groups)
     return plain_units(kernel)
 

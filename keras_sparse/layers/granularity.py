@@ -123,9 +123,8 @@ class Pattern:
         # A flat position is (along * after + inner), where `inner` counts the axes after the input axis.
         after = math.prod(self.shape[self.axis + 1 :])
         inner = positions % after
-        along = (
-            positions // after
-        )  # The axes up to `axis` as one: its size is a multiple of M, so no group crosses its end.
+        # The axes up to `axis` as one: its size is a multiple of M, so no group crosses its end.
+        along = positions // after
         return along // self.size * after + inner
 
     @property

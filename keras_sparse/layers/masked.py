@@ -6,8 +6,8 @@ import zlib
 import keras
 from keras import ops
 
-from keras_sparse.layers.connected_units import spatial_rank
 from keras_sparse.layers.granularity import mask_shape, where_live
+from keras_sparse.layers.kinds import spatial_rank
 from keras_sparse.layers.masked_weight import LiveRegularizer, MaskedWeight, MaskSettings, weight_properties
 from keras_sparse.layers.masks import Mask
 from keras_sparse.layers.read_detection import is_reading_out

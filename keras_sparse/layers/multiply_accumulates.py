@@ -9,16 +9,17 @@ from collections.abc import Callable
 import keras
 
 from keras_sparse import _keras
-from keras_sparse.layers.connected_units import TRANSPOSED
+from keras_sparse.layers.kinds import (
+    CELLS,
+    CONVOLUTIONAL_CELLS,
+    CONVOLUTIONS,
+    DEPTHWISE_CONVOLUTIONS,
+    SEPARABLE_CONVOLUTIONS,
+    TRANSPOSED_CONVOLUTIONS,
+)
 from keras_sparse.layers.traversal import flatten
 
-_CONVOLUTIONS = (
-    *(keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D),
-    *(keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D),
-    *(keras.layers.SeparableConv1D, keras.layers.SeparableConv2D),
-)
 _ATTENTIONS = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
-_CELLS = (keras.layers.SimpleRNNCell, keras.layers.LSTMCell, keras.layers.GRUCell)
 
 
 def uses_per_input(model: keras.Model) -> Callable[[keras.Layer], int | None]:
@@ -141,7 +142,7 @@ def _positions(layer, lengths, shape):
         return None  # It looks weights up, or multiplies by all of them, as its argument `reverse` says.
     if isinstance(layer, keras.layers.Embedding):
         return 0  # Weights are looked up, not multiplied.
-    if isinstance(layer, _CELLS):
+    if isinstance(layer, CELLS):
         return 1
     if shape is None:
         return None
@@ -151,13 +152,13 @@ def _positions(layer, lengths, shape):
         axes = _einsum_axes(layer.equation, shape)
     elif isinstance(layer, keras.layers.Dense):
         axes = shape[1:-1]
-    elif isinstance(layer, _keras.conv_lstm_cell()):
+    elif isinstance(layer, CONVOLUTIONAL_CELLS):
         padded = layer.padding == "same"
         spatial = shape[2:] if layer.data_format == "channels_first" else shape[1:-1]
         sizes = zip(spatial, layer.kernel_size, layer.strides, layer.dilation_rate, strict=True)
         axes = [None if n is None else _convolved(n, k, s, d, padded) for n, k, s, d in sizes]
-    elif isinstance(layer, (*_CONVOLUTIONS, *TRANSPOSED)):
-        if not isinstance(layer, TRANSPOSED):
+    elif isinstance(layer, (*CONVOLUTIONS, *DEPTHWISE_CONVOLUTIONS, *SEPARABLE_CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS)):
+        if not isinstance(layer, TRANSPOSED_CONVOLUTIONS):
             shape = layer.compute_output_shape(shape)
         axes = shape[2:] if layer.data_format == "channels_first" else shape[1:-1]
     else:

@@ -14,9 +14,9 @@ from keras_sparse.layers.traversal import trainable_masked_weights
 from keras_sparse.schedules import ScheduleLike, by_epoch
 from keras_sparse.training import rewiring
 from keras_sparse.training.layer_state import LayerSpec, placed
-from keras_sparse.training.pattern_rewiring import wake_in_groups
+from keras_sparse.training.pattern_rewiring import activate_in_groups
 from keras_sparse.training.per_step_method import PerStepMethod
-from keras_sparse.training.rewiring import elements_at, parts_of, wake, with_elements
+from keras_sparse.training.rewiring import activate, elements_at, parts_of, with_elements
 from keras_sparse.validation import check_choice, check_not_negative, check_number
 
 READINGS = ("bellec", "table_4")
@@ -158,9 +158,9 @@ class DeepR(PerStepMethod):
 
         # Drop what crossed zero. Each new weight takes the entry of a dropped one in the arrays of live weights.
         crossed = moved * signs < 0
-        replace = wake if specs[0].pattern is None else wake_in_groups
+        replace = activate if specs[0].pattern is None else activate_in_groups
         masks, now_live, gone = replace(key, step, specs, masks, live, crossed)
-        if bellec:  # New weights start at 0, and so do crossed weights for which `wake` found no replacement.
+        if bellec:  # New weights start at 0, and so do crossed weights for which `activate` found no replacement.
             moved = ops.where(crossed, ops.zeros_like(moved), moved)
             signs = ops.where(gone, draws.signs(key, now_live), signs)
         else:

@@ -6,7 +6,7 @@ from keras_sparse import counter_rng as draws
 from keras_sparse.training.rewiring import elements_at, parts_of, with_elements
 
 
-def wake_in_groups(key, step, specs, masks, live, crossed):
+def activate_in_groups(key, step, specs, masks, live, crossed):
     """Drops the weights that crossed zero, and activates as many dead weights of the same groups.
 
     In each group, all sets of dead positions are equally likely. If a group has fewer dead weights than crossed ones,
@@ -21,7 +21,7 @@ def wake_in_groups(key, step, specs, masks, live, crossed):
         crossed: boolean array of the shape of `live`, True for the weights that crossed zero.
 
     Returns:
-        `(masks, live, gone)`, as returned by `keras_sparse.training.rewiring.wake`.
+        `(masks, live, gone)`, as returned by `keras_sparse.training.rewiring.activate`.
     """
     made, lives, gones = [], [], []
     for spec, mask, part in zip(specs, masks, parts_of(specs), strict=True):

@@ -15,8 +15,8 @@ MOST_POSITIONS = 2**31 - 1  # the largest int32, since positions are int32
 SMALL = 2**20  # Layers of up to this many weights have their masks concatenated and split at each step.
 
 
-def wake(key, step, specs, masks, live, crossed):
-    """Drops the weights that crossed zero, and activates ("wakes") as many weights of the same layer that were dead.
+def activate(key, step, specs, masks, live, crossed):
+    """Drops the weights that crossed zero, and activates as many weights of the same layer that were dead.
 
     For each layer, random positions are drawn in rounds, and those that are dead are activated, until there are as many
     as crossed zero. So all sets of dead positions are equally likely. The number of rounds is limited: if too few dead
@@ -40,8 +40,8 @@ def wake(key, step, specs, masks, live, crossed):
     firsts = ops.convert_to_tensor(np.array([spec.first for spec in specs], "int32"))
     # rank[j] = number of crossed weights before the j-th entry of `live`. Layer i needs as many new positions as it has
     # crossed weights: needed[i] = bounds[i + 1] - bounds[i]. The new positions of all layers are collected in the array
-    # `woken`: those of layer i are woken[begins[i] : begins[i] + needed[i]]. At the end, the j-th entry of `live`, if
-    # it crossed zero, becomes woken[rank[j]].
+    # `activated`: those of layer i are activated[begins[i] : begins[i] + needed[i]]. At the end, the j-th entry of
+    # `live`, if it crossed zero, becomes activated[rank[j]].
     rank = exclusive_sum(ops.pad(crossed, (0, 1)))
     bounds = ops.take(rank, np.cumsum([0, *(spec.live for spec in specs)]))
     begins, needed = bounds[:-1], bounds[1:] - bounds[:-1]
@@ -52,7 +52,7 @@ def wake(key, step, specs, masks, live, crossed):
     def missing(draw, found, *_):
         return ops.logical_and(draw < draws.ROUNDS, ops.any(found < needed))
 
-    def search(draw, found, woken, *marks):
+    def search(draw, found, activated, *marks):
         drawn, counts = draws.distinct(key, step, draw, [spec.size for spec in specs])
         marked = [elements_at(mark, group.rows(drawn)) for mark, group in zip(marks, groups, strict=True)]
         dead = ops.logical_and(counts, ops.logical_not(ops.cast(_rows_by_layer(marked, groups), "bool")))
@@ -60,16 +60,16 @@ def wake(key, step, specs, masks, live, crossed):
         # The j-th position is activated if it is dead and place[i, j] < needed[i].
         place = ops.reshape(exclusive_sum(ops.reshape(dead, (-1,))), drawn.shape)
         place = place - place[:, :1] + found[:, None]
-        wakes = ops.logical_and(dead, place < needed[:, None])
+        activates = ops.logical_and(dead, place < needed[:, None])
         # Arrays in a compiled step have fixed lengths, so all drawn positions are written. Those that are not activated
-        # go to the additional entry at the end of `woken`, which is never read.
-        place = ops.where(wakes, place + begins[:, None], count)
-        woken = with_elements(woken, ops.reshape(place, (-1,)), ops.reshape(drawn + firsts[:, None], (-1,)))
-        marks = [group.marked(mark, drawn, wakes, live) for mark, group in zip(marks, groups, strict=True)]
-        return draw + one, found + ops.sum(ops.cast(wakes, "int32"), axis=1), woken, *marks
+        # go to the additional entry at the end of `activated`, which is never read.
+        place = ops.where(activates, place + begins[:, None], count)
+        activated = with_elements(activated, ops.reshape(place, (-1,)), ops.reshape(drawn + firsts[:, None], (-1,)))
+        marks = [group.marked(mark, drawn, activates, live) for mark, group in zip(marks, groups, strict=True)]
+        return draw + one, found + ops.sum(ops.cast(activates, "int32"), axis=1), activated, *marks
 
     start = (one, ops.zeros_like(needed), ops.zeros((count + 1,), "int32"), *(group.join(masks) for group in groups))
-    _, found, woken, *marks = ops.while_loop(missing, search, start)
+    _, found, activated, *marks = ops.while_loop(missing, search, start)
 
     # If layer i found fewer positions than it needs, only found[i] of its crossed weights are dropped: those at the
     # lowest positions.
@@ -79,7 +79,7 @@ def wake(key, step, specs, masks, live, crossed):
         # counted from 0.
         ordered = ops.pad(ops.sort(ops.where(crossed, live, most)), (0, 1), constant_values=most)
         limits = ops.where(found < needed, ops.take(ordered, begins + found), most)
-        # Earlier layers that found too few positions leave entries of `woken` unused. Later places shift by as many.
+        # Earlier layers that found too few positions leave entries of `activated` unused. Later places shift by these.
         unused = ops.cumsum(needed - found) - (needed - found)
         layer = ops.searchsorted(firsts, live, side="right") - 1
         gone = ops.logical_and(crossed, live < ops.take(limits, layer))
@@ -92,7 +92,7 @@ def wake(key, step, specs, masks, live, crossed):
         stays = ops.concatenate([ops.logical_not(gone[parts[i]]) for i in group.layers])
         for i, mask in zip(group.layers, group.split(with_elements(mark, group.positions(live), stays)), strict=True):
             masks[i] = ops.reshape(mask, masks[i].shape)
-    return masks, ops.where(gone, ops.take(woken, place), live), gone
+    return masks, ops.where(gone, ops.take(activated, place), live), gone
 
 
 class _Group:
@@ -111,10 +111,8 @@ class _Group:
 
     def join(self, masks):
         """Returns the array of this group, from the list of the masks of all layers."""
-        if len(self.layers) == 1:
-            return masks[
-                self.layers[0]
-            ]  # not flattened, since XLA copies an array that is flattened and then written to
+        if len(self.layers) == 1:  # not flattened, since XLA copies an array that is flattened and then written to
+            return masks[self.layers[0]]
         return ops.concatenate([ops.reshape(masks[i], (-1,)) for i in self.layers])
 
     def split(self, mark):
@@ -132,7 +130,7 @@ class _Group:
         shifts = [offset - self.specs[i].first for offset, i in zip(self._offsets, self.layers, strict=True)]
         return ops.concatenate([live[self._parts[i]] + by for i, by in zip(self.layers, shifts, strict=True)])
 
-    def marked(self, mark, drawn, wakes, live):
+    def marked(self, mark, drawn, activates, live):
         """Returns the array of this group with the activated positions marked."""
         living = [(i, offset) for i, offset in zip(self.layers, self._offsets, strict=True) if self.specs[i].live]
         if not living:  # no live weights, so nothing is dropped, and nothing is activated
@@ -141,7 +139,7 @@ class _Group:
         # position that is True already: that of a live weight.
         layer, offset = living[0]
         harmless = live[self._parts[layer].start] - self.specs[layer].first + offset
-        positions = ops.reshape(ops.where(self._chosen(wakes), self.rows(drawn), harmless), (-1,))
+        positions = ops.reshape(ops.where(self._chosen(activates), self.rows(drawn), harmless), (-1,))
         return with_elements(mark, positions, ops.ones(positions.shape, "bool"))
 
     def _chosen(self, rows):

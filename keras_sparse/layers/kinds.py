@@ -1,0 +1,22 @@
+"""Kinds of Keras's layers: tuples of classes, for `isinstance`."""
+
+import keras
+
+from keras_sparse import _keras
+
+CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+TRANSPOSED_CONVOLUTIONS = (
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+)
+DEPTHWISE_CONVOLUTIONS = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+SEPARABLE_CONVOLUTIONS = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
+CONVOLUTIONAL_CELLS = (_keras.conv_lstm_cell(),)
+CELLS = (keras.layers.SimpleRNNCell, keras.layers.LSTMCell, keras.layers.GRUCell)  # of RNNs, with dense kernels
+
+
+def spatial_rank(layer: keras.Layer) -> int:
+    """Returns the number of leading spatial axes of a layer's weights: the rank of a convolution, otherwise 0."""
+    convolutions = (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS, *DEPTHWISE_CONVOLUTIONS, *SEPARABLE_CONVOLUTIONS)
+    return layer.rank if isinstance(layer, (*convolutions, *CONVOLUTIONAL_CELLS)) else 0
