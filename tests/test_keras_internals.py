@@ -71,4 +71,6 @@ def test_the_backends_have_the_same_functions():
     for name in ("tensorflow", "jax", "torch"):
         text = (PACKAGE / "backend" / f"{name}.py").read_text()
         names[name] = set(re.findall(r"^def ([a-z]\w*)\(", text, re.MULTILINE))
+        shared = re.search(r"^from keras_sparse.backend.common import ([\w, ]*)", text, re.MULTILINE)
+        names[name] |= set(shared[1].strip().split(", ")) if shared else set()
     assert names["tensorflow"] == names["jax"] == names["torch"]
