@@ -532,3 +532,24 @@ def test_a_model_that_random_inputs_do_not_suit_needs_others(tmp_path):
     ):
         ks.export(logarithm, tmp_path / "log.tflite")
     ks.export(logarithm, tmp_path / "log.tflite", representative_dataset=np.ones((3, 4)))
+
+
+@pytest.mark.filterwarnings(NOT_FASTER)
+def test_inputs_may_be_strings(tmp_path):
+    words = keras.Input((1,), dtype="string")
+    lookup = layers.StringLookup(vocabulary=["a", "é"], output_mode="one_hot")
+    model, x = keras.Model(words, layers.Dense(3)(lookup(words))), np.array([["a"], ["é"]])
+    ks.export(model, tmp_path / "m.tflite", representative_dataset=x)
+    expected = numpy(model(keras.ops.convert_to_tensor(x)))
+    for strings in (x, x.tolist(), x.astype(object), np.char.encode(x, "utf-8")):
+        np.testing.assert_allclose(ks.load_litert(tmp_path / "m.tflite")(strings)[0], expected, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"\(samples, 1\) of string"):
+        ks.load_litert(tmp_path / "m.tflite")(np.ones((2, 1)))
+
+
+def test_errors_of_onnx_runtime_are_explained(tmp_path):
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, keras.ops.argmax(layers.Dense(4)(inputs), axis=-1))
+    with pytest.raises(RuntimeError, match="could not export .* as 'onnx'"):
+        ks.export(model, tmp_path / "m.onnx")
+    assert not os.listdir(tmp_path)

@@ -65,6 +65,7 @@ def litert_function(data, threads=1):
 
     def run(arrays):
         arrays = input_arrays(arrays, specs, "The argument")
+        arrays = [np.char.encode(x, "utf-8") if x.dtype.kind == "U" else x for x in arrays]
         parts = [call(**dict(zip(details, x, strict=True))) for x in _batches(arrays, batch_size)]
         if len(parts) > 1 and not all(known.batched):
             raise ValueError(
@@ -79,7 +80,8 @@ def litert_function(data, threads=1):
 def _input_spec(name, detail):
     """Returns the `keras.InputSpec` of an input from what LiteRT's interpreter says of it. A size of -1 may be any."""
     shape = [None if n < 0 else int(n) for n in detail["shape_signature"]]
-    return keras.InputSpec(shape=(None, *shape[1:]), dtype=np.dtype(detail["dtype"]).name, name=name)
+    dtype = np.dtype(detail["dtype"])
+    return keras.InputSpec(shape=(None, *shape[1:]), dtype="string" if dtype.kind in "SUO" else dtype.name, name=name)
 
 
 def onnx_function(path):
