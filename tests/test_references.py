@@ -32,6 +32,12 @@ HOLDERS = {  # name -> (function from a layer to an object that refers to it, fu
     "SimpleNamespace": (lambda x: types.SimpleNamespace(a=x), lambda h: h.a),
     "weakref.ref": (weakref.ref, lambda h: h()),
     "weakref.proxy": (lambda x: Holder(weakref.proxy(x)), lambda h: h.held),
+    "weakref.proxy of a variable": (
+        lambda x: Holder((x, weakref.proxy(x.add_weight(shape=(1,), initializer="ones", name="scale")))),
+        lambda h: lambda y: h.held[0](y) * h.held[1].value,
+    ),
+    "WeakValueDictionary": (lambda x: weakref.WeakValueDictionary(a=x), lambda h: h["a"]),
+    "bound method of a dict": (lambda x: {"a": x}.get, lambda h: h("a")),
     "lru_cache": (lambda x: functools.lru_cache(lambda: x), lambda h: h()),
     "partial": (lambda x: functools.partial(lambda y: y, y=x), lambda h: h()),
     "cycle": (lambda x: itertools.cycle([x]), next),

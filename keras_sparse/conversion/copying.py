@@ -72,6 +72,8 @@ class _Copier:
             return self._made[id(value)]
         if value is None or isinstance(value, _CONSTANTS):
             return value
+        if type(value) in weakref.ProxyTypes:  # For `isinstance`, it is of the class of what it refers to.
+            return self._note(value, weakref.proxy(self.copy(value.__dir__.__self__)))
         # Values: variables, arrays, and tensors of the backend.
         if isinstance(value, keras.Variable):
             return self._copy_variable(value)
@@ -180,8 +182,6 @@ class _Copier:
 
     def _copy_holder(self, value):
         """Copies an object of a shared package that refers to something that is copied, such as a deque of layers."""
-        if type(value) in weakref.ProxyTypes:
-            return self._note(value, weakref.proxy(self.copy(value.__dir__.__self__)))
         if isinstance(value, types.MappingProxyType):
             return self._note(value, types.MappingProxyType(self.copy(dict(value))))
         if hasattr(value, "cache_parameters"):  # of functools.lru_cache
