@@ -197,3 +197,17 @@ def test_invalid_arguments():
         ks.deployment_report(lenet(), "keras", weights="int8")
     with pytest.raises(ValueError, match="takes a keras.Model"):
         ks.deployment_report(None)
+
+
+@pytest.mark.tensorflow
+def test_the_kernels_of_a_convolutional_lstm_are_stored_sparse(tmp_path):
+    pytest.importorskip("ai_edge_litert")
+    from keras_sparse.export import litert
+
+    images = keras.Input((2, 8, 8, 8))
+    model = ks.sparsify(keras.Model(images, layers.ConvLSTM2D(16, 3)(images)), 0.97)
+    rows = ks.deployment_report(model).layers
+    assert [(x.smaller, x.faster) for x in rows] == [(True, False)] * 2
+    converted = litert.convert(ks.densify(model), tmp_path / "m.tflite", "float32", None, 1)
+    assert len(converted.storage.densified) == 8  # of 4 gates
+    assert len(converted.sparse) < len(converted.dense) / 3

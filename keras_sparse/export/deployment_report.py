@@ -10,7 +10,7 @@ from keras_sparse.conversion.maskable_weights import check_convertible, weights_
 from keras_sparse.export.sparse_benefit import sparse_is_faster, sparse_is_smaller, sparsity_threshold
 from keras_sparse.export.xnnpack import reason_for_dense_inference
 from keras_sparse.layers.granularity import spread
-from keras_sparse.layers.kinds import CELLS, CONVOLUTIONAL_CELLS, CONVOLUTIONS, DEPTHWISE_CONVOLUTIONS
+from keras_sparse.layers.kinds import CELLS, CONVOLUTIONAL_CELLS, CONVOLUTIONS, DEPTHWISE_CONVOLUTIONS, spatial_rank
 from keras_sparse.layers.multiply_accumulates import uses_per_call
 from keras_sparse.validation import check_choice, check_positive_int
 
@@ -231,6 +231,8 @@ def _kind(weight):
     """Returns "dense" or "convolution" for the kernel of an operator that LiteRT has, else None."""
     if isinstance(weight.layer, CELLS) and weight.attribute in ("kernel", "recurrent_kernel"):
         return "dense"
+    if spatial_rank(weight.layer) > 2:
+        return None
     if isinstance(weight.layer, CONVOLUTIONAL_CELLS):
         return "convolution"
     if weight.attribute in ("kernel", "pointwise_kernel", "depthwise_kernel"):
