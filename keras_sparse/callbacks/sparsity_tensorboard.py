@@ -9,7 +9,6 @@ import numpy as np
 from keras_sparse import backend
 from keras_sparse.callbacks import event_file
 from keras_sparse.callbacks.mask_history import MaskHistory
-from keras_sparse.layers.granularity import spread
 from keras_sparse.layers.traversal import masked_weights
 from keras_sparse.report import mask_images
 from keras_sparse.report.report import report
@@ -255,5 +254,4 @@ def _scalar_summaries(values):
 
 def _histogram(weight):
     """Returns the summary of the histogram of the live weights."""
-    mask = np.broadcast_to(spread(weight.mask.numpy(), weight.shape), weight.shape)
-    return event_file.histogram(f"live_weights/{weight.path}", backend.read(weight.variable)[mask])
+    return event_file.histogram(f"live_weights/{weight.path}", backend.read(weight.variable)[weight.live()])

@@ -8,16 +8,8 @@ import keras
 
 from keras_sparse import _keras
 from keras_sparse.conversion.own_code import reason_for_reading_past_a_mask
+from keras_sparse.layers import kinds
 from keras_sparse.layers.connected_units import Units, units_of
-from keras_sparse.layers.kinds import (
-    CELLS,
-    CONVOLUTIONAL_CELLS,
-    CONVOLUTIONS,
-    DEPTHWISE_CONVOLUTIONS,
-    SEPARABLE_CONVOLUTIONS,
-    TRANSPOSED_CONVOLUTIONS,
-    spatial_rank,
-)
 from keras_sparse.layers.mask_in_place import plain_class
 from keras_sparse.layers.masked import MaskedLayer
 from keras_sparse.layers.masks import Mask
@@ -27,9 +19,9 @@ from keras_sparse.validation import check_callable
 # Classes of Keras layers, and the names of the weights that are masked by default, also in subclasses.
 MASKED_BY_DEFAULT = (
     ((keras.layers.Dense, keras.layers.EinsumDense), ("kernel",)),
-    ((*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS, *DEPTHWISE_CONVOLUTIONS), ("kernel",)),
-    (SEPARABLE_CONVOLUTIONS, ("depthwise_kernel", "pointwise_kernel")),
-    ((*CELLS, *CONVOLUTIONAL_CELLS), ("kernel", "recurrent_kernel")),
+    ((*kinds.CONVOLUTIONS, *kinds.TRANSPOSED_CONVOLUTIONS, *kinds.DEPTHWISE_CONVOLUTIONS), ("kernel",)),
+    (kinds.SEPARABLE_CONVOLUTIONS, ("depthwise_kernel", "pointwise_kernel")),
+    ((*kinds.CELLS, *kinds.CONVOLUTIONAL_CELLS), ("kernel", "recurrent_kernel")),
 )
 
 
@@ -74,7 +66,7 @@ class Weight:
     @property
     def spatial_rank(self) -> int:
         """The number of leading axes that are spatial."""
-        return spatial_rank(self.layer)
+        return kinds.spatial_rank(self.layer)
 
     @property
     def units(self) -> Units:

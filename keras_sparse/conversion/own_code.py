@@ -7,6 +7,8 @@ import keras
 
 from keras_sparse.layers.mask_in_place import plain_class
 
+_LIBRARIES = ("keras", "keras_sparse", "tensorflow", "torch", "builtins")  # whose classes read weights by public names
+
 
 def reason_for_reading_past_a_mask(layer: keras.Layer, attribute: str, variable: keras.Variable) -> str | None:
     """Returns why masking an attribute of a layer would have no effect on what it computes, a phrase; None if it would.
@@ -20,7 +22,7 @@ def reason_for_reading_past_a_mask(layer: keras.Layer, attribute: str, variable:
         variable: `keras.Variable`.
     """
     cls = plain_class(layer) or type(layer)
-    own = [x for x in cls.__mro__ if not _is_of_keras(x) and not _is_of_keras_sparse(x)]
+    own = [x for x in cls.__mro__ if x.__module__.split(".")[0] not in _LIBRARIES]
     if not own:
         return None
     names = (attribute, f"_{attribute}")
@@ -31,14 +33,6 @@ def reason_for_reading_past_a_mask(layer: keras.Layer, attribute: str, variable:
     if any(f"_{attribute}" in _names_read(x) for x in own):
         return f"is read as `_{attribute}` by its layer's class, which is the weight without the mask"
     return None
-
-
-def _is_of_keras(cls):
-    return cls.__module__.split(".")[0] in ("keras", "tensorflow", "torch", "builtins")
-
-
-def _is_of_keras_sparse(cls):
-    return cls.__module__.split(".")[0] == "keras_sparse"
 
 
 def _own_attributes(layer):

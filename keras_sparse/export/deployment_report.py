@@ -9,7 +9,6 @@ from keras import ops
 from keras_sparse.conversion.maskable_weights import check_convertible, weights_of
 from keras_sparse.export.sparse_benefit import sparse_is_faster, sparse_is_smaller, sparsity_threshold
 from keras_sparse.export.xnnpack import reason_for_dense_inference
-from keras_sparse.layers.granularity import spread
 from keras_sparse.layers.kinds import CELLS, CONVOLUTIONAL_CELLS, CONVOLUTIONS, DEPTHWISE_CONVOLUTIONS, spatial_rank
 from keras_sparse.layers.multiply_accumulates import uses_per_call
 from keras_sparse.validation import check_choice, check_positive_int
@@ -132,7 +131,7 @@ def _zero_fraction(weight):
     masked = {x.attribute: x for x in getattr(weight.layer, "masked_weights", ())}.get(weight.attribute)
     live = ops.convert_to_numpy(ops.cast(weight.variable, "float32")) != 0
     if masked is not None:
-        live = live & spread(masked.mask.numpy(), live.shape)
+        live = live & masked.live()
     return 1 - float(live.mean())
 
 

@@ -108,11 +108,10 @@ def export(
         else:
             with _conversion_errors(dense, format):
                 dense.export(str(new), format=format, verbose=False)
-            if format == "onnx":
-                with _conversion_errors(dense, format):
+                if format == "onnx":
                     run = run_exported.onnx_function(new)
-            else:
-                run = run_exported.saved_model_function(new, Signature.of(dense))
+                else:
+                    run = run_exported.saved_model_function(new, Signature.of(dense))
             check_exported_outputs(model, run, compared, weights, path)
             _warn_no_benefit(
                 path, f"neither smaller nor faster than that of a dense model: {format!r} stores zeros as numbers"

@@ -9,7 +9,7 @@ from keras import ops
 from keras_sparse import backend
 from keras_sparse.layers.connected_units import Units, units_of
 from keras_sparse.layers.device_layouts import laid_out_beside
-from keras_sparse.layers.granularity import Pattern, is_pattern, live_count, random_mask, where_live
+from keras_sparse.layers.granularity import Pattern, is_pattern, live_count, random_mask, spread, where_live
 from keras_sparse.layers.masks import Mask
 
 
@@ -109,6 +109,10 @@ class MaskedWeight:
     def element_size(self) -> int:
         """The number of entries that one mask element covers."""
         return self.size // self.mask.size
+
+    def live(self) -> np.ndarray:
+        """Returns which entries are live: boolean array of the shape of the weight, whatever a mask element covers."""
+        return np.broadcast_to(spread(self.mask.numpy(), self.shape), self.shape)
 
     def count_live(self) -> int:
         """Returns the number of live entries."""

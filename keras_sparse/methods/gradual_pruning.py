@@ -4,6 +4,7 @@ Reference:
     Zhu & Gupta, "To prune, or not to prune: exploring the efficacy of pruning for model compression", 2017.
 """
 
+import numbers
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -40,9 +41,8 @@ class PruningSchedule(UpdateSchedule):
         before, now = before + 1, now + 1
         steps = range(before + 1, now + 1)
         begin, frequency = (getattr(self._schedule, name, None) for name in ("begin_step", "frequency"))
-        if isinstance(begin, int) and isinstance(
-            frequency, int
-        ):  # Schedules of TF-MOT are too slow to be called at every step.
+        # Schedules of TF-MOT are too slow to be called at every step.
+        if isinstance(begin, numbers.Integral) and isinstance(frequency, numbers.Integral):
             steps = (begin + s for s in multiples(frequency, before - begin, now - begin))
         return [s for s in steps if self.ask(s)[0]]
 
@@ -160,7 +160,7 @@ class GradualPruning(SparseMethod):
     def check(self, model: keras.Model, layers: list) -> None:
         """Warns if the last pruning of the schedule comes before its end."""
         begin, end, frequency = (getattr(self.schedule, n, None) for n in ("begin_step", "end_step", "frequency"))
-        known = all(isinstance(n, int) for n in (begin, end, frequency))
+        known = all(isinstance(n, numbers.Integral) for n in (begin, end, frequency))
         if known and end > begin and (over := (end - begin) % frequency):
             warnings.warn(
                 f"GradualPruning will not reach its final sparsity, {self._ask(end)[1]:.4g}, but "

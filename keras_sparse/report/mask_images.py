@@ -8,7 +8,6 @@ import keras
 import numpy as np
 
 from keras_sparse import _keras
-from keras_sparse.layers.granularity import spread
 
 # Six colors of matplotlib's "viridis", from dark to light. They differ for color-blind readers and in gray.
 COLORMAP = np.array([(68, 1, 84), (65, 68, 135), (42, 120, 142), (34, 168, 132), (122, 209, 81), (253, 231, 37)])
@@ -26,8 +25,8 @@ def mask_matrix(weight) -> np.ndarray:
         units, such as the groups of a convolution, is part of the rows. Other axes, such as height and width of a
         convolution's kernel, are averaged.
     """
-    units, mask = weight.units, spread(weight.mask.numpy(), weight.shape)
-    full = np.broadcast_to(mask.reshape(units.split(mask.shape)), units.split(weight.shape))
+    units = weight.units
+    full = weight.live().reshape(units.split(weight.shape))
     rows, columns = list(units.inputs), [i for i in units.outputs if i not in units.inputs]
     others = [i for i in range(full.ndim) if i not in (*rows, *columns)]
     ordered = full.transpose(*others, *rows, *columns)
@@ -66,8 +65,7 @@ def pixel_connectivity(weight, image_shape) -> np.ndarray | None:
     """
     if image_shape is None or len(weight.shape) != 2 or weight.shape[0] != math.prod(image_shape):
         return None
-    mask = np.broadcast_to(spread(weight.mask.numpy(), weight.shape), weight.shape)
-    return mask.sum(axis=1).reshape(image_shape).sum(axis=2)
+    return weight.live().sum(axis=1).reshape(image_shape).sum(axis=2)
 
 
 def kernel_windows(weight) -> np.ndarray | None:
@@ -85,7 +83,7 @@ def kernel_windows(weight) -> np.ndarray | None:
     height, width, inputs, outputs = weight.shape
     if max(inputs * (height + 1), outputs * (width + 1)) > 1024:
         return None
-    mask = np.broadcast_to(spread(weight.mask.numpy(), weight.shape), weight.shape).transpose(2, 0, 3, 1)
+    mask = weight.live().transpose(2, 0, 3, 1)
     framed = np.pad(mask.astype("float32"), ((0, 0), (0, 1), (0, 0), (0, 1)), constant_values=0.5)
     return framed.reshape(inputs * (height + 1), outputs * (width + 1))[:-1, :-1]
 
