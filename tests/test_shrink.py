@@ -47,7 +47,11 @@ def units(model):
 
 ACTIVATIONS = ["relu", "sigmoid", "tanh", "gelu", "softmax", "leaky_relu", None]
 PHASES = (Phase.generate, Phase.shrink)
-BLOCKS = ["mix", "mix", "norm", "activation", "merge", "concat", "flatten", "keep", "wide", "number", "gate"]
+BLOCKS = ["mix", "mix", "norm", "activation", "merge", "concat", "flatten", "keep", "wide", "number", "gate", "nested"]
+POINTWISE = [
+    *(layers.ReLU, lambda: layers.Dropout(0.5), lambda: layers.Activation("silu"), lambda: keras.activations.relu),
+    *(lambda: keras.ops.tanh, lambda: keras.ops.hard_silu, lambda: lambda x: keras.ops.leaky_relu(x, 0.3)),
+]
 OPERATORS = [lambda x, y: x + y, lambda x, y: x - y, lambda x, y: x * y, keras.ops.maximum]
 MERGES = [
     lambda x, y, kind=kind: kind()([x, y])
@@ -69,7 +73,7 @@ def network(draw):
         elif block == "norm":
             x = layers.BatchNormalization(scale=bias, center=draw(st.booleans()))(x)
         elif block == "activation":
-            x = draw(st.sampled_from([layers.ReLU(), layers.Activation(activation or "silu"), layers.Dropout(0.5)]))(x)
+            x = draw(st.sampled_from(POINTWISE))()(x)
         elif block == "merge":
             y = mixed(draw, x, flat, x.shape[-1], activation, bias, same=True)
             x = draw(st.sampled_from([*MERGES, *OPERATORS]))(x, y)
@@ -81,6 +85,8 @@ def network(draw):
             x = layers.Concatenate()([x, mixed(draw, x, flat, n, activation, bias, same=True)])
         elif block == "flatten" and not flat:
             x, flat = draw(st.sampled_from([layers.Flatten(), layers.GlobalAveragePooling2D()]))(x), True
+        elif block == "nested":
+            x = nested(draw, x, flat, n, activation, bias)
         elif block == "keep":
             x = layers.LayerNormalization()(x) if draw(st.booleans()) else mixed_twice(x)
     return keras.Model(inputs, x)
@@ -93,6 +99,14 @@ def gated(draw, x, flat, n):
     y = layers.Dense(channels, activation="sigmoid")(layers.Dense(n, activation="relu")(y))
     y = y if flat else layers.Reshape((1, 1, channels))(y)
     return layers.Multiply()([x, y]) if draw(st.booleans()) else x * y
+
+
+def nested(draw, x, flat, n, activation, bias):
+    """Returns the output of a nested model, which may be called twice."""
+    inner = inputs = keras.Input(x.shape[1:])
+    inner = mixed(draw, inner, flat, n, activation, bias, same=True)
+    model = keras.Model(inputs, mixed(draw, inner, flat, x.shape[-1], activation, bias, same=True))
+    return model(model(x)) if draw(st.booleans()) else model(x)
 
 
 def mixed(draw, x, flat, n, activation, bias, same=False):
@@ -322,6 +336,39 @@ def test_unknown_layers_are_not_changed():
     tokens = keras.Input((3,), dtype="int32")
     x = layers.Dense(2)(layers.Flatten()(layers.Embedding(5, 4)(tokens)))
     assert ks.shrink(keras.Model(tokens, x)).count_params() == 5 * 4 + 12 * 2 + 2
+
+
+def test_nested_models_are_shrunk_and_keep_their_inputs_and_outputs():
+    inner = chain(layers.Dense(3, name="a"), chain(layers.Dense(4, name="b"), layers.Dense(3), shape=(3,)), shape=(3,))
+    set_kernels(inner, a=[[1, 0, 1]] * 3)
+    set_kernels(inner.layers[1], b=[[0, 1, 0, 1]] * 3)
+    x = inputs = keras.Input((3,))
+    model = keras.Model(inputs, layers.Dense(2)(inner(layers.Dense(3)(inner(x)))))
+    shrunk = assert_same(model)
+    (a,) = [x for x in shrunk.layers if isinstance(x, keras.Sequential)]
+    assert a.name == inner.name
+    assert units(a) == [3]  # the innermost model keeps its inputs
+    assert units(a.layers[1]) == [2, 3]
+    assert inner.layers[1].layers[0].units == 4
+
+
+def test_a_nested_model_that_shares_a_layer_is_not_changed():
+    shared = layers.Dense(3, name="shared")
+    inner = chain(shared, layers.Dense(3), shape=(3,))
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, layers.Dense(2)(shared(inner(inputs))))
+    shared.kernel.assign([[1, 0, 1]] * 3)
+    shrunk = assert_same(model)
+    assert shrunk.get_layer("shared") is shrunk.get_layer(inner.name).layers[0]
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "selu", "log_sigmoid", "tanh"])
+def test_units_are_removed_through_activations_that_are_called_as_functions(activation):
+    inputs = keras.Input((4,))
+    x = getattr(keras.activations, activation)(layers.Dense(3, name="a")(inputs))
+    model = set_kernels(keras.Model(inputs, layers.Dense(2, name="b")(x)), a=[[0, 1, 0]] * 4)
+    model.get_layer("a").bias.assign([1, 2, -3])
+    assert units(assert_same(model)) == [1, 2]
 
 
 def test_a_constant_network_keeps_one_unit_in_each_layer():

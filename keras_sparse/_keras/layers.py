@@ -31,6 +31,15 @@ def is_functional(model):
     return isinstance(model, bases) and type(model).call in (base.call for base in bases) and bool(model.inputs)
 
 
+def operation_name(operation):
+    """Returns the class name of an operation of `keras.ops` or `keras.activations`, such as "Add"; None for layers.
+
+    `keras.src.ops` and `keras.src.activations`, since 3.0; these classes are not exported.
+    """
+    kind = type(operation)
+    return kind.__name__ if kind.__module__.startswith(("keras.src.ops.", "keras.src.activations.")) else None
+
+
 def conv_lstm_cell():
     """Returns the class of the cells of `keras.layers.ConvLSTM2D`; since 3.0; not exported."""
     return keras.src.layers.rnn.conv_lstm.ConvLSTMCell

@@ -32,13 +32,12 @@ class ChannelAnalysis:
         self.inputs, self.outputs = function.inputs, function.outputs
         self.nodes = [n for n in _keras.graph_nodes(function) if not n.is_input]
         calls = collections.Counter(id(n.operation) for n in self.nodes)
-        owners = collections.Counter(
-            id(v) for op in {id(n.operation): n.operation for n in self.nodes}.values() for v in _variables(op)
-        )
+        operations = {id(n.operation): n.operation for n in self.nodes}.values()
+        self._owners = collections.Counter(id(v) for operation in operations for v in _variables(operation))
         self.rules = []
         for node in self.nodes:
             # The channels of a layer that is called twice, or shares weights, would be removed in both places.
-            once = calls[id(node.operation)] == 1 and all(owners[id(v)] == 1 for v in _variables(node.operation))
+            once = calls[id(node.operation)] == 1 and not self.shares_weights(node.operation)
             self.rules.append(select_rule(node, [channel_count(x) for x in node.outputs], once))
         self._start, total = {}, 0  # id of a tensor -> number of its first channel
         for tensor in [*self.inputs, *(x for n in self.nodes for x in n.outputs)]:
@@ -58,6 +57,10 @@ class ChannelAnalysis:
         """Returns the part of an array over channels that belongs to a tensor, as a view."""
         start = self._start[id(tensor)]
         return values[start : start + channel_count(tensor)]
+
+    def shares_weights(self, operation):
+        """Returns whether another operation of the model has a weight of this one, too."""
+        return any(self._owners[id(v)] > 1 for v in _variables(operation))
 
     def _propagate_constants(self):
         for node, rule in zip(self.nodes, self.rules, strict=True):

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from keras_sparse import _keras
 from keras_sparse.export import channel_rules as rules
 from keras_sparse.export import weighted_channel_rules as weighted
 from keras_sparse.layers.kinds import DEPTHWISE_CONVOLUTIONS, SEPARABLE_CONVOLUTIONS
@@ -61,6 +62,8 @@ def select_rule(node, outputs, once):
         return weighted.DepthwiseConv(*call)
     if kind is keras.layers.BatchNormalization and operation.axis in (-1, len(tensors[0].shape) - 1):
         return weighted.BatchNormalization(*call)
+    if rules.is_pointwise_operation(operation):
+        return rules.ChannelWise(*call, combine=lambda given, _: rules.apply_to_constants(operation, given[0]))
     if kind in rules.POINTWISE and rules.is_pointwise(getattr(operation, "activation", None)):
         function = _inference_function(operation)
         return rules.ChannelWise(*call, combine=lambda given, _: rules.apply_to_constants(function, given[0]))
@@ -96,14 +99,11 @@ def _concatenated_constants(given, linked):
 
 
 def _operator_of(node):
-    """Returns the layer class that computes what an operation of two tensors, such as `x + y`, does; None for others.
-
-    Keras exports no classes of these operations.
-    """
-    kind, arguments = type(node.operation), node.arguments.args
-    if kind.__module__ != "keras.src.ops.numpy" or len(arguments) != 2 or len(node.arguments.keras_tensors) != 2:
+    """Returns the layer class that does what an operation of two tensors does, such as `x + y`; None for others."""
+    name = _keras.operation_name(node.operation)
+    if name is None or len(node.arguments.args) != 2 or len(node.arguments.keras_tensors) != 2:
         return None
-    return getattr(keras.layers, kind.__name__, None)
+    return getattr(keras.layers, name, None)
 
 
 def _is_modified(layer):

@@ -15,13 +15,15 @@ import keras
 import numpy as np
 from keras import ops
 
-_POINTWISE_FUNCTIONS = tuple(
-    getattr(keras.activations, name)
-    for name in (
-        *("celu", "elu", "exponential", "gelu", "hard_sigmoid", "hard_silu", "hard_tanh", "leaky_relu", "linear"),
-        *("log_sigmoid", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "softplus", "softsign", "tanh"),
-    )
+from keras_sparse import _keras
+
+_POINTWISE_NAMES = (
+    *("celu", "elu", "exponential", "gelu", "hard_sigmoid", "hard_silu", "hard_tanh", "leaky_relu", "linear"),
+    *("log_sigmoid", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "softplus", "softsign", "tanh"),
 )
+_POINTWISE_FUNCTIONS = tuple(getattr(keras.activations, name) for name in _POINTWISE_NAMES)
+# Classes of the operations that these functions add to a functional model, in lower case: "HardSilu" of `hard_silu`.
+_POINTWISE_OPERATIONS = {name.replace("_", "") for name in _POINTWISE_NAMES}
 # Layers that apply the same function to each number, and have no weight or argument that depends on the channels.
 POINTWISE = (
     *(keras.layers.Activation, keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU),
@@ -44,6 +46,11 @@ POOLING = (
 def is_pointwise(function):
     """Returns whether an activation function is applied to each number separately, unlike softmax."""
     return function is None or any(function is known for known in _POINTWISE_FUNCTIONS)
+
+
+def is_pointwise_operation(operation):
+    """Returns whether an operation in a functional model is such an activation function, called on a tensor."""
+    return (_keras.operation_name(operation) or "").lower() in _POINTWISE_OPERATIONS
 
 
 def apply_to_constants(function, values):

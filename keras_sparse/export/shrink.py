@@ -30,8 +30,8 @@ def shrink(model: keras.Model) -> keras.Model:
     This is followed through batch normalization, activations, pooling, upsampling, flattening, concatenation, addition,
     multiplication and other merges. Units are kept if they cannot be removed safely: if they are added to a unit that
     is needed; if they are constant but not 0 before a padded convolution; before and after grouped convolutions,
-    EinsumDense, recurrent and custom layers and others that are not known here, layers that are called twice, and
-    nested models.
+    EinsumDense, recurrent and custom layers and others that are not known here, and layers that are called twice. A
+    nested functional or Sequential model is shrunk, too, and keeps the channels of its inputs and outputs.
 
     The other weights, live or dead, are copied to dense layers of the same names. The shapes of inputs and outputs do
     not change.
@@ -61,15 +61,24 @@ def shrink(model: keras.Model) -> keras.Model:
             f"{model.name!r} of class {type(model).__name__!r}. Shrink the functional models in it, or write it as a "
             "functional model."
         )
-    # Makes a graph of a Sequential model, too. The layers are those of `copy`.
-    analysis = ChannelAnalysis(keras.Model(copy.inputs, copy.outputs))
+    shrunk = _shrunk(copy)
+    _check_same_outputs(copy, shrunk)
+    return shrunk
+
+
+def _shrunk(model):
+    """Returns the smaller model of a dense functional or Sequential model. It shares the layers that do not change."""
+    # Makes a graph of a Sequential model, too. The layers are those of `model`.
+    analysis = ChannelAnalysis(keras.Model(model.inputs, model.outputs))
     rebuilt = _rebuilt_layers(analysis)
-    shrunk = keras.models.clone_model(
-        copy, _copied_inputs(copy), clone_function=lambda x: rebuilt[id(x)][0] if id(x) in rebuilt else x
-    )
+    new = {key: layer for key, (layer, _) in rebuilt.items()}
+    for layer in model.layers:
+        # A nested model keeps its inputs and outputs, so that it is shrunk on its own, however often it is called.
+        if _keras.is_functional(layer) and not analysis.shares_weights(layer):
+            new[id(layer)] = _shrunk(layer)
+    shrunk = keras.models.clone_model(model, _copied_inputs(model), clone_function=lambda x: new.get(id(x), x))
     for layer, weights in rebuilt.values():
         layer.set_weights(weights)
-    _check_same_outputs(copy, shrunk)
     return shrunk
 
 
