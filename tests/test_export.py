@@ -1,5 +1,6 @@
 """Tests that exported files compute what the model does, store sparse tensors, and that damage is detected."""
 
+import contextlib
 import os
 import warnings
 
@@ -12,7 +13,12 @@ from keras import layers
 
 import keras_sparse as ks
 from keras_sparse.export import flatbuffer, litert, run_exported, sparse_tensors
-from keras_sparse.export.output_comparison import check_exported_outputs
+from keras_sparse.export.output_comparison import (
+    check_exported_outputs,
+    effect_of_rounding,
+    outputs_of,
+    random_inputs,
+)
 from keras_sparse.export.signature import Signature
 from nets import mlp, numpy
 from test_save_model import lenet
@@ -171,6 +177,24 @@ def test_small_outputs_are_compared(tmp_path, monkeypatch, weights):
     x = np.random.default_rng(0).normal(size=(50, 8)).astype("float32")
     with pytest.raises(RuntimeError, match="not kept"):
         ks.export(model, tmp_path / "m.tflite", weights=weights, representative_dataset=x)
+
+
+@pytest.mark.filterwarnings(NOT_FASTER)
+def test_deep_networks_may_differ_by_their_own_rounding_only(tmp_path):
+    keras.utils.set_random_seed(0)
+    x = inputs = keras.Input((64,))
+    for _ in range(30):
+        x = layers.LayerNormalization()(layers.Dense(64, activation="gelu")(x))
+    model = keras.Model(inputs, x)
+    samples = random_inputs(model, 16)
+    (expected,) = outputs_of(model, samples)
+    ks.export(model, tmp_path / "m.tflite", representative_dataset=samples[0])
+    (got,) = ks.load_litert(tmp_path / "m.tflite")(samples[0])
+    assert np.abs(got - expected).max() > 1e-5 * np.abs(expected).max()  # a fixed tolerance would refuse it
+    (effect,) = effect_of_rounding(model, samples)
+    for error, fits in ((effect, True), (10 * effect, False)):
+        with contextlib.nullcontext() if fits else pytest.raises(RuntimeError, match="not kept"):
+            check_exported_outputs(model, lambda _, error=error: [expected + error], samples, "float32", "m.tflite")
 
 
 def test_nan_counts_as_a_difference(tmp_path):
