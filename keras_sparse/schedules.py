@@ -93,7 +93,7 @@ def cosine_decay(start: float, epochs: float, least: int = 1) -> Callable[[int],
         Function `epoch -> int`, for `prune_count` of `keras_sparse.DynamicSparse` and `count` of `keras_sparse.SET`.
 
     Raises:
-        ValueError: if `start` or `epochs` is not a number above 0.
+        ValueError: if `start` or `epochs` is not a finite number above 0.
 
     Example:
 
@@ -101,9 +101,9 @@ def cosine_decay(start: float, epochs: float, least: int = 1) -> Callable[[int],
     >>> count(0), count(45), count(90)
     (600, 300, 1)
     """
-    if not all(_is_number(x) and x > 0 for x in (start, epochs)):
+    if not all(_is_number(x) and 0 < x < math.inf for x in (start, epochs)):
         raise ValueError(
-            f"A cosine decay needs a `start` and a number of `epochs` above 0. Received: start={start!r}, "
+            f"A cosine decay needs a finite `start` and number of `epochs` above 0. Received: start={start!r}, "
             f"epochs={epochs!r}."
         )
 
@@ -142,7 +142,8 @@ def polynomial_decay(
     Args:
         initial_sparsity: float in [0, 1), the sparsity at `begin_step`.
         final_sparsity: float in [0, 1), the sparsity at `end_step`, at least `initial_sparsity`.
-        begin_step: int of at least 0, the training step, counted from 1, before which the first pruning is due.
+        begin_step: int of at least 0, the training step, counted from 1, before which the first pruning is due. With 0,
+            the first pruning is that before step `frequency`.
         end_step: int above `begin_step`, the step before which the last pruning is due.
         power: positive float, the exponent.
         frequency: int of at least 1, steps between prunings. If it does not divide `end_step - begin_step`, the last

@@ -204,3 +204,17 @@ def test_a_class_without_a_config_is_refused_when_it_is_saved(tmp_path):
     other.load_weights(tmp_path / "m.weights.h5")
     x = np.ones((2, 4), "float32")
     np.testing.assert_array_equal(numpy(other(x)), numpy(sparse(x)))
+
+
+def test_include_may_be_a_generator():
+    model = keras.Sequential([keras.Input((4,)), layers.Embedding(10, 8, name="e"), layers.Flatten(), layers.Dense(30)])
+    masked = ks.masked_weights(ks.sparsify(model, 0.5, include=(n for n in ["embeddings"])))
+    assert [w.attribute for w in masked] == ["embeddings", "kernel"]
+
+
+@pytest.mark.parametrize("name", ["b/bias", "norm"])
+def test_a_dict_that_gives_a_sparsity_to_what_cannot_be_masked_is_refused(name):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(8, name="b"), layers.BatchNormalization(name="norm")])
+    with pytest.raises(ValueError, match=f"`sparsity` names '{name}', which cannot be masked: .* has one axis"):
+        ks.sparsify(model, {"b": 0.5, name: 0.5})
+    assert ks.masked_layers(ks.sparsify(model, {"b": 0.5, name: None}))

@@ -262,12 +262,28 @@ def test_a_method_that_breaks_the_budget_is_stopped_and_nothing_is_written(blobs
 
     for method in (Greedy(15, 5, threshold=0.1), Resurrecting(15, 5, threshold=0.1)):
         model = ready(mlp)
-        before = state(model)
+        before, threshold = state(model), method.logs()
         with pytest.raises(RuntimeError, match=f"{type(method).__name__} broke an invariant"):
             method.update(model, 1)
+        assert method.logs() == threshold
         for (a, m), (b, n) in zip(before, state(model), strict=True):
             np.testing.assert_array_equal(a, b)
             np.testing.assert_array_equal(m, n)
+
+
+def test_a_state_that_cannot_be_saved_is_refused_before_anything_is_written():
+    class Stateful(ks.DynamicSparse):
+        def get_state(self):
+            return {**super().get_state(), "model": object()}
+
+    model, method = ready(mlp), Stateful(15, 5, threshold=0.1)
+    before, threshold = state(model), method.logs()
+    with pytest.raises((TypeError, ValueError)):
+        method.update(model, 1)
+    assert method.logs() == threshold
+    for (a, m), (b, n) in zip(before, state(model), strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(m, n)
 
 
 def test_a_custom_training_loop(blobs):
@@ -463,3 +479,16 @@ def test_stateless_update_refuses_lists_that_do_not_fit_and_writes_nothing(blobs
     for a, b in zip(before, model.variables, strict=True):
         np.testing.assert_array_equal(a, numpy(b))
     ks.SET(count=1, period=1).stateless_update(model, 1, *lists)
+
+
+def test_stateless_update_returns_the_variables_of_a_model_that_was_not_made_by_sparsify(blobs):
+    """The first update adds a variable for the state of the method."""
+    layers = MaskedDense(8, sparsity=0.5), MaskedDense(2, sparsity=0.5)
+    model = compiled(keras.Sequential([keras.Input((blobs[0].shape[1],)), *layers]))
+    model.optimizer.build(model.trainable_variables)
+    method = ks.SET(count=1, period=1)
+    lists = [model.trainable_variables, model.non_trainable_variables, model.optimizer.variables]
+    for step in (1, 2):
+        lists = method.stateless_update(model, step, *([numpy(v) for v in x] for x in lists))
+        assert len(lists[1]) == len(model.non_trainable_variables)
+    assert method.updates_in_fit == 2

@@ -91,6 +91,10 @@ def test_names_distribution_and_kept_layers():
     live = [int(m.sum()) for _, m in state(sparse)]
     assert sum(live) == 64  # a fifth of 128 + 192
     assert live[0] > 128 / 5  # 24/128 : 28/192, so that the first is denser
+    assert [x.name for x in ks.masked_layers(mlp(0.5, keep_dense=(n for n in ["last"])))] == ["first", "second"]
+    calls = []
+    mlp(0.5, keep_dense=lambda x: calls.append(x.name))
+    assert len(calls) == len(set(calls))  # once for each layer
     assert [x.name for x in ks.masked_layers(mlp(0.5, keep_dense=lambda x: x.name == "first"))] == [
         "second",
         "last",

@@ -369,3 +369,14 @@ def test_in_double_precision(blobs, reading):
 def test_bad_arguments_of_an_update(arguments, message):
     with pytest.raises(ValueError, match=message):
         ks.DeepR(alpha=1e-3, temperature=1e-2).update(ready(mlp), **arguments)
+
+
+def test_update_may_follow_a_fit_with_the_same_method(blobs):
+    model, method = ready(mlp), ks.DeepR(alpha=1e-3, temperature=1e-2)
+    model.fit(*blobs, batch_size=8, callbacks=[method], verbose=0)
+    before = state(model)
+    for step in range(13, 20):
+        model.train_on_batch(*blobs)
+        method.update(model, step)
+    assert any((a != b).any() for (_, a), (_, b) in zip(before, state(model), strict=True))
+    assert sum(m.sum() for _, m in before) == sum(m.sum() for _, m in state(model))

@@ -367,7 +367,10 @@ def test_states_of_recurrent_layers_stay_and_fixed_batch_sizes_are_kept(tmp_path
 @pytest.mark.parametrize("operation", [keras.ops.mean, keras.ops.transpose])
 def test_outputs_need_no_batch_axis(tmp_path, operation):
     inputs = keras.Input((8,))
-    ks.export(keras.Model(inputs, operation(layers.Dense(4)(inputs))), tmp_path / "m.tflite")
+    model = keras.Model(inputs, operation(layers.Dense(4)(inputs)))
+    ks.export(model, tmp_path / "m.tflite")
+    x = np.random.default_rng(0).normal(size=(1, 8)).astype("float32")
+    np.testing.assert_allclose(ks.load_litert(tmp_path / "m.tflite")(x)[0], numpy(model(x)), atol=1e-5)
 
 
 def test_errors_of_the_converter_are_explained(tmp_path):

@@ -245,3 +245,16 @@ def test_a_rank_of_a_users_layer_is_not_that_of_a_convolution():
     model = keras.Sequential([keras.Input((8,)), LowRank()])
     sparse = ks.sparsify(model, 0.5, granularity="kernel_slice", include=["kernel"])
     assert ks.masked_weights(sparse)[0].mask.shape == (8, 8)
+
+
+def test_growth_between_live_units_is_preferred_within_groups():
+    """Of the inputs 0, 1 and 3, at which the dropped weight of input 2 can grow, only input 3 has a live weight."""
+    kernel = np.zeros((8, 2), "float32")
+    kernel[[2, 4], 0], kernel[[3, 5], 1] = [1, 5], [5, 5]
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2, use_bias=False)])
+    model.layers[0].kernel.assign(kernel)
+    for seed in range(5):
+        sparse = compiled(ks.sparsify(model, 0.75, granularity="1:4", initial="magnitude"))
+        ks.DynamicSparse(1, growth="live_units", threshold=2.0, seed=seed).update(sparse, 1)
+        live = np.argwhere(ks.masked_weights(sparse)[0].mask.numpy()).tolist()
+        assert live == [[3, 0], [3, 1], [4, 0], [5, 1]]

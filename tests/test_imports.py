@@ -71,8 +71,8 @@ def test_only_keras_numpy_and_the_standard_library_at_import_time(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_a_file_has_one_idea_and_under_300_lines(path):
-    assert len(path.read_text().splitlines()) < 300
+def test_a_file_says_what_it_holds_and_is_short(path):
+    assert len(path.read_text().splitlines()) < 350
     assert ast.get_docstring(ast.parse(path.read_text())) or path.name == "__init__.py"
 
 

@@ -229,18 +229,6 @@ def test_regularizers_move_live_weights_only(regularizer):
     assert type(again.kernel_regularizer) is type(layer.kernel_regularizer)
 
 
-def test_what_version_0_1_saved_is_loaded():
-    """Its files number the variables (mask, step of the last update, threshold), and have the name of the method."""
-    layer = MaskedDense(3, sparsity=0.5)
-    layer.build((None, 4))
-    mask = np.arange(12).reshape(4, 3) % 2 == 0
-    name = np.frombuffer(b"DynamicSparse", "uint8")
-    layer.kernel_mask.load_own_variables({"0": mask, "1": np.int32(24), "2": np.float32(0.5), "method": name})
-    np.testing.assert_array_equal(layer.kernel_mask.numpy(), mask)
-    model = keras.Sequential([keras.Input((4,)), layer])
-    assert read_state(model) == MethodState("DynamicSparse", 24, {"threshold": 0.5})
-
-
 def test_a_state_that_is_too_long_or_unknown_is_refused():
     with pytest.raises(ValueError, match="must fit into 1024 bytes as JSON. Received: .* of the entries .'long'.*Keep"):
         MethodState("Own", 1, {"long": np.zeros(1000)}).to_bytes()

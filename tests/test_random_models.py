@@ -15,7 +15,7 @@ from keras import layers
 
 import keras_sparse as ks
 from any_models import Block, OwnDense, Private, Tied
-from keras_sparse.conversion.maskable_weights import weights_of
+from keras_sparse.conversion.trainable_weights import trainable_weights
 from keras_sparse.layers.granularity import Pattern, mask_shape, spread
 from keras_sparse.training.optimizer_state import slots
 from nets import numpy
@@ -128,7 +128,7 @@ def live(model):
 def misfits(model, granularity):
     """Returns the paths of the weights that blocks do not divide, or whose number of inputs is odd."""
     found = []
-    for w in weights_of(model):
+    for w in trainable_weights(model):
         try:
             mask_shape(granularity, w.shape, w.spatial_rank)
             Pattern.of(granularity, w.shape, w.units.input_axis)

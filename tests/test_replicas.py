@@ -17,6 +17,7 @@ def test_one_device_agrees_with_itself(blobs):
     method = ks.DynamicSparse(15, 5, threshold=0.05)
     method.check_replicas = True
     compiled(mlp()).fit(*blobs, batch_size=8, callbacks=[method], verbose=0)
+    assert method.updates_in_fit
 
 
 def test_a_copy_that_differs_is_named(monkeypatch):

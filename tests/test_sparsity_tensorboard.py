@@ -118,10 +118,11 @@ def test_logs_are_on_the_disk_after_each_epoch(blobs, tmp_path):
     assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == ["train"]  # There is no validation data.
 
 
+@pytest.mark.parametrize("update_freq", ["epoch", 7])
 @pytest.mark.parametrize("first", [True, False], ids=["before the method", "after it"])
-def test_a_resumed_run_has_the_entries_of_an_uninterrupted_run(first, blobs, tmp_path):
+def test_a_resumed_run_has_the_entries_of_an_uninterrupted_run(first, update_freq, blobs, tmp_path):
     def run(name, **arguments):
-        parts = [method(), board(tmp_path / name)]
+        parts = [method(), board(tmp_path / name, update_freq=update_freq)]
         fit(blobs, *(reversed(parts) if first else parts), backup(name), model=ready(), **arguments)
 
     def backup(name):

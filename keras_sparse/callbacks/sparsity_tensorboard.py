@@ -97,7 +97,6 @@ class SparsityTensorBoard(keras.callbacks.Callback):
         self._started = False
         self._last_logs = None  # (epoch, logs, names already written) of the last epoch
         self._written_counts = [0] * len(self._history.dropped), [0] * len(self._history.grown)
-        self._steps = self._optimizer_steps()
         self._last_image_step = None
         if self.hparams:
             self._hparams_file.append([event_file.hparams_start(self.hparams)], 0)
@@ -105,10 +104,12 @@ class SparsityTensorBoard(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Writes logs that later callbacks added. In the first epoch of a resumed run, restores the history."""
         self._write_added_logs()
-        if not self._started and epoch:
+        if not self._started:
             # Another callback may have restored a checkpoint since `on_train_begin`.
-            self._history = MaskHistory(self.model, self.params)
-            self._history.load(self._history_path, epoch)
+            self._steps = self._optimizer_steps()
+            if epoch:
+                self._history = MaskHistory(self.model, self.params)
+                self._history.load(self._history_path, epoch)
         self._started = True
         self._record_update()
 

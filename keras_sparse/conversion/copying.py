@@ -18,7 +18,7 @@ import keras
 import numpy as np
 
 from keras_sparse import _keras, backend
-from keras_sparse.conversion.references import References, attributes_of, has_contents, is_plain_object
+from keras_sparse.conversion.object_graph import References, attributes_of, has_contents, is_plain_object
 
 _CONSTANTS = (bool, int, float, complex, str, bytes, type, types.ModuleType, enum.Enum)
 _CONTAINERS = (list, tuple, dict, set, frozenset)
@@ -88,7 +88,7 @@ class _Copier:
         if isinstance(value, _CONTAINERS):
             return self._copy_container(value)
         if isinstance(value, types.FunctionType):
-            return self._copy_function(value) if self._references.reach_keras(value) else value
+            return self._copy_function(value) if self._references.refers_to_keras(value) else value
         if isinstance(value, types.MethodType):
             return self._note(value, types.MethodType(self.copy(value.__func__), self.copy(value.__self__)))
         if isinstance(value, functools.partial):
@@ -101,7 +101,7 @@ class _Copier:
         if isinstance(value, keras.DTypePolicy):
             return value
         if not is_plain_object(value):
-            return self._copy_holder(value) if self._references.reach_keras(value) else value
+            return self._copy_holder(value) if self._references.refers_to_keras(value) else value
         new = self._note(value, object.__new__(type(value)))
         self._unfilled.append((value, new))
         return new

@@ -4,7 +4,7 @@ import keras
 
 from keras_sparse import _keras
 from keras_sparse.conversion.copying import copy_model
-from keras_sparse.conversion.maskable_weights import check_convertible
+from keras_sparse.conversion.trainable_weights import check_convertible
 from keras_sparse.layers.mask_in_place import RecordsMasks, plain_class, unmask_layer
 from keras_sparse.layers.masked import MaskedLayer
 from keras_sparse.layers.traversal import flatten

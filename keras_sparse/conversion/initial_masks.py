@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from keras_sparse import backend, criteria
-from keras_sparse.conversion.maskable_weights import Weight
+from keras_sparse.conversion.trainable_weights import TrainableWeight
 from keras_sparse.layers.granularity import Pattern, live_count, mask_of, mask_shape, to_elements
 
 INITIAL = ("random", "magnitude", "global_magnitude")
@@ -18,13 +18,13 @@ def is_trained(model: keras.Model) -> bool:
     return optimizer is not None and int(backend.read(optimizer.iterations)) > 0
 
 
-def masks_of_zeros(weights: list[Weight], granularity: str | tuple) -> list[np.ndarray]:
+def masks_of_zeros(weights: list[TrainableWeight], granularity: str | tuple) -> list[np.ndarray]:
     """Returns masks in which the zeros of the weights are dead, and nothing else.
 
     With an N:M pattern, zeros are live where a group has fewer than N nonzero weights.
 
     Args:
-        weights: list of `keras_sparse.conversion.maskable_weights.Weight`.
+        weights: list of `keras_sparse.conversion.trainable_weights.TrainableWeight`.
         granularity: as for `keras_sparse.sparsify`.
 
     Returns:
@@ -55,12 +55,12 @@ def masks_of_zeros(weights: list[Weight], granularity: str | tuple) -> list[np.n
 
 
 def masks_by_magnitude(
-    weights: list[Weight], sparsities: list[float], granularity: str | tuple, one_threshold: bool = False
+    weights: list[TrainableWeight], sparsities: list[float], granularity: str | tuple, one_threshold: bool = False
 ) -> list[np.ndarray]:
     """Returns masks in which the elements with the largest mean |w| are live.
 
     Args:
-        weights: list of `keras_sparse.conversion.maskable_weights.Weight`.
+        weights: list of `keras_sparse.conversion.trainable_weights.TrainableWeight`.
         sparsities: list of floats in [0, 1), the sparsity of each weight.
         granularity: as for `keras_sparse.sparsify`.
         one_threshold: bool, whether one threshold is used for all layers instead of one a layer. Then `sparsities`

@@ -7,14 +7,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from keras_sparse.conversion.maskable_weights import Weight, named_sparsity
+from keras_sparse.conversion.trainable_weights import TrainableWeight
+from keras_sparse.conversion.weight_selection import named_sparsity
 from keras_sparse.criteria import apportion
 from keras_sparse.distributions import KernelShape
 from keras_sparse.layers.granularity import is_pattern, live_count, mask_shape
 
 
 def layer_sparsities(
-    weights: list[Weight], sparsity: float | dict, distribution: Callable, granularity: str | tuple
+    weights: list[TrainableWeight], sparsity: float | dict, distribution: Callable, granularity: str | tuple
 ) -> list[float]:
     """Returns the sparsity of each weight, rounded to whole mask elements.
 
@@ -22,7 +23,7 @@ def layer_sparsities(
     the same element size are rounded together: their live elements sum to the rounded total of the distribution.
 
     Args:
-        weights: list of `keras_sparse.conversion.maskable_weights.Weight`.
+        weights: list of `keras_sparse.conversion.trainable_weights.TrainableWeight`.
         sparsity: float in [0, 1), or dict from names to floats.
         distribution: function `(shapes, sparsity) -> list of sparsities`. Not used if `sparsity` is a dict or
             `granularity` a pattern.

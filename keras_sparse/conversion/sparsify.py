@@ -10,7 +10,8 @@ from keras_sparse import _keras, distributions
 from keras_sparse.conversion.copying import copy_model
 from keras_sparse.conversion.initial_masks import INITIAL, is_trained, masks_by_magnitude, masks_of_zeros
 from keras_sparse.conversion.layer_sparsities import layer_sparsities
-from keras_sparse.conversion.maskable_weights import check_convertible, eligible, kept_dense, weights_of
+from keras_sparse.conversion.trainable_weights import check_convertible, trainable_weights
+from keras_sparse.conversion.weight_selection import names_or_function, select_weights
 from keras_sparse.layers.granularity import Pattern, is_pattern, mask_shape
 from keras_sparse.layers.mask_in_place import mask_layer, mask_recurrent, record_masks
 from keras_sparse.layers.masked_weight import MaskSettings
@@ -43,8 +44,8 @@ def sparsify(
         model: built `keras.Model` of any kind.
         sparsity: float in [0, 1), the removed fraction of all masked weights. Or a dict from names of layers, models or
             weights, such as "lstm_cell/recurrent_kernel", to such floats, or to None for dense; weights without a name
-            in the dict stay dense. Or None to derive the masks from the zeros of a pruned model; `distribution`,
-            `initial` and `seed` are not used then.
+            in the dict stay dense. Or None to derive the masks from the zeros of a pruned model; `distribution`
+            and `initial` cannot be set then.
         distribution: the sparsity of each layer: "uniform", "erdos_renyi", "erdos_renyi_kernel", or a function (see
             `keras_sparse.distributions`).
         keep_dense: layers that stay dense: list of names or paths, or function `layer -> bool`. All layers inside a
@@ -84,11 +85,13 @@ def sparsify(
     check_seed(seed)
     if initial is not None:
         check_choice(initial, "initial", INITIAL)
-    _check_combination(sparsity, distribution, initial, granularity)
+    keep_dense = names_or_function(keep_dense, "keep_dense", "layer names", "layer -> bool")
+    include = names_or_function(include, "include", "names of weights or layers", "variable -> bool")
+    _check_combination(sparsity, distribution, initial, granularity, include)
     distribution = distributions.get(distribution)
     check_convertible(model, "sparsify")
-    all_weights = weights_of(model)
-    weights = eligible(model, all_weights, keep_dense, include, sparsities)
+    all_weights = trainable_weights(model)
+    weights, kept = select_weights(model, all_weights, keep_dense, include, sparsities)
     granularity = _as_blocks(granularity, weights)
     # Find the sparsity of each weight and, unless masks are random, the masks.
     if sparsity is None:
@@ -104,7 +107,6 @@ def sparsify(
     for w in weights:  # before anything changes, which may be the model itself
         mask_shape(granularity, w.shape, w.spatial_rank)
         Pattern.of(granularity, w.shape, w.units.input_axis)
-    kept = kept_dense(model, all_weights, keep_dense)
     _warn_of_coverage(model, weights, [w for w in all_weights if w not in weights and w not in kept])
     # Mask each layer of the copy, or of the model.
     made, twin = (model, lambda layer: layer) if in_place else copy_model(model)
@@ -126,22 +128,27 @@ def sparsify(
     return made
 
 
-def _check_combination(sparsity, distribution, initial, granularity):
+def _check_combination(sparsity, distribution, initial, granularity, include):
     """Raises ValueError if an argument would have no effect."""
-    if sparsity is None and initial is not None:
-        problem = f"the masks are those of the zeros of the model if `sparsity` is None, not {initial!r}"
-    elif initial == "global_magnitude" and (isinstance(sparsity, dict) or distribution != "uniform"):
+    is_uniform = isinstance(distribution, str) and distribution == "uniform"
+    if sparsity is None and (initial is not None or not is_uniform):
+        problem = "if `sparsity` is None, the zeros of the model determine the masks, not `initial` or `distribution`"
+    elif initial == "global_magnitude" and (isinstance(sparsity, dict) or not is_uniform):
         problem = "one threshold for the network determines the sparsity of each layer, not a dict or `distribution`"
     elif initial == "global_magnitude" and is_pattern(granularity):
         problem = f"the pattern {granularity!r} determines the sparsity of each layer, not one threshold"
-    elif isinstance(sparsity, dict) and distribution != "uniform":
+    elif is_pattern(granularity) and not is_uniform:
+        problem = f"the pattern {granularity!r} determines the sparsity of each layer, not `distribution`"
+    elif isinstance(sparsity, dict) and not is_uniform:
         problem = "a dict determines the sparsity of each layer, not `distribution`"
+    elif isinstance(sparsity, dict) and include:
+        problem = "a dict names all weights that are masked, not `include`"
     else:
         return
     raise ValueError(
         f"Arguments of `sparsify` contradict each other: {problem}. Received: sparsity={sparsity!r}, "
-        f"distribution={distribution!r}, initial={initial!r}, granularity={granularity!r}. Leave one of them at its "
-        "default."
+        f"distribution={distribution!r}, initial={initial!r}, granularity={granularity!r}, include={include!r}. Leave "
+        "one of them at its default."
     )
 
 

@@ -6,7 +6,7 @@ import math
 import keras
 from keras import ops
 
-from keras_sparse.conversion.maskable_weights import check_convertible, weights_of
+from keras_sparse.conversion.trainable_weights import check_convertible, trainable_weights
 from keras_sparse.export.sparse_benefit import sparse_is_faster, sparse_is_smaller, sparsity_threshold
 from keras_sparse.export.xnnpack import reason_for_dense_inference
 from keras_sparse.layers.kinds import CELLS, CONVOLUTIONAL_CELLS, CONVOLUTIONS, DEPTHWISE_CONVOLUTIONS, spatial_rank
@@ -112,7 +112,7 @@ def deployment_report(
         raise ValueError(
             f"`weights` other than 'float32' are for LiteRT. Received: weights={weights!r} for target={target!r}."
         )
-    found = [w for w in weights_of(model) if len(w.shape) > 1]
+    found = [w for w in trainable_weights(model) if len(w.shape) > 1]
     uses_xnnpack = target == "litert-arm64" and any(map(_is_1x1_convolution, found))
     dense_reason = reason_for_dense_inference(model, weights, batch_size) if uses_xnnpack else None
     rows, uses = [], uses_per_call(model)

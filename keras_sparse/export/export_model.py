@@ -11,7 +11,7 @@ import numpy as np
 from keras_sparse import backend
 from keras_sparse.atomic_write import atomic_write
 from keras_sparse.conversion.densify import densify
-from keras_sparse.conversion.maskable_weights import check_convertible
+from keras_sparse.conversion.trainable_weights import check_convertible
 from keras_sparse.export import litert, run_exported
 from keras_sparse.export.input_arrays import input_arrays
 from keras_sparse.export.output_comparison import check_exported_outputs, has_random_inputs, outputs_of, random_inputs

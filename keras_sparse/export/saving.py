@@ -12,7 +12,7 @@ import keras
 from keras_sparse.atomic_write import atomic_write
 from keras_sparse.conversion.copying import copy_model
 from keras_sparse.conversion.densify import densify
-from keras_sparse.conversion.maskable_weights import check_convertible
+from keras_sparse.conversion.trainable_weights import check_convertible
 from keras_sparse.layers.traversal import masked_weights
 from keras_sparse.validation import check_choice, check_path
 

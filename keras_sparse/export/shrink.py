@@ -5,7 +5,7 @@ import numpy as np
 
 from keras_sparse import _keras
 from keras_sparse.conversion.densify import densify
-from keras_sparse.conversion.maskable_weights import check_convertible
+from keras_sparse.conversion.trainable_weights import check_convertible
 from keras_sparse.export.channel_analysis import ChannelAnalysis
 from keras_sparse.export.output_comparison import (
     accepted_difference,

@@ -208,7 +208,7 @@ def unmask_layer(layer: keras.Layer) -> None:
     plain, weights = plain_class(layer), layer.masked_weights if isinstance(layer, MaskedLayer) else []
     for weight in weights:
         weight.variable.assign(weight.value())
-        if weight.variable.regularizer is not None:
+        if isinstance(weight.variable.regularizer, LiveRegularizer):  # else replaced since, by the user
             weight.variable.regularizer = weight.variable.regularizer.regularizer
         _keras.remove_sublayer(layer, f"{weight.attribute}_mask")
     layer.__class__ = plain

@@ -84,13 +84,13 @@ class Mask(keras.layers.Layer):
             store["method_state"] = backend.read(self.method_state)
 
     def load_own_variables(self, store):
-        """Loads a file of this or an earlier version.
+        """Loads the mask and the state of the method.
 
         Raises:
             ValueError: if the file has no mask for this layer, or one of another shape.
         """
         held = {name: np.asarray(store[name]) for name in store.keys()}  # noqa: SIM118 - Keras's store is no dict
-        name = next((n for n in ("value", "difference", "0") if n in held), None)  # "0" in the first format
+        name = next((n for n in ("value", "difference") if n in held), None)
         if name is None:
             raise ValueError(
                 f"The file has no mask for {self.path!r}: it was written by a dense model. Load it into the dense "
@@ -105,7 +105,7 @@ class Mask(keras.layers.Layer):
         live = held[name].astype(bool)
         self.value.assign((live ^ self._nonzero() if name == "difference" else live).astype("uint8"))
         self.set_masked_variable(None)
-        state = method_state.from_separate_arrays(held) if name == "0" else held.get("method_state")
+        state = held.get("method_state")
         if state is not None:
             self.add_method_state()
         if self.method_state is not None:

@@ -36,13 +36,13 @@ class MethodState:
             text = json.dumps(dataclasses.asdict(self), default=_array_to_json, separators=(",", ":"))
         except TypeError as error:
             raise ValueError(
-                f"`state` of {self.method} must return a dict of numbers, strings, lists and small arrays. "
+                f"`get_state` of {self.method} must return a dict of numbers, strings, lists and small arrays. "
                 f"Received: {self.state!r}, with which JSON says: {error}."
             ) from error
         written = text.encode()
         if len(written) > CAPACITY:
             raise ValueError(
-                f"`state` of {self.method} must fit into {CAPACITY} bytes as JSON. Received: {len(written)} bytes, "
+                f"`get_state` of {self.method} must fit into {CAPACITY} bytes as JSON. Received: {len(written)} bytes, "
                 f"of the entries {sorted(self.state)}. Keep numbers and small arrays in it only."
             )
         return np.frombuffer(bytearray(written.ljust(CAPACITY, b"\0")), "uint8")
@@ -52,22 +52,6 @@ class MethodState:
         """Returns the state that `to_bytes` wrote; an empty one for an array of zeros."""
         text = np.asarray(array, "uint8").tobytes().rstrip(b"\0").decode()
         return cls(**json.loads(text, object_hook=_array_from_json)) if text else cls()
-
-
-def from_separate_arrays(store):
-    """Returns the state in a file of the first format, which has an array for each value.
-
-    Args:
-        store: dict from str to array, what the file has for one `Mask`.
-
-    Returns:
-        The state as `MethodState.to_bytes` returns it; None if no method had trained the model.
-    """
-    name = bytes(np.asarray(store.get("method", []), "uint8")).decode() or None
-    last_update, threshold = int(store.get("1", -1)), float(store.get("2", 0.0))
-    if name is None and last_update < 0:
-        return None
-    return MethodState(name, last_update, {"threshold": threshold} if threshold else {}).to_bytes()
 
 
 def _array_to_json(value):

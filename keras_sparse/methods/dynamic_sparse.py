@@ -96,7 +96,7 @@ class DynamicSparse(SparseMethod):
         check_number(threshold, "threshold", "above 0", lambda x: 0 < x < np.inf)
         self.tolerance = tolerance
         self.threshold = threshold
-        self._current = _single(threshold)
+        self._current = float(threshold)
 
     def check(self, model: keras.Model, layers: list) -> None:
         """Raises ValueError if K exceeds the number of elements that can be dropped.
@@ -154,13 +154,8 @@ class DynamicSparse(SparseMethod):
 
     def set_state(self, state: dict) -> None:
         """Restores the threshold; without a saved one, starts with the argument `threshold`."""
-        self._current = state.get("threshold", _single(self.threshold))
+        self._current = state.get("threshold", float(self.threshold))
 
     def logs(self) -> dict:
         """Returns the threshold of the next update, for the logs of the epoch."""
         return {"threshold": self._current}
-
-
-def _single(number):
-    """Rounds to single precision, in which the threshold is saved, so that a resumed run has exactly the same one."""
-    return float(np.float32(number))

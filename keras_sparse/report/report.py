@@ -6,7 +6,7 @@ import math
 import keras
 from keras import ops
 
-from keras_sparse.conversion.maskable_weights import weights_of
+from keras_sparse.conversion.trainable_weights import trainable_weights
 from keras_sparse.layers.multiply_accumulates import uses_per_input
 from keras_sparse.layers.traversal import check_model, masked_weights
 from keras_sparse.report import rendering
@@ -155,7 +155,7 @@ def report(model: keras.Model) -> Report:
     check_model(model, "A keras.Model is expected.")
     masked, uses = masked_weights(model), uses_per_input(model)
     known = {id(x.variable) for x in masked}
-    others = [w for w in weights_of(model) if id(w.variable) not in known]
+    others = [w for w in trainable_weights(model) if id(w.variable) not in known]
     rows = tuple(_masked_row(x, uses(x.layer)) for x in masked)
     dense = tuple(DenseWeightReport(w.path, w.shape, w.size, _dense_macs(w, uses), w.dense_reason()) for w in others)
     trained = [v for v in model.trainable_variables if id(v) not in known]

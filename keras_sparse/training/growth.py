@@ -80,6 +80,11 @@ class RandomGrowth(Growth):
             return criteria.grow_random(layer.live, layer.size, count, rng)
         return np.sort(rng.choice(self._between(layer), count, replace=False, shuffle=False))
 
+    def preferences(self, layer: LayerState, positions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Returns random scores. Those of positions between live units are the largest if `where` is "live_units"."""
+        scores = super().preferences(layer, positions, rng)
+        return scores if self.where == "anywhere" else scores + np.isin(positions, self._between(layer))
+
     def initial_values(self, shape: tuple, rng: np.random.Generator) -> np.ndarray:
         """Returns the initial values of grown weights: normal noise of `shape`."""
         return rng.normal(0.0, self.scale, shape)

@@ -91,7 +91,7 @@ class PerStepMethod(SparseMethod):
                 f"{type(self).__name__} goes by the optimizer's learning rate, and {model.name!r} is not compiled with "
                 f"one of Keras. Pass optimizer=... of the loop. Received: optimizer={optimizer!r}."
             )
-        is_new = not self._written.is_of(model)
+        is_new = not self._written.is_of(model) or self._compiled is None
         numbered, optimizer = self._begin_update(model, step, epoch, optimizer)
         layers = [weight for _, weight in numbered]
         if is_new:

@@ -102,16 +102,18 @@ class LastWritten:
             )
 
 
-def assign_state(model: keras.Model, optimizer, values: Sequence[list]) -> list[list]:
+def state_variables(model: keras.Model, optimizer) -> list[list]:
+    """Returns lists of the trainable, the non-trainable and the optimizer variables."""
+    return [model.trainable_variables, model.non_trainable_variables, optimizer.variables]
+
+
+def assign_state(model: keras.Model, optimizer, values: Sequence[list]) -> None:
     """Assigns the arrays of a stateless training loop to the variables of a model and its optimizer.
 
     Args:
         model: built `keras.Model`.
         optimizer: built `keras.optimizers.Optimizer`.
         values: lists of arrays for the trainable, the non-trainable and the optimizer variables.
-
-    Returns:
-        Lists of the trainable, the non-trainable and the optimizer variables.
 
     Raises:
         ValueError: if there is no optimizer, or lengths or shapes differ. Nothing is written then.
@@ -121,7 +123,7 @@ def assign_state(model: keras.Model, optimizer, values: Sequence[list]) -> list[
             f"`stateless_update` needs the optimizer of the loop, and {model.name!r} is not compiled with one. Pass "
             "optimizer=..., built on model.trainable_variables. Received: optimizer=None."
         )
-    kinds = [model.trainable_variables, model.non_trainable_variables, optimizer.variables]
+    kinds = state_variables(model, optimizer)
     expected, received = [len(x) for x in kinds], [len(x) for x in values]
     if expected != received:
         raise ValueError(
@@ -138,4 +140,3 @@ def assign_state(model: keras.Model, optimizer, values: Sequence[list]) -> list[
         )
     for variable, array in pairs:
         variable.assign(array)
-    return kinds

@@ -1,9 +1,11 @@
 """Base class of all sparse training methods: the update, its invariants, its saved state, its logs."""
 
+import copy
 import threading
 from collections.abc import Callable
 
 import keras
+import numpy as np
 
 from keras_sparse import backend
 from keras_sparse.layers.method_state import MethodState
@@ -14,7 +16,7 @@ from keras_sparse.training import checks, saved_state
 from keras_sparse.training.dead_weights import clear, leaves_zeros
 from keras_sparse.training.growth import Growth, RandomGrowth
 from keras_sparse.training.layer_state import sparsity
-from keras_sparse.training.mask_update import update_masks
+from keras_sparse.training.mask_update import plan_update
 from keras_sparse.training.method_interface import MethodInterface
 from keras_sparse.training.optimizer_state import check_optimizer
 from keras_sparse.training.train_step import HookedSteps, NextBatch
@@ -94,17 +96,26 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
 
         Raises:
             ValueError: if an argument is out of its range, or the model is not built or has no trainable masked layer.
-            RuntimeError: if the method broke an invariant. Nothing is written then.
+            RuntimeError: if the method broke an invariant. Then neither the model nor the state of the method changes.
         """
         numbered, optimizer = self._begin_update(model, step, epoch, optimizer)
-        layers = [weight for _, weight in numbered]
-        if (moved := update_masks(self, model, numbered, optimizer, step)) is None:
+        layers, state = [weight for _, weight in numbered], copy.deepcopy(self.get_state())
+        try:
+            planned = plan_update(self, model, numbered, step)
+            self._method_state(step).to_bytes()  # raises an error if it cannot be saved
+        except BaseException:
+            self.set_state(state)  # `drop` may have changed it.
+            raise
+        if planned is None:
             self._skip(model, layers, optimizer)
             return
+        for layer, mask_update in zip(layers, planned, strict=True):
+            mask_update.write(layer, optimizer)
         # In a loop other than `fit`, which clears first, dead weights and their slots may have other values.
         if self._thread is None or optimizer is None or not leaves_zeros(layers, optimizer):
             clear(layers, optimizer)
-        self._end_update(model, *moved)
+        grown = sum(np.count_nonzero(x.alive) for x in planned)
+        self._end_update(model, sum(len(x.alive) for x in planned) - grown, grown)
         self._updates += 1
 
     def stateless_update(
@@ -127,9 +138,10 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
         """
         optimizer = optimizer or getattr(model, "optimizer", None)
         arrays = (trainable_variables, non_trainable_variables, optimizer_variables)
-        variables = saved_state.assign_state(model, optimizer, arrays)
+        saved_state.assign_state(model, optimizer, arrays)
         self.update(model, step, epoch, optimizer)
-        return tuple([v.value for v in kind] for kind in variables)
+        # The first update may add a variable to the model: that of the state of the method.
+        return tuple([v.value for v in kind] for kind in saved_state.state_variables(model, optimizer))
 
     def _begin_update(self, model, step, epoch, optimizer):
         """Checks the arguments and restores the state of the model; returns `(numbered_weights, optimizer)`."""
@@ -159,8 +171,11 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
         self._dropped += int(dropped)
         self._grown += int(grown)
 
+    def _method_state(self, last_update):
+        return MethodState(type(self).__name__, last_update, dict(self.get_state()))
+
     def _write_state(self, model, last_update):
-        self._written.write(model, MethodState(type(self).__name__, last_update, dict(self.get_state())))
+        self._written.write(model, self._method_state(last_update))
 
     def _skip(self, model, layers, optimizer):
         """Skips an update, since NaN cannot be compared."""

@@ -28,6 +28,7 @@ TRANSFORMER_MNIST = dataclasses.replace(
     dynamic_sparse=dataclasses.replace(LENET_MNIST.dynamic_sparse, prune_count=983, period=_PERIOD, until=7),
     set=dataclasses.replace(LENET_MNIST.set, prune_count=983, period=_PERIOD, until=7),
     compressed=CompressedSettings(prunings=10, epochs_between=1, epochs=15, learning_rates={0: 1e-3, 12: 2e-4}),
+    deepr=dataclasses.replace(LENET_MNIST.deepr, temperature={0: 1e-5, 3: 1e-8, 5: 1e-12, 8: 1e-15}),
     rigl=dataclasses.replace(LENET_MNIST.rigl, period=_PERIOD),
     ours=None,
 )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import keras_sparse as ks
+from keras_sparse.conversion import object_graph
 from nets import numpy
 
 
@@ -21,6 +22,7 @@ class Holder:
         self.held = held
 
 
+WORDS = [[str(i)] for i in range(10_000)]
 HOLDERS = {  # name -> (function from a layer to an object that refers to it, function back to the layer)
     "deque": (lambda x: collections.deque([x], maxlen=3), lambda h: h[0]),
     "OrderedDict": (lambda x: Holder(collections.OrderedDict(a=x)), lambda h: next(iter(h.held.values()))),
@@ -38,6 +40,10 @@ HOLDERS = {  # name -> (function from a layer to an object that refers to it, fu
     ),
     "WeakValueDictionary": (lambda x: weakref.WeakValueDictionary(a=x), lambda h: h["a"]),
     "bound method of a dict": (lambda x: {"a": x}.get, lambda h: h("a")),
+    "closure with much data": (
+        lambda x: (lambda data, held: lambda: (data, held))(WORDS, {"a": x}),
+        lambda h: h()[1]["a"],
+    ),
     "lru_cache": (lambda x: functools.lru_cache(lambda: x), lambda h: h()),
     "partial": (lambda x: functools.partial(lambda y: y, y=x), lambda h: h()),
     "cycle": (lambda x: itertools.cycle([x]), next),
@@ -151,3 +157,11 @@ def test_a_module_of_pytorch_is_trained_in_the_copy(first):
         m.fit(x, y[:, :3], epochs=2, verbose=0, shuffle=False)
     for a, b in zip(model.trainable_weights, sparse.trainable_weights, strict=True):
         np.testing.assert_array_equal(numpy(a), numpy(b))
+
+
+def test_an_object_that_refers_to_too_many_others_is_refused(monkeypatch):
+    monkeypatch.setattr(object_graph, "_MOST_OBJECTS", 1000)
+    model = Net(*HOLDERS["closure with much data"])
+    model(np.ones((2, 4), "float32"))
+    with pytest.raises(ValueError, match="class function in the model refers to more than 1,000 others"):
+        ks.sparsify(model, 0.5)

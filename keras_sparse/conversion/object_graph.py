@@ -7,11 +7,13 @@ import types
 import weakref
 
 import keras
+import numpy as np
 
 # Objects of these packages are shared with the original, as functions and classes are, unless they hold layers.
 _SHARED_PACKAGES = sys.stdlib_module_names | {"numpy", "tensorflow", "jax", "jaxlib", "torch", "absl", "ml_dtypes"}
-_NOT_FOLLOWED = (type, types.ModuleType, types.FrameType, types.CodeType, types.BuiltinFunctionType)
-_MOST_OBJECTS = 2000  # that are looked at for one object
+_NO_REFERENCES = (str, bytes, bytearray, int, float, complex, type(None), np.ndarray, np.generic)
+_NOT_FOLLOWED = (type, types.ModuleType, types.FrameType, types.CodeType, types.BuiltinFunctionType, *_NO_REFERENCES)
+_MOST_OBJECTS = 1_000_000  # that are looked at for one object
 
 
 class References:
@@ -26,7 +28,7 @@ class References:
         self._known = {}  # id -> whether it does
         self._asked = []  # keeps the objects alive, so that their ids stay unique
 
-    def reach_keras(self, value) -> bool:
+    def refers_to_keras(self, value) -> bool:
         """Returns whether a function or an object of a shared package refers to a layer, a variable or their tensors.
 
         Functions refer to what is in their closure, defaults and attributes, but not to global names.
@@ -45,9 +47,16 @@ class References:
             if isinstance(x, (keras.Operation, keras.Variable, keras.KerasTensor)) or id(x) in self._copied:
                 return True
             for y in _referents(x):
-                if id(y) not in seen and not isinstance(y, _NOT_FOLLOWED) and len(seen) < _MOST_OBJECTS:
+                if id(y) not in seen and not isinstance(y, _NOT_FOLLOWED):
                     seen.add(id(y))
                     queue.append(y)
+            if len(seen) > _MOST_OBJECTS:
+                raise ValueError(
+                    f"An object of class {type(value).__name__} in the model refers to more than {_MOST_OBJECTS:,} "
+                    "others, too many to look for layers in. Received: an object that begins with "
+                    f"{repr(value)[:100]}. Hold the layers as attributes of a layer or model, and data elsewhere; or "
+                    "use `in_place=True`, which copies nothing."
+                )
         return False
 
 

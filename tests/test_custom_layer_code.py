@@ -1,5 +1,7 @@
 """Weights that a user's layer reads past the attribute that is masked stay dense, with the reason."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -10,6 +12,42 @@ from nets import numpy
 
 
 class Private(keras.layers.Dense):
+    def call(self, x):
+        return ops.matmul(x, self._kernel)
+
+
+class InLambda(keras.layers.Dense):
+    def call(self, x):
+        multiply = lambda y: ops.matmul(y, self._kernel)  # noqa: E731
+        return multiply(x)
+
+
+class InComprehension(keras.layers.Dense):
+    def call(self, x):
+        return ops.sum([ops.matmul(x, k) for k in (self._kernel for _ in range(1))], axis=0)
+
+
+class ByName(keras.layers.Dense):
+    def call(self, x):
+        return ops.matmul(x, getattr(self, "_kernel"))  # noqa: B009
+
+
+class Decorated(keras.layers.Dense):
+    @functools.lru_cache  # noqa: B019
+    def read(self):
+        return self._kernel
+
+    def call(self, x):
+        return ops.matmul(x, self.read())
+
+
+class NumPyDocs(keras.layers.Dense):
+    """A subclass with a method that claims to be a function without Python code."""
+
+    @functools.wraps(np.dot)
+    def product(self, x):
+        return x
+
     def call(self, x):
         return ops.matmul(x, self._kernel)
 
@@ -38,6 +76,9 @@ class Public(keras.layers.Dense):
         return 2 * super().call(x) + ops.sum(self.kernel)
 
 
+PRIVATE = (Private, InLambda, InComprehension, ByName, Decorated, NumPyDocs)
+
+
 def around(layer):
     return keras.Sequential([keras.Input((8,)), layer, keras.layers.Dense(3)])
 
@@ -45,7 +86,7 @@ def around(layer):
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
-        (Private(8), "is read as `_kernel` by its layer's class"),
+        *((kind(8), "is read as `_kernel` by its layer's class") for kind in PRIVATE),
         (Listed(), "is also held as 'ws'"),
         (Alias(), "is also held as '(alias|w)'"),
     ],
