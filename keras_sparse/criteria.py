@@ -196,3 +196,24 @@ def adapt_threshold(threshold: float, dropped: int, target: int, tolerance: floa
     if dropped > (1 + tolerance) * target:
         return threshold / 2
     return threshold
+
+
+def live_count(size: int, sparsity: float) -> int:
+    """Returns the number of live mask elements among `size` at a sparsity in [0, 1], rounded to the nearest."""
+    return round(size * (1 - sparsity))
+
+
+def random_mask(shape: tuple, live: int, rng: np.random.Generator) -> np.ndarray:
+    """Draws a mask with exactly `live` True elements. All such masks are equally likely.
+
+    Args:
+        shape: tuple of ints.
+        live: int in [0, product of `shape`].
+        rng: `numpy.random.Generator`.
+
+    Returns:
+        Boolean NumPy array.
+    """
+    mask = np.zeros(shape, bool)
+    mask.flat[grow_random(np.arange(0), mask.size, live, rng)] = True
+    return mask

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import keras_sparse as ks
 from keras_sparse import distributions
-from keras_sparse.layers.granularity import live_count
+from keras_sparse.criteria import live_count
 
 LENET = [(784, 300), (300, 100), (100, 10)]
 

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from keras import layers
 
 import keras_sparse as ks
-from keras_sparse.layers.granularity import Pattern, from_elements, mask_shape, spread, to_elements, where_live
+from keras_sparse.layers.granularity import mask_shape
+from keras_sparse.layers.mask_elements import from_elements, spread, to_elements, where_live
+from keras_sparse.layers.nm_pattern import NMPattern
 from nets import compiled, numpy
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -136,7 +138,7 @@ def test_pruning_ends_with_the_pattern(scope):
 
 
 def test_a_pattern_by_hand():
-    pattern = Pattern(1, 2, (4, 2), 0)
+    pattern = NMPattern(1, 2, (4, 2), 0)
     scores = np.array([[3.0, 1.0], [2.0, 5.0], [0.0, 4.0], [7.0, 4.0]])
     expected = np.array([[1, 0], [0, 1], [0, 1], [1, 0]], bool)  # of equal ones the first
     np.testing.assert_array_equal(pattern.strongest(scores.ravel()).reshape(4, 2), expected)

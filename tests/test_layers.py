@@ -238,3 +238,11 @@ def test_a_state_that_is_too_long_or_unknown_is_refused():
     again = MethodState.from_bytes(state.to_bytes())
     np.testing.assert_array_equal(again.state.pop("array"), np.arange(3, dtype="int16"))
     assert again.state == {"name": "x", "flag": True}
+
+
+def test_a_masked_layer_with_a_pattern_takes_its_sparsity_only():
+    with pytest.raises(ValueError, match="'2:4' keeps 2 of each 4 weights, so `sparsity` must be 0.5"):
+        MaskedDense(4, sparsity=0.9, granularity="2:4")
+    layer = MaskedDense(4, sparsity=0.5, granularity="2:4")
+    layer.build((None, 8))
+    assert layer.kernel_mask.numpy().sum() == 16

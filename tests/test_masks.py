@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_sparse.layers.granularity import from_elements, random_mask, to_elements
+from keras_sparse.criteria import random_mask
+from keras_sparse.layers.mask_elements import from_elements, to_elements
 
 
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=4), st.floats(0, 1), st.integers(0, 2**32))

@@ -16,7 +16,9 @@ from keras import layers
 import keras_sparse as ks
 from any_models import Block, OwnDense, Private, Tied
 from keras_sparse.conversion.trainable_weights import trainable_weights
-from keras_sparse.layers.granularity import Pattern, mask_shape, spread
+from keras_sparse.layers.granularity import mask_shape
+from keras_sparse.layers.mask_elements import spread
+from keras_sparse.layers.nm_pattern import NMPattern
 from keras_sparse.training.optimizer_state import slots
 from nets import numpy
 
@@ -131,7 +133,7 @@ def misfits(model, granularity):
     for w in trainable_weights(model):
         try:
             mask_shape(granularity, w.shape, w.spatial_rank)
-            Pattern.of(granularity, w.shape, w.units.input_axis)
+            NMPattern.of(granularity, w.shape, w.units.input_axis)
         except ValueError:
             found.append(w.path)
     return found

@@ -7,7 +7,10 @@ import numpy as np
 
 from keras_sparse import backend, criteria
 from keras_sparse.conversion.trainable_weights import TrainableWeight
-from keras_sparse.layers.granularity import Pattern, live_count, mask_of, mask_shape, to_elements
+from keras_sparse.criteria import live_count
+from keras_sparse.layers.granularity import mask_shape
+from keras_sparse.layers.mask_elements import mask_of, to_elements
+from keras_sparse.layers.nm_pattern import NMPattern
 
 INITIAL = ("random", "magnitude", "global_magnitude")
 
@@ -42,7 +45,7 @@ def masks_of_zeros(weights: list[TrainableWeight], granularity: str | tuple) -> 
                 f"All weights of {w.name!r} are 0, and sparsity=None would make them all dead. Train the model first, "
                 "give a `sparsity`, or keep the layer dense by `keep_dense`."
             )
-        if (pattern := Pattern.of(granularity, w.shape, w.units.input_axis)) is not None:
+        if (pattern := NMPattern.of(granularity, w.shape, w.units.input_axis)) is not None:
             if (largest := pattern.counts(np.flatnonzero(mask)).max()) > pattern.live:
                 raise ValueError(
                     f"sparsity=None takes the zeros of the model, and those of {w.name!r} have not the pattern "
@@ -83,7 +86,7 @@ def masks_by_magnitude(
         counts = [max(1, live_count(len(x), s)) for x, s in zip(scores, sparsities, strict=True)]
         kept = [~criteria.weakest(x, len(x) - n) for x, n in zip(scores, counts, strict=True)]
     for w, s, keep, shape, score in zip(weights, sparsities, kept, shapes, scores, strict=True):
-        pattern = Pattern.of(granularity, w.shape, w.units.input_axis) if s else None
+        pattern = NMPattern.of(granularity, w.shape, w.units.input_axis) if s else None
         masks.append((keep if pattern is None else pattern.strongest(score)).reshape(shape))
     return masks
 

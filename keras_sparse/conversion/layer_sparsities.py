@@ -9,9 +9,10 @@ import numpy as np
 
 from keras_sparse.conversion.trainable_weights import TrainableWeight
 from keras_sparse.conversion.weight_selection import named_sparsity
-from keras_sparse.criteria import apportion
+from keras_sparse.criteria import apportion, live_count
 from keras_sparse.distributions import KernelShape
-from keras_sparse.layers.granularity import is_pattern, live_count, mask_shape
+from keras_sparse.layers.granularity import mask_shape
+from keras_sparse.layers.nm_pattern import is_pattern, pattern_sparsity
 
 
 def layer_sparsities(
@@ -45,7 +46,7 @@ def layer_sparsities(
                 f"{[w.shape for w in weights]}. Received: {given!r}."
             )
     if is_pattern(granularity):
-        return [_pattern_sparsity(granularity, s) for s in given]
+        return [pattern_sparsity(granularity, s) for s in given]
     elements = [math.prod(mask_shape(granularity, w.shape, w.spatial_rank)) for w in weights]
     live = [live_count(w.size, s) for w, s in zip(weights, given, strict=True)]
     if isinstance(sparsity, dict):
@@ -53,17 +54,6 @@ def layer_sparsities(
     else:
         live = _in_whole_elements(weights, elements, live)
     return [1 - k / e for k, e in zip(live, elements, strict=True)]
-
-
-def _pattern_sparsity(granularity, sparsity):
-    """Returns 1 - N / M, or 0 for a network that will be pruned; raises ValueError for another sparsity."""
-    live, size = map(int, granularity.split(":"))
-    if sparsity not in (0, None) and not math.isclose(sparsity, 1 - live / size, abs_tol=1e-6):
-        raise ValueError(
-            f"`granularity`={granularity!r} keeps {live} of each {size} weights, so `sparsity` must be "
-            f"{1 - live / size:g}, or 0 for a network that `GradualPruning` makes sparse. Received: {sparsity}."
-        )
-    return 1 - live / size if sparsity else 0.0
 
 
 def _in_whole_elements(weights, elements, live):

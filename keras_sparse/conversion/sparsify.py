@@ -12,9 +12,10 @@ from keras_sparse.conversion.initial_masks import INITIAL, is_trained, masks_by_
 from keras_sparse.conversion.layer_sparsities import layer_sparsities
 from keras_sparse.conversion.trainable_weights import check_convertible, trainable_weights
 from keras_sparse.conversion.weight_selection import names_or_function, select_weights
-from keras_sparse.layers.granularity import Pattern, is_pattern, mask_shape
+from keras_sparse.layers.granularity import mask_shape
 from keras_sparse.layers.mask_in_place import mask_layer, mask_recurrent, record_masks
 from keras_sparse.layers.masked_weight import MaskSettings
+from keras_sparse.layers.nm_pattern import NMPattern, is_pattern
 from keras_sparse.layers.traversal import masked_weights
 from keras_sparse.validation import check_choice, check_seed, check_sparsity
 
@@ -106,7 +107,7 @@ def sparsify(
             given = [1 - np.count_nonzero(m) / m.size for m in masks]
     for w in weights:  # before anything changes, which may be the model itself
         mask_shape(granularity, w.shape, w.spatial_rank)
-        Pattern.of(granularity, w.shape, w.units.input_axis)
+        NMPattern.of(granularity, w.shape, w.units.input_axis)
     _warn_of_coverage(model, weights, [w for w in all_weights if w not in weights and w not in kept])
     # Mask each layer of the copy, or of the model.
     made, twin = (model, lambda layer: layer) if in_place else copy_model(model)

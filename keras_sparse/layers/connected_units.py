@@ -6,8 +6,8 @@ import math
 import keras
 import numpy as np
 
-from keras_sparse.layers.granularity import spread
 from keras_sparse.layers.kinds import CONVOLUTIONS, DEPTHWISE_CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
+from keras_sparse.layers.mask_elements import spread
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,10 +6,12 @@ import zlib
 import keras
 from keras import ops
 
-from keras_sparse.layers.granularity import mask_shape, where_live
+from keras_sparse.layers.granularity import mask_shape
 from keras_sparse.layers.kinds import spatial_rank
+from keras_sparse.layers.mask_elements import where_live
 from keras_sparse.layers.masked_weight import LiveRegularizer, MaskedWeight, MaskSettings, weight_properties
 from keras_sparse.layers.masks import Mask
+from keras_sparse.layers.nm_pattern import is_pattern, pattern_sparsity
 from keras_sparse.layers.read_detection import is_reading_out
 from keras_sparse.validation import check_seed, check_sparsity
 
@@ -139,7 +141,7 @@ class MaskedKernel(MaskedLayer):
     """
 
     masked_attributes = ("kernel",)
-    locals().update(weight_properties("kernel"))
+    kernel, kernel_variable = weight_properties("kernel").values()
 
     def __init__(
         self,
@@ -160,6 +162,8 @@ class MaskedKernel(MaskedLayer):
             )
         # Keras's JSON turns tuples into lists.
         granularity = tuple(granularity) if isinstance(granularity, list) else granularity
+        if is_pattern(granularity):
+            sparsity = pattern_sparsity(granularity, sparsity)
         for number in seed if isinstance(seed, (tuple, list)) else [seed]:
             check_seed(number)
         seed = tuple(map(int, seed)) if isinstance(seed, (tuple, list)) else int(seed)
@@ -220,7 +224,8 @@ MASKED = {}  # Keras layer class -> class of this file that masks its kernel
 
 def _masked(cls):
     """Registers a masked class for saving and in `MASKED`."""
-    MASKED[cls.__mro__[3]] = cls
+    _, plain = cls.__bases__
+    MASKED[plain] = cls
     return keras.saving.register_keras_serializable(package="keras_sparse")(cls)
 
 

@@ -7,10 +7,12 @@ import numpy as np
 from keras import ops
 
 from keras_sparse import backend
+from keras_sparse.criteria import live_count, random_mask
 from keras_sparse.layers.connected_units import Units, units_of
 from keras_sparse.layers.device_layouts import laid_out_beside
-from keras_sparse.layers.granularity import Pattern, is_pattern, live_count, random_mask, spread, where_live
+from keras_sparse.layers.mask_elements import spread, where_live
 from keras_sparse.layers.masks import Mask
+from keras_sparse.layers.nm_pattern import NMPattern, is_pattern
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +126,7 @@ class MaskedWeight:
         return units_of(self.layer, self.shape, self.attribute)
 
     @property
-    def pattern(self) -> Pattern | None:
+    def pattern(self) -> NMPattern | None:
         """The N:M pattern of the mask; None if it has none."""
         return self._pattern(self.shape)
 
@@ -133,7 +135,7 @@ class MaskedWeight:
         granularity = self.settings.granularity
         if not is_pattern(granularity):
             return None
-        return Pattern.of(granularity, shape, units_of(self.layer, shape, self.attribute).input_axis)
+        return NMPattern.of(granularity, shape, units_of(self.layer, shape, self.attribute).input_axis)
 
     def value(self):
         """Returns the tensor that the layer computes with: `where(mask, variable, 0)`."""

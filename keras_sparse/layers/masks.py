@@ -9,7 +9,7 @@ from keras import ops
 from keras_sparse import _keras, backend
 from keras_sparse.layers import method_state
 from keras_sparse.layers.device_layouts import laid_out_beside
-from keras_sparse.layers.granularity import mask_of
+from keras_sparse.layers.mask_elements import mask_of
 
 
 @keras.saving.register_keras_serializable(package="keras_sparse")

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from keras_sparse import backend
-from keras_sparse.layers.granularity import from_elements, spread, to_elements
+from keras_sparse.layers.mask_elements import from_elements, spread, to_elements
 from keras_sparse.training.optimizer_state import keeps_zeros, slots
 
 

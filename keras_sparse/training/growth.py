@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_sparse import _keras, backend, criteria
-from keras_sparse.layers.granularity import to_elements
+from keras_sparse.layers.mask_elements import to_elements
 from keras_sparse.training.layer_state import LayerState, layer_states
 from keras_sparse.validation import check_callable, check_choice, check_not_negative
 

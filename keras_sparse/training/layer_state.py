@@ -15,7 +15,8 @@ import numpy as np
 
 from keras_sparse.backend import read, scope
 from keras_sparse.layers.connected_units import Units, plain_units
-from keras_sparse.layers.granularity import Pattern, to_elements, where_live
+from keras_sparse.layers.mask_elements import to_elements, where_live
+from keras_sparse.layers.nm_pattern import NMPattern
 from keras_sparse.layers.traversal import masked_weights, numbered_weights
 from keras_sparse.training.dead_weights import leaves_zeros
 from keras_sparse.training.optimizer_state import momentum, slots
@@ -31,7 +32,7 @@ class LayerState:
         live: sorted int array, positions of the live elements of the mask.
         units: `keras_sparse.layers.connected_units.Units`, the units that the weight connects.
         gradient: array of the weight's shape, the dense gradient; None for methods that do not need it.
-        pattern: `keras_sparse.layers.granularity.Pattern` of the mask, or None.
+        pattern: `keras_sparse.layers.nm_pattern.NMPattern` of the mask, or None.
     """
 
     kernel: np.ndarray
@@ -39,11 +40,11 @@ class LayerState:
     live: np.ndarray
     units: Units
     gradient: np.ndarray | None = None
-    pattern: Pattern | None = None
+    pattern: NMPattern | None = None
 
     @classmethod
     def of(
-        cls, kernel: np.ndarray, mask: np.ndarray, units: Units | None = None, pattern: Pattern | None = None
+        cls, kernel: np.ndarray, mask: np.ndarray, units: Units | None = None, pattern: NMPattern | None = None
     ) -> "LayerState":
         """Returns the state of a weight with a boolean mask. `units` defaults to those of `(..., inputs, outputs)`."""
         units = units or plain_units(kernel.shape)
@@ -140,7 +141,7 @@ class LayerSpec:
         factor: float, the momentum factor of SGD; 0 if there is none.
         nesterov: bool, whether it is Nesterov momentum.
         zeros: bool, whether training leaves dead weights at 0 and their slots fresh.
-        pattern: `keras_sparse.layers.granularity.Pattern` of the mask, or None.
+        pattern: `keras_sparse.layers.nm_pattern.NMPattern` of the mask, or None.
     """
 
     first: int
@@ -151,7 +152,7 @@ class LayerSpec:
     factor: float
     nesterov: bool
     zeros: bool
-    pattern: Pattern | None = None
+    pattern: NMPattern | None = None
 
     @classmethod
     def of(cls, first: int, layer, optimizer) -> "LayerSpec":

@@ -13,8 +13,8 @@ from keras_sparse.training.layer_state import LayerSpec, LayerState, layer_specs
 class MethodInterface:
     """The methods that a subclass of `keras_sparse.SparseMethod` may override. It must override `drop`.
 
-    An update calls, in this order: `drop`, `redistribute`, `grow`, `budget` and `initial_values`. For layers with an N:M
-    pattern, the `preferences` of the growth strategy are used instead of `grow`.
+    An update calls, in this order: `drop`, `redistribute`, `grow`, `budget` and `initial_values`. For layers with an
+    N:M pattern, it calls `preferences` of the growth strategy instead of `grow`.
     """
 
     grows = True  # Whether weights grow, which needs dead positions: `fit` warns if all masks are dense.

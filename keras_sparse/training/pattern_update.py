@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_sparse.layers.granularity import choose_in_groups
+from keras_sparse.layers.nm_pattern import choose_in_groups
 from keras_sparse.training.layer_state import LayerState
 
 
