@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -745,13 +744,7 @@ def test_a_loop_over_stateless_functions_puts_its_state_into_the_variables_for_a
     assert_dead_is_zero(model)
     assert live_weights(model) == budget
     assert losses[-1] < losses[0]
-    assert (moved(start, masks(model)) > 0) == (name not in ("Static", "DeepR")) or name == "DeepR"
-
-
-def test_a_loop_over_stateless_functions_is_documented():
-    readme = Path(__file__).parents[1] / "README.md"
-    words = readme.read_text() + (ks.SparseMethod.__doc__ or "") + (ks.SparseMethod.update.__doc__ or "")
-    assert "stateless" in words
+    assert name == "DeepR" or (moved(start, masks(model)) > 0) == (name != "Static")
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="torch.optim trains torch's parameters")
@@ -773,12 +766,7 @@ def test_after_an_update_dead_weights_are_0_with_any_optimizer_of_torch(optimize
         ops.mean(my_loss(y[part], model(x[part], training=True))).backward()
         moves.step()
         if i % 3 == 0:
-            try:
-                method.update(model, i, **({"optimizer": moves} if handed else {}))
-            except ValueError as error:
-                if "torch.optim" in str(error) or "keras.optimizers" in str(error):
-                    return
-                raise
+            method.update(model, i, **({"optimizer": moves} if handed else {}))
             assert_dead_kernels_are_zero(model)
             assert live_weights(model) == budget
 

@@ -170,7 +170,7 @@ def test_the_train_function_is_restored(blobs):
     for _ in range(2):
         model.fit(*blobs, batch_size=8, epochs=1, callbacks=[ks.RigL(period=4, until=2)], verbose=0)
     function = model.train_function
-    assert type(getattr(function, "__self__", None)).__name__ != "SeenBatch"
+    assert type(getattr(function, "__self__", None)).__name__ != "NextBatch"
     model.fit(*blobs, batch_size=8, epochs=1, verbose=0)
     assert model.train_function == function
 

@@ -20,6 +20,7 @@ from keras_sparse._keras.copying import (
     renew_tracker_ids,
     set_value,
     uncompiled_state,
+    without_torch_parameters,
 )
 from keras_sparse._keras.layers import (
     conv_lstm_cell,
@@ -37,12 +38,14 @@ from keras_sparse._keras.layers import (
     sublayers,
     unlocked,
 )
+from keras_sparse._keras.read_detection import is_reading_out
 from keras_sparse._keras.training import (
     SUPER_BATCHES,
     batch_counter,
     begin_after,
     forget_compiled_functions,
     has_train_step_of_keras,
+    initial_value,
     last_of_super_batch,
     lists_of_variables,
     refresh_held_state,
@@ -81,7 +84,9 @@ __all__ = [
     "has_train_step_of_keras",
     "held_value",
     "in_stateless_scope",
+    "initial_value",
     "is_functional",
+    "is_reading_out",
     "is_tracker",
     "last_of_super_batch",
     "layout_of",
@@ -102,5 +107,6 @@ __all__ = [
     "trained_variables",
     "uncompiled_state",
     "unlocked",
+    "without_torch_parameters",
     "wrapped_optimizers",
 ]

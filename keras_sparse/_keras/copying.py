@@ -65,6 +65,16 @@ def renew_tracker_ids(tracker):
     tracker.stored_ids = {name: {id(x) for x in store} for name, (_, store) in tracker.config.items()}
 
 
+def without_torch_parameters(state):
+    """Returns the attributes of a layer without its second list of variables, which Keras makes anew on PyTorch.
+
+    There a layer is a `torch.nn.Module`, too, with `_torch_params` among its `_modules`; since 3.0.
+    """
+    if not isinstance(modules := state.get("_modules"), dict):
+        return state
+    return {**state, "_modules": {k: v for k, v in modules.items() if k != "_torch_params"}}
+
+
 def is_tracker(value):
     """Whether an object is the `Tracker` of a layer, a class that Keras does not export; since 3.0."""
     return isinstance(value, type(_probe()._tracker))

@@ -37,6 +37,14 @@ def lists_of_variables(optimizer):
     return {name: value for name, value in lists.items() if name not in ("_variables", "_trainable_variables")}
 
 
+def initial_value(optimizer, name):
+    """Returns the float at which an optimizer starts the variables in its attribute `name`: above 0 only to divide.
+
+    `_accumulators` of Adagrad and Ftrl, since 3.0, starts at the public `initial_accumulator_value`.
+    """
+    return getattr(optimizer, "initial_accumulator_value", 0.0) if name == "_accumulators" else 0.0
+
+
 def forget_compiled_functions(model):
     """Makes `fit`, `evaluate` and `predict` trace a model anew, whose layers have changed; since 3.0.
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_sparse.atomic_write import atomic_write
 from keras_sparse.layers.traversal import masked_weights
-from keras_sparse.training.checks import method_in_fit
+from keras_sparse.training.active_method import method_in_fit
 
 
 class MaskHistory:

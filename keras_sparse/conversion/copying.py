@@ -238,10 +238,8 @@ class _Copier:
         if isinstance(value, keras.KerasTensor):
             # The call that made a tensor is set when that call is copied. Tensors outside of the graphs keep theirs.
             fresh |= {name: state[name] for name in _keras.HISTORY if name in state}
-        if isinstance(modules := state.get("_modules"), dict):
-            # On PyTorch a layer is a torch module, too, with a second list of its variables. Keras makes it anew.
-            state["_modules"] = {k: v for k, v in modules.items() if k != "_torch_params"}
-            self._originals.append(state["_modules"])
+        state = _keras.without_torch_parameters(state)
+        self._originals.append(state)  # Ids of what it refers to must stay unique.
         if _keras.is_tracker(value):
             self._trackers.append(new)
         # Bypass the `__setattr__` of the class: what it records is stored in attributes, which are copied as well.

@@ -6,13 +6,13 @@ import zlib
 import keras
 from keras import ops
 
+from keras_sparse import _keras
 from keras_sparse.layers.granularity import mask_shape
 from keras_sparse.layers.kinds import spatial_rank
 from keras_sparse.layers.mask_elements import where_live
 from keras_sparse.layers.masked_weight import LiveRegularizer, MaskedWeight, MaskSettings, weight_properties
 from keras_sparse.layers.masks import Mask
 from keras_sparse.layers.nm_pattern import is_pattern, pattern_sparsity
-from keras_sparse.layers.read_detection import is_reading_out
 from keras_sparse.validation import check_seed, check_sparsity
 
 
@@ -49,14 +49,14 @@ class MaskedLayer:
         Without a method among the callbacks, an optimizer such as Muon has changed dead weights by the time that
         `get_weights`, `get_state_tree`, `export` or the old .h5 format read them.
         """
-        if is_reading_out():
+        if _keras.is_reading_out():
             self._clear_dead_weights()
         return super().weights
 
     @property
     def variables(self):
         """The list of variables; see `weights`."""
-        if is_reading_out():
+        if _keras.is_reading_out():
             self._clear_dead_weights()
         return super().variables
 

@@ -130,7 +130,7 @@ class DeepR(PerStepMethod):
         """Returns alpha and temperature of this epoch, a float32 array of two entries."""
         return np.array([self.alpha(self._epoch), self.temperature(self._epoch)], "float32")
 
-    def act(self, specs: tuple[LayerSpec, ...], step, rate, settings, weights, masks, slots, own) -> tuple:
+    def act(self, specs: tuple[LayerSpec, ...], step, rate, settings, weights, masks, slots, carried) -> tuple:
         """Moves the live weights, drops those that crossed zero, and activates as many dead ones.
 
         The live weights of all layers are concatenated into one array, since a few operations on a long array are
@@ -138,7 +138,7 @@ class DeepR(PerStepMethod):
         only.
         """
         # Read the live weights w, concatenated over the layers.
-        live, signs, died = own
+        live, signs, drop_count = carried
         key, (alpha, temperature) = self._key(), (settings[0], settings[1])
         parts = parts_of(specs)
         local = [live[part] - spec.first for part, spec in zip(parts, specs, strict=True)]
@@ -159,13 +159,13 @@ class DeepR(PerStepMethod):
         # Drop what crossed zero. Each new weight takes the entry of a dropped one in the arrays of live weights.
         crossed = moved * signs < 0
         replace = activate if specs[0].pattern is None else activate_in_groups
-        masks, now_live, gone = replace(key, step, specs, masks, live, crossed)
+        masks, now_live, dropped = replace(key, step, specs, masks, live, crossed)
         if bellec:  # New weights start at 0, and so do crossed weights for which `activate` found no replacement.
             moved = ops.where(crossed, ops.zeros_like(moved), moved)
-            signs = ops.where(gone, draws.signs(key, now_live), signs)
+            signs = ops.where(dropped, draws.signs(key, now_live), signs)
         else:
-            moved = ops.where(gone, ops.zeros_like(moved), moved)
-            signs = ops.where(gone, ops.zeros_like(moved), ops.sign(moved))
+            moved = ops.where(dropped, ops.zeros_like(moved), moved)
+            signs = ops.where(dropped, ops.zeros_like(moved), ops.sign(moved))
 
         # Write the weights and the optimizer state at the positions that were live before. There, dropped weights get 0
         # and fresh slots. Dead positions have these values already, so that new weights need no write.
@@ -175,10 +175,10 @@ class DeepR(PerStepMethod):
             held = [elements_at(slot, positions) for slot in slots[i]]
             if linear:
                 held[spec.momentum] += ops.cast(move[part], held[spec.momentum].dtype)
-            held = [ops.where(gone[part], ops.full_like(x, f), x) for x, f in zip(held, spec.fresh, strict=True)]
+            held = [ops.where(dropped[part], ops.full_like(x, f), x) for x, f in zip(held, spec.fresh, strict=True)]
             slots[i] = [with_elements(slot, positions, x) for slot, x in zip(slots[i], held, strict=True)]
-        died = died + ops.sum(ops.cast(gone, "int32"))
-        return weights, masks, slots, [now_live, signs, died]
+        drop_count = drop_count + ops.sum(ops.cast(dropped, "int32"))
+        return weights, masks, slots, [now_live, signs, drop_count]
 
     def _signs(self, positions):
         """Returns the fixed signs of the weights at some positions."""

@@ -1,36 +1,14 @@
 """Checks and warnings at the beginning and the end of `fit`."""
 
 import warnings
-import weakref
 from collections.abc import Callable
 
 import keras
 import numpy as np
 
+from keras_sparse import _keras
 from keras_sparse.layers.method_state import MethodState
-from keras_sparse.training.optimizer_state import advice_for_nan, trains
-
-_owners = weakref.WeakKeyDictionary()  # model -> (`params` of its last fit, weak reference to the method of it)
-
-
-def method_in_fit(model: keras.Model, params: dict | None):
-    """Returns the `SparseMethod` that trains a model in the `fit` with these callback `params`; None without one."""
-    owner_params, method = _owners.get(model, (None, lambda: None))
-    return method() if params is not None and params is owner_params else None
-
-
-def check_alone(model: keras.Model, method) -> None:
-    """Raises ValueError if `callbacks` of a `fit` has two methods.
-
-    Keras gives all callbacks of one `fit` the same `params` dict, so the same dict means the same `fit`.
-    """
-    other = method_in_fit(model, method.params)
-    if other is not None:
-        raise ValueError(
-            f"One sparse training method at a time: `callbacks` has {type(other).__name__} and "
-            f"{type(method).__name__}, and each would undo what the other does. Leave one out."
-        )
-    _owners[model] = (method.params, weakref.ref(method))
+from keras_sparse.training.optimizer_state import trains
 
 
 def check_optimizer_trains(name: str, model: keras.Model, layers: list) -> None:
@@ -114,6 +92,26 @@ def check_same_method(name: str, saved: MethodState) -> None:
             f"The loaded model is in the middle of its training by {saved.method}, and {name} cannot go on with that. "
             f"Go on with {saved.method}, or begin a new training: compile the model with a new optimizer."
         )
+
+
+def advice_for_nan(optimizer) -> str:
+    """Returns advice for weights that have become NaN: the beginning of a sentence.
+
+    Adafactor divides a gradient by sqrt(r * c), where r and c are the mean squares of the gradients in its row and
+    column, plus `epsilon_1`. If a row and a column have no gradient, r * c = epsilon_1 ** 2. With Keras's default of
+    1e-30 this is 0 in float32, so the quotient is 0 / 0, at any learning rate.
+    """
+    if any(advice_for_nan(x) == _ADAFACTOR for x in _keras.wrapped_optimizers(optimizer)):
+        return _ADAFACTOR
+    if isinstance(optimizer, keras.optimizers.Adafactor) and optimizer.epsilon_1 < 1e-16:
+        return _ADAFACTOR
+    return "Lower the learning rate or clip gradients"
+
+
+_ADAFACTOR = (
+    "Adafactor makes NaN of any kernel, dense ones too, with a row and a column without gradient, at every learning "
+    "rate: give it keras.optimizers.Adafactor(epsilon_1=1e-16)"
+)
 
 
 def warn_of_nan(name: str, step: int, layers: list, optimizer) -> None:

@@ -37,8 +37,7 @@ def slots(optimizer, variable: keras.Variable) -> list[tuple]:
     for name, values in _keras.lists_of_variables(optimizer).items():
         slot = values[index] if len(values) == len(variables) else None
         if isinstance(slot, keras.Variable) and slot.shape == variable.shape:
-            fresh = getattr(optimizer, "initial_accumulator_value", 0.0) if name == "_accumulators" else 0.0
-            found.append((slot, fresh))
+            found.append((slot, _keras.initial_value(optimizer, name)))
     return found
 
 
@@ -54,26 +53,6 @@ def keeps_zeros(optimizer) -> bool:
     if inner:
         return all(map(keeps_zeros, inner))
     return keras_name(optimizer) not in (None, "Muon", "Adafactor")
-
-
-def advice_for_nan(optimizer) -> str:
-    """Returns advice for weights that have become NaN: the beginning of a sentence.
-
-    Adafactor divides a gradient by sqrt(r * c), where r and c are the mean squares of the gradients in its row and
-    column, plus `epsilon_1`. If a row and a column have no gradient, r * c = epsilon_1 ** 2. With Keras's default of
-    1e-30 this is 0 in float32, so the quotient is 0 / 0, at any learning rate.
-    """
-    if any(advice_for_nan(x) == _ADAFACTOR for x in _keras.wrapped_optimizers(optimizer)):
-        return _ADAFACTOR
-    if isinstance(optimizer, keras.optimizers.Adafactor) and optimizer.epsilon_1 < 1e-16:
-        return _ADAFACTOR
-    return "Lower the learning rate or clip gradients"
-
-
-_ADAFACTOR = (
-    "Adafactor makes NaN of any kernel, dense ones too, with a row and a column without gradient, at every learning "
-    "rate: give it keras.optimizers.Adafactor(epsilon_1=1e-16)"
-)
 
 
 def trains(optimizer, variable: keras.Variable) -> bool:

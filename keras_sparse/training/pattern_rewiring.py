@@ -21,17 +21,17 @@ def activate_in_groups(key, step, specs, masks, live, crossed):
         crossed: boolean array of the shape of `live`, True for the weights that crossed zero.
 
     Returns:
-        `(masks, live, gone)`, as returned by `keras_sparse.training.rewiring.activate`.
+        `(masks, live, dropped)`, as returned by `keras_sparse.training.rewiring.activate`.
     """
-    made, lives, gones = [], [], []
+    made, lives, dropped_by_layer = [], [], []
     for spec, mask, part in zip(specs, masks, parts_of(specs), strict=True):
         local = live[part] - spec.first
-        new, gone = _replacements(key, step, spec, mask, local, crossed[part])
-        mask = with_elements(mask, local, ops.logical_not(gone))
+        new, dropped = _replacements(key, step, spec, mask, local, crossed[part])
+        mask = with_elements(mask, local, ops.logical_not(dropped))
         made.append(with_elements(mask, new, ops.ones(new.shape, "bool")))
         lives.append(new + spec.first)
-        gones.append(gone)
-    return made, ops.concatenate(lives), ops.concatenate(gones)
+        dropped_by_layer.append(dropped)
+    return made, ops.concatenate(lives), ops.concatenate(dropped_by_layer)
 
 
 def _replacements(key, step, spec, mask, local, crossed):

@@ -45,7 +45,7 @@ class PerStepMethod(SparseMethod):
         """Returns the values of the schedules at this epoch, for `act`: 1-D float32 array."""
         raise NotImplementedError
 
-    def act(self, specs: tuple[LayerSpec, ...], step, rate, settings, weights, masks, slots, own) -> tuple:
+    def act(self, specs: tuple[LayerSpec, ...], step, rate, settings, weights, masks, slots, carried) -> tuple:
         """Drops and grows after one optimizer step. It must be a pure function of arrays that uses `keras.ops`.
 
         Args:
@@ -56,10 +56,10 @@ class PerStepMethod(SparseMethod):
             weights: list of arrays.
             masks: list of uint8 arrays, 1 where live. They are not cast to bool, since a cast is a copy.
             slots: list of lists of arrays, the optimizer slots of each weight.
-            own: list of arrays that `begin` or the previous step returned.
+            carried: list of arrays that `begin` or the previous step returned.
 
         Returns:
-            The new `(weights, masks, slots, own)`.
+            The new `(weights, masks, slots, carried)`.
         """
         raise NotImplementedError
 
@@ -144,5 +144,5 @@ class PerStepMethod(SparseMethod):
                     f"after step {self._step} (received {len(found)}), and the mask must say which. Start again from "
                     "the last checkpoint; if nothing else has written to the mask, please report it."
                 )
-        died = int(carried[-1])
-        self._end_update(model, died, died)
+        drop_count = int(carried[-1])
+        self._end_update(model, drop_count, drop_count)

@@ -32,8 +32,8 @@ def activate(key, step, specs, masks, live, crossed):
         crossed: boolean array of the shape of `live`, True for the weights that crossed zero.
 
     Returns:
-        `(masks, live, gone)`: the new masks; the new live positions, in which each activated position takes the entry
-        of a dropped one; and a boolean array of the shape of `live`, True for the entries that were dropped.
+        `(masks, live, dropped)`: the new masks; the new live positions, in which each activated position takes the
+        entry of a dropped one; and a boolean array of the shape of `live`, True for the entries that were dropped.
     """
     parts, groups, count = parts_of(specs), _groups(specs), live.shape[0]
     one, most = ops.cast(1, "int32"), np.int32(MOST_POSITIONS)
@@ -82,17 +82,17 @@ def activate(key, step, specs, masks, live, crossed):
         # Earlier layers that found too few positions leave entries of `activated` unused. Later places shift by these.
         unused = ops.cumsum(needed - found) - (needed - found)
         layer = ops.searchsorted(firsts, live, side="right") - 1
-        gone = ops.logical_and(crossed, live < ops.take(limits, layer))
-        return gone, exclusive_sum(gone) + ops.take(unused, layer)
+        dropped = ops.logical_and(crossed, live < ops.take(limits, layer))
+        return dropped, exclusive_sum(dropped) + ops.take(unused, layer)
 
-    gone, place = ops.cond(ops.any(found < needed), drop_as_many_as_found, lambda: (crossed, rank[:-1]))
+    dropped, place = ops.cond(ops.any(found < needed), drop_as_many_as_found, lambda: (crossed, rank[:-1]))
     # Unmark the dropped weights. In `live`, the activated positions replace the dropped ones.
     masks = list(masks)
     for mark, group in zip(marks, groups, strict=True):
-        stays = ops.concatenate([ops.logical_not(gone[parts[i]]) for i in group.layers])
+        stays = ops.concatenate([ops.logical_not(dropped[parts[i]]) for i in group.layers])
         for i, mask in zip(group.layers, group.split(with_elements(mark, group.positions(live), stays)), strict=True):
             masks[i] = ops.reshape(mask, masks[i].shape)
-    return masks, ops.where(gone, ops.take(activated, place), live), gone
+    return masks, ops.where(dropped, ops.take(activated, place), live), dropped
 
 
 class _Group:

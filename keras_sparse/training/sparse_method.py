@@ -13,6 +13,7 @@ from keras_sparse.layers.traversal import numbered_weights, trainable_masked_wei
 from keras_sparse.replicas import check_replicas
 from keras_sparse.schedules import ScheduleLike
 from keras_sparse.training import checks, saved_state
+from keras_sparse.training.active_method import check_alone
 from keras_sparse.training.dead_weights import clear, leaves_zeros
 from keras_sparse.training.growth import Growth, RandomGrowth
 from keras_sparse.training.layer_state import sparsity
@@ -190,7 +191,7 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
         model, params, name = self.model, self.params or {}, type(self).__name__
         layers = trainable_masked_weights(model)
         checks.check_optimizer_trains(name, model, layers)
-        checks.check_alone(model, self)
+        check_alone(model, self)
         self.growth_strategy.check(model)
         self._forget_fit()
         self.update_schedule.begin_fit(model, params)

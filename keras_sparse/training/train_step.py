@@ -126,23 +126,23 @@ class HookedSteps:
         self._name = name
         self._hook = self._shape = self._since = None
 
-    def renew(self, model, work, action):
+    def renew(self, model, step_action, action):
         """Prepares the steps of an epoch.
 
         Args:
             model: compiled `keras.Model`, in `fit`.
-            work: `(specs, carried, settings)`, or None if the steps need no action.
+            step_action: `(specs, carried, settings)`, or None if the steps need no action.
             action: pure function `(specs, step, rate, settings, values, carried) -> (values, carried)`.
         """
         # The specs are constants of the compiled step: with other ones it must be compiled anew.
-        shape = work and (work[0], len(work[1]))
+        shape = step_action and (step_action[0], len(step_action[1]))
         if self._hook and shape != self._shape:
             self.release()
             model.make_train_function()
         self._shape = shape
-        if work is None:
+        if step_action is None:
             return
-        specs, carried, settings = work
+        specs, carried, settings = step_action
         if self._hook:
             self._hook.renew(carried, settings)
         else:

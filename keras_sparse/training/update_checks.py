@@ -31,15 +31,15 @@ def check_update(
                 f"Received: {new!r}."
             )
     sizes = zip(layers, dropped, grown, strict=True)
-    after = sum((len(s.live) - np.count_nonzero(gone) + len(new)) * s.element_size for s, gone, new in sizes)
+    after = sum((len(s.live) - np.count_nonzero(d) + len(new)) * s.element_size for s, d, new in sizes)
     again = any(_repeats(np.sort(np.concatenate([s.live, new]))) for s, new in zip(layers, grown, strict=True))
     if after != budget or again:
         raise RuntimeError(
             f"{name} broke an invariant, and the update was not made: {budget} weights must be live after it (received "
             f"{after}), and only elements dead before the update may grow, each once (received others: {again})."
         )
-    for layer, gone, new in zip(layers, dropped, grown, strict=True):
-        pattern_update.check_pattern(name, layer, gone, new)
+    for layer, d, new in zip(layers, dropped, grown, strict=True):
+        pattern_update.check_pattern(name, layer, d, new)
 
 
 def check_dropped(name: str, layers: list[LayerState], dropped: list[np.ndarray]) -> None:
