@@ -37,10 +37,12 @@ def atomic_write(
             f"{str(path.parent)!r}, or give another path."
         )
     _check_existing(path, given, folder, replaces)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
+    with tempfile.TemporaryDirectory(prefix=".new.", dir=path.parent) as temporary:
         new = Path(temporary) / path.name
         yield new
         _flush(new)
+        if path.is_file():
+            shutil.copymode(path, new)
         if path.is_dir():
             _swap_folders(new, path, Path(temporary) / "old")
         else:

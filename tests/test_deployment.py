@@ -211,3 +211,13 @@ def test_the_kernels_of_a_convolutional_lstm_are_stored_sparse(tmp_path):
     converted = litert.convert(ks.densify(model), tmp_path / "m.tflite", "float32", None, 1)
     assert len(converted.storage.densified) == 8  # of 4 gates
     assert len(converted.sparse) < len(converted.dense) / 3
+
+
+@pytest.mark.parametrize(("features", "faster"), [(64, False), (256, True)])
+def test_the_inputs_of_einsum_layers_are_those_of_their_equation(features, faster):
+    """A query kernel of shape (features, heads, size) has as many inputs as there are features."""
+    x = keras.Input((1, features))
+    model = ks.sparsify(keras.Model(x, layers.MultiHeadAttention(4, 75)(x, x)), 0.985)
+    report = ks.deployment_report(model)
+    assert [row(report, name).faster for name in ("query", "key", "value")] == [faster] * 3
+    assert row(report, "attention_output").faster  # 300 inputs

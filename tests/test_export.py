@@ -580,3 +580,45 @@ def test_errors_of_onnx_runtime_are_explained(tmp_path):
     with pytest.raises(RuntimeError, match="could not export .* as 'onnx'"):
         ks.export(model, tmp_path / "m.onnx")
     assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [layers.LSTM, layers.GRU, layers.SimpleRNN])
+def test_int8_of_loops_is_refused_before_the_converter_ends_the_process(tmp_path, kind):
+    x = np.random.default_rng(0).normal(size=(20, 6, 4)).astype("float32")
+    model = keras.Sequential([keras.Input((6, 4)), kind(8, name="rnn"), layers.Dense(3)])
+    with pytest.raises(ValueError, match=r"cannot calibrate loops.*recurrent layers \['rnn'\].*unroll=True"):
+        ks.export(model, tmp_path / "m.tflite", weights="int8", representative_dataset=x)
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.filterwarnings(NOT_FASTER)
+@pytest.mark.parametrize("kind", ["embedding", "ConvLSTM2D"])
+def test_float16_weights_that_other_operators_read_stay_dense(tmp_path, kind):
+    if kind == "embedding":
+        tokens = keras.Input((6,), dtype="int32")
+        x, given = layers.Embedding(500, 64)(tokens), np.arange(48).reshape(8, 6)
+        model = keras.Model(tokens, layers.Dense(3)(layers.Flatten()(x)))
+        name = "embeddings"
+    else:
+        images = keras.Input((3, 8, 8, 4))
+        model = keras.Model(images, layers.ConvLSTM2D(16, 3)(images))
+        given, name = np.random.default_rng(0).normal(size=(2, 3, 8, 8, 4)).astype("float32"), "conv_lstm2d"
+    sparse = ks.sparsify(model, 0.95, include=[name])
+    ks.export(sparse, tmp_path / "m.tflite", weights="float16", representative_dataset=given)
+    got = ks.load_litert(tmp_path / "m.tflite")(given)[0]
+    np.testing.assert_allclose(got, sparse.predict(given, verbose=0), atol=2e-3)
+
+
+def test_a_warning_names_the_report_with_the_same_arguments(tmp_path):
+    with pytest.warns(UserWarning, match=r"deployment_report\(model, weights='float32', batch_size=None\)"):
+        ks.export(lenet(), tmp_path / "m.tflite", batch_size=None)
+    assert not ks.deployment_report(lenet(), batch_size=None).faster
+
+
+def test_the_mode_of_a_file_stays_when_it_is_replaced(tmp_path):
+    path = tmp_path / "m.keras"
+    ks.save_model(mlp(), path)
+    path.chmod(0o600)
+    ks.save_model(mlp(), path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    ks.save_model(mlp(), tmp_path / f"{'n' * 240}.keras")

@@ -27,7 +27,7 @@ def holders():
         "function": model,
         "model": model,
         "tracker": layer._tracker,
-        "tensor": outputs,
+        "tensor": keras.layers.Masking()(keras.Input((3, 2))),
         "node": layer._inbound_nodes[0],
         "variable": layer.kernel,
         "optimizer": optimizer,

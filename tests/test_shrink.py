@@ -445,3 +445,18 @@ def test_layers_that_random_inputs_do_not_suit_are_shrunk():
     shrunk, x = ks.shrink(model), np.zeros((2, 4), "int32")
     assert shrunk.count_params() < ks.densify(model).count_params()
     np.testing.assert_allclose(numpy(shrunk(x)), numpy(model(x)), atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [6, None])
+@pytest.mark.parametrize("kind", [layers.Multiply, layers.Maximum, layers.Minimum, layers.Add])
+def test_masked_positions_are_merged_as_keras_does(kind, length):
+    """Keras multiplies by 1 where a position is masked, and takes the maximum of the other inputs."""
+    tokens, features = keras.Input((length,), dtype="int32"), keras.Input((length, 8))
+    a = layers.Dense(8, name="a")(layers.Embedding(10, 8, mask_zero=True)(tokens))
+    b = layers.Dense(8, name="b")(features)
+    model = keras.Model([tokens, features], layers.Dense(4)(kind()([a, b])))
+    set_kernels(model, a=np.outer(np.ones(8), [0, 0, 0, 0, 0, 1, 1, 1]), b=np.zeros((8, 8)))
+    model.get_layer("b").bias.assign(np.arange(8) - 3.5)
+    shrunk = ks.shrink(model)
+    x = [np.array([[1, 2, 3, 0, 0, 0]] * 2), np.random.default_rng(0).normal(size=(2, 6, 8)).astype("float32")]
+    np.testing.assert_allclose(shrunk.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-5)

@@ -24,6 +24,7 @@ from keras_sparse._keras.copying import (
 )
 from keras_sparse._keras.layers import (
     conv_lstm_cell,
+    has_mask,
     held_value,
     in_stateless_scope,
     is_functional,
@@ -60,7 +61,7 @@ ATTRIBUTES = {
     "function": ("_nodes", "_nodes_by_depth", "_operations", "_operations_by_depth"),
     "model": ("_initial_epoch",),
     "tracker": ("config", "stored_ids", "locked", "lock", "unlock", "untrack"),
-    "tensor": ("_keras_history",),
+    "tensor": ("_keras_history", "_keras_mask"),
     "node": ("arguments", "outputs", "operation"),
     "variable": ("_value", "_layout", "_autocast"),
     "optimizer": ("_iterations", "_trainable_variables"),
@@ -81,6 +82,7 @@ __all__ = [
     "copy_variable",
     "forget_compiled_functions",
     "graph_nodes",
+    "has_mask",
     "has_train_step_of_keras",
     "held_value",
     "in_stateless_scope",

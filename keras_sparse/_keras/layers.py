@@ -40,6 +40,14 @@ def operation_name(operation):
     return kind.__name__ if kind.__module__.startswith(("keras.src.ops.", "keras.src.activations.")) else None
 
 
+def has_mask(tensor):
+    """Returns whether a tensor of a functional model has a mask of positions, as `Embedding(mask_zero=True)` makes it.
+
+    `KerasTensor._keras_mask`, since 3.0. `keras.src.backend.get_keras_mask` is not exported.
+    """
+    return getattr(tensor, "_keras_mask", None) is not None
+
+
 def conv_lstm_cell():
     """Returns the class of the cells of `keras.layers.ConvLSTM2D`; since 3.0; not exported."""
     return keras.src.layers.rnn.conv_lstm.ConvLSTMCell

@@ -49,7 +49,9 @@ def select_rule(node, outputs, once):
         return _concatenation_rule(*call, len(tensors[0].shape))
     if kind in _MERGES or _operator_of(node) in _MERGES:
         combine = _MERGES[kind if kind in _MERGES else _operator_of(node)]
-        if set(inputs) != set(outputs):  # An input of one channel is broadcast to all output channels.
+        # An input of one channel is broadcast to all output channels. Where a position is masked, layers multiply by 1,
+        # or take the maximum of the other inputs, so that constants are not combined as they are elsewhere.
+        if set(inputs) != set(outputs) or any(map(_keras.has_mask, tensors)):
             return rules.ChannelRule(*call)
         return rules.ChannelWise(*call, combine=lambda given, _: combine(given))
     if len(tensors) != 1 or len(node.arguments.args) != 1 or node.arguments.args[0] is not tensors[0]:

@@ -47,7 +47,7 @@ class DeploymentReport:
         name: str, name of the model.
         target: str, argument of `deployment_report`.
         weights: str, argument of `deployment_report`.
-        batch_size: int, argument of `deployment_report`.
+        batch_size: int or None, argument of `deployment_report`.
         layers: tuple of `LayerDeployment`.
         notes: tuple of str, sentences about the whole model.
     """
@@ -55,7 +55,7 @@ class DeploymentReport:
     name: str
     target: str
     weights: str
-    batch_size: int
+    batch_size: int | None
     layers: tuple
     notes: tuple
 
@@ -73,7 +73,8 @@ class DeploymentReport:
         verdict = [
             f"{'' if holds else 'not '}{word}" for holds, word in ((self.smaller, "smaller"), (self.faster, "faster"))
         ]
-        lines = [f"{self.name} on {self.target}, {self.weights}, batches of {self.batch_size}: {', '.join(verdict)}"]
+        batches = f"batches of {self.batch_size or 'any size'}"
+        lines = [f"{self.name} on {self.target}, {self.weights}, {batches}: {', '.join(verdict)}"]
         for x in self.layers:
             words = f"{'smaller' if x.smaller else 'not smaller'}, {'faster' if x.faster else 'not faster'}"
             lines.append(f"  {x.name} {'x'.join(map(str, x.shape))}, {x.sparsity:.1%} zeros: {words}. {x.why}")
@@ -81,7 +82,7 @@ class DeploymentReport:
 
 
 def deployment_report(
-    model: keras.Model, target: str = "litert-x86", weights: str = "float32", batch_size: int = 1
+    model: keras.Model, target: str = "litert-x86", weights: str = "float32", batch_size: int | None = 1
 ) -> DeploymentReport:
     """Predicts for each weight of a model whether sparsity makes it smaller or faster in an exported file, and why.
 
@@ -92,7 +93,7 @@ def deployment_report(
         model: a built `keras.Model` of any kind.
         target: "litert-x86", "litert-arm64", "onnxruntime", or "keras" for the file of `keras_sparse.save_model`.
         weights: "float32", "float16" or "int8"; the latter two for LiteRT only.
-        batch_size: int of at least 1, the number of inputs in one call.
+        batch_size: int of at least 1, the number of inputs in one call; None if it is not fixed.
 
     Returns:
         `DeploymentReport`.
@@ -107,7 +108,8 @@ def deployment_report(
     check_convertible(model, "deployment_report")
     check_choice(target, "target", _TARGETS)
     check_choice(weights, "weights", _WEIGHTS)
-    check_positive_int(batch_size, "batch_size")
+    if batch_size is not None:
+        check_positive_int(batch_size, "batch_size")
     if weights != "float32" and not target.startswith("litert"):
         raise ValueError(
             f"`weights` other than 'float32' are for LiteRT. Received: weights={weights!r} for target={target!r}."
@@ -118,7 +120,7 @@ def deployment_report(
     rows, uses = [], uses_per_call(model)
     for weight in found:
         sparsity, positions = _zero_fraction(weight), uses(weight.layer)
-        vectors = math.inf if positions is None else positions * batch_size
+        vectors = math.inf if None in (positions, batch_size) else positions * batch_size
         smaller, faster, why = _RULES[target](weight, sparsity, weights, vectors, dense_reason)
         rows.append(LayerDeployment(weight.path, weight.shape, sparsity, smaller, faster, why))
     return DeploymentReport(
@@ -168,7 +170,7 @@ _INT8_DENSE = (
 
 def _float32_dense_layer(weight, sparsity, vectors):
     """Returns `(faster, why)`."""
-    inputs, units = math.prod(weight.shape[:-1]), weight.shape[-1]
+    *_, inputs, units = weight.units.as_convolution
     needed, for_one = sparsity_threshold(inputs, units, vectors), sparsity_threshold(inputs, units)
     if needed is None:
         return False, f"It is made dense when the file is loaded: {inputs} inputs are too few for sparse to be faster."
@@ -245,7 +247,8 @@ def _kind(weight):
 def _rows(weight, kind):
     """Returns the number of rows of a weight in LiteRT's layout, which has input channels last, and their length."""
     if kind == "dense":
-        return weight.shape[-1], math.prod(weight.shape[:-1])
+        inputs = weight.units.as_convolution[-2]
+        return weight.size // inputs, inputs
     depthwise = isinstance(weight.layer, DEPTHWISE_CONVOLUTIONS) or weight.attribute == "depthwise_kernel"
     row_length = math.prod(weight.shape[-2:]) if depthwise else weight.shape[-2]
     return weight.size // row_length, row_length

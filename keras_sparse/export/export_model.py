@@ -92,6 +92,7 @@ def export(
     samples = _samples(dense, representative_dataset, size)
     if weights == "int8":
         _check_finite_outputs(dense, samples)
+        _check_no_loops(dense)
     # All samples calibrate int8. A few are used to compare outputs, in whole batches; a single one if the outputs are
     # not those of each sample, or depend on the batches before.
     several = all(x.shape[:1] == (None,) for x in (*dense.inputs, *getattr(dense, "outputs", ())))
@@ -103,7 +104,7 @@ def export(
             with _conversion_errors(dense, format):
                 converted = litert.convert(dense, new, weights, samples if weights == "int8" else None, batch_size)
             check_exported_outputs(model, run_exported.litert_function(converted.sparse), compared, weights, path)
-            _warn_no_benefit(path, _missing_benefit(converted))
+            _warn_no_benefit(path, _missing_benefit(converted), f", weights={weights!r}, batch_size={batch_size}")
             new.write_bytes(converted.sparse)
         else:
             with _conversion_errors(dense, format):
@@ -114,7 +115,7 @@ def export(
                     run = run_exported.saved_model_function(new, Signature.of(dense))
             check_exported_outputs(model, run, compared, weights, path)
             _warn_no_benefit(
-                path, f"neither smaller nor faster than that of a dense model: {format!r} stores zeros as numbers"
+                path, f"neither smaller nor faster than that of a dense model: {format!r} stores zeros as numbers", ""
             )
     return _size_in_bytes(path)
 
@@ -256,6 +257,24 @@ def _check_finite_outputs(model, samples):
         )
 
 
+def _check_no_loops(model):
+    """Raises ValueError if a model has a loop: the calibration of int8 would end the process without an error."""
+    import tensorflow as tf
+
+    specs = [tf.TensorSpec(x.shape, x.dtype) for x in model.inputs]
+    structure = input_structure(model)
+    trace = tf.function(lambda *x: model(keras.tree.pack_sequence_as(structure, x), training=False))
+    graph = trace.get_concrete_function(*specs).graph.as_graph_def()
+    nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
+    if any(n.op in ("While", "StatelessWhile") for n in nodes):
+        loops = [x.name for x in flatten(model) if isinstance(x, keras.layers.RNN) and not x.unroll]
+        raise ValueError(
+            f"`weights='int8'` cannot calibrate loops, which {model.name!r} has. Received: recurrent layers {loops}. "
+            "Build them with unroll=True and a fixed number of steps, which needs the same weights, or export with "
+            "weights='float16'."
+        )
+
+
 def _missing_benefit(converted):
     """Returns in which respect sparsity does not improve a LiteRT file, as words; None if it is smaller and faster."""
     dense, sparse = len(converted.dense), len(converted.sparse)
@@ -266,11 +285,11 @@ def _missing_benefit(converted):
     return None
 
 
-def _warn_no_benefit(path, words):
+def _warn_no_benefit(path, words, arguments):
     if words:
         warnings.warn(
-            f"The export to {str(path)!r} will be {words}. keras_sparse.deployment_report(model) gives the reasons "
-            "for each layer.",
+            f"The export to {str(path)!r} will be {words}. keras_sparse.deployment_report(model{arguments}) gives the "
+            "reasons for each layer.",
             UserWarning,
             stacklevel=3,
         )

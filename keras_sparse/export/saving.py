@@ -63,6 +63,7 @@ def save_model(
     check_convertible(model, "save_model")
     check_choice(compression, "compression", _COMPRESSIONS)
     check_path(path, "path")
+    check_choice(keep_masks, "keep_masks", (False, True))
     path = Path(path)
     if path.suffix != ".keras":
         raise ValueError(f"`path` must end in '.keras', the extension of Keras's format. Received: path={str(path)!r}.")
@@ -70,7 +71,7 @@ def save_model(
     for weight in masked_weights(copy):
         weight.mask.saved_as_difference = True
     with atomic_write(path) as compressed:
-        uncompressed = compressed.with_name(f"uncompressed_{compressed.name}")
+        uncompressed = compressed.with_name("uncompressed.keras")
         copy.save(uncompressed)
         _recompress(uncompressed, compressed, _COMPRESSIONS[compression])
     return path.stat().st_size

@@ -49,7 +49,7 @@ def store_sparse(model) -> TensorStorage:
     for operator in (operator for graph in model.subgraphs for operator in graph.operators):
         operator.kind = _operator_kind(model, operator)  # an attribute of ours, which is not written to the file
     for graph in model.subgraphs:
-        consumers = _consumers(graph)
+        consumers, computed = _consumers(graph)
         densify_operators = []
         for index in sorted(consumers):
             tensor = graph.tensors[index]
@@ -59,7 +59,7 @@ def store_sparse(model) -> TensorStorage:
             name = tensor.name.decode() if isinstance(tensor.name, bytes) else tensor.name
             rows, row_length = array.size // array.shape[-1], array.shape[-1]
             smaller = sparse_is_smaller(np.count_nonzero(array), rows, row_length, array.itemsize)
-            if not smaller or not _can_be_densified(s, tensor, consumers[index]):
+            if not smaller or not _can_be_densified(s, tensor, consumers[index], computed):
                 dense.append(name)
                 continue
             sparsity, values = _compressed_sparse_rows(s, array)
@@ -83,14 +83,19 @@ def store_sparse(model) -> TensorStorage:
 
 
 def _consumers(graph):
-    """Returns the operators that use each constant: dict from its index to a list of `(input number, operator)`."""
-    computed = {int(i) for operator in graph.operators for i in operator.outputs} | {int(i) for i in graph.inputs}
-    consumers = {}
+    """Returns the operators that use each constant and each computed tensor.
+
+    Returns:
+        Two dicts from the index of a tensor to a list of `(input number, operator)`.
+    """
+    made = {int(i) for operator in graph.operators for i in operator.outputs} | {int(i) for i in graph.inputs}
+    constants, computed = {}, {}
     for operator in graph.operators:
         for place, index in enumerate(operator.inputs):
-            if index >= 0 and int(index) not in computed:  # -1 stands for an optional input that is left out.
-                consumers.setdefault(int(index), []).append((place, operator))
-    return consumers
+            if index >= 0:  # -1 stands for an optional input that is left out.
+                uses = computed if int(index) in made else constants
+                uses.setdefault(int(index), []).append((place, operator))
+    return constants, computed
 
 
 def _operator_kind(model, operator):
@@ -114,10 +119,15 @@ def _constant_values(model, tensor):
     return np.frombuffer(np.asarray(data, np.uint8).tobytes(), dtypes[tensor.type]).reshape(tensor.shape)
 
 
-def _can_be_densified(s, tensor, consumers):
+def _can_be_densified(s, tensor, consumers, computed):
     """Returns whether all operators that use a tensor use it as weights, and can read it through `DENSIFY`."""
     k = s.BuiltinOperator
-    weight_inputs = {k.FULLY_CONNECTED: 1, k.CONV_2D: 1, k.DEPTHWISE_CONV_2D: 1, k.DEQUANTIZE: 0}
+    weight_inputs = {k.FULLY_CONNECTED: 1, k.CONV_2D: 1, k.DEPTHWISE_CONV_2D: 1}
+    if tensor.type == s.TensorType.FLOAT16:
+        # DEQUANTIZE converts it to float32. Other operators than these, such as GATHER, get wrong numbers after both.
+        if any(operator.kind != k.DEQUANTIZE for _, operator in consumers):
+            return False
+        consumers = [use for _, operator in consumers for use in computed.get(int(operator.outputs[0]), [])]
     if tensor.type == s.TensorType.INT8:
         weight_inputs = {k.CONV_2D: 1, k.DEPTHWISE_CONV_2D: 1}
         zero_point = tensor.quantization.zeroPoint if tensor.quantization else None

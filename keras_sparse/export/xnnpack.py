@@ -40,7 +40,7 @@ def reason_for_dense_inference(model, weights="float32", batch_size=1):
     if weights == "int8":
         return "its sparse kernels are for floating point."
     if batch_size != 1:
-        return f"its sparse kernels take one image at a time, not {batch_size}."
+        return f"its sparse kernels take one image at a time, not {batch_size or 'any number'}."
     if not _keras.is_functional(model):
         return f"the connections between layers of the subclassed model {model.name!r} are not known."
     nodes = [n for n in _keras.graph_nodes(keras.Model(model.inputs, model.outputs)) if not n.is_input]

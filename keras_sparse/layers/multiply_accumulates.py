@@ -124,8 +124,10 @@ def _query_lengths(model: keras.Model) -> dict[int, tuple]:
     lengths = {}
     for outer in (model, *flatten(model)):
         if isinstance(outer, _ATTENTIONS) and outer.built:
-            query = outer.get_build_config()["shapes_dict"]["query_shape"]
-            lengths.update((id(layer), tuple(query[1:-1])) for layer in flatten(outer))
+            # A subclass may be built with one shape, that of query, key and value.
+            query = (outer.get_build_config() or {}).get("shapes_dict", {}).get("query_shape") or _built_shape(outer)
+            if query:
+                lengths.update((id(layer), tuple(query[1:-1])) for layer in flatten(outer))
     return lengths
 
 
