@@ -9,7 +9,7 @@ import any_models
 import keras_sparse as ks
 from any_models import CASES
 from keras_sparse.layers.masked import MaskedLayer
-from nets import numpy
+from nets import compiled, numpy
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 JIT = "auto" if keras.backend.backend() == "jax" else False
@@ -218,3 +218,45 @@ def test_a_dict_that_gives_a_sparsity_to_what_cannot_be_masked_is_refused(name):
     with pytest.raises(ValueError, match=f"`sparsity` names '{name}', which cannot be masked: .* has one axis"):
         ks.sparsify(model, {"b": 0.5, name: 0.5})
     assert ks.masked_layers(ks.sparsify(model, {"b": 0.5, name: None}))
+
+
+def test_masking_frozen_layers_at_random_is_warned_of():
+    model = keras.Sequential([keras.Input((8,)), layers.Dense(8, name="base"), layers.Dense(3, name="head")])
+    model.get_layer("base").trainable = False
+    with pytest.warns(UserWarning, match=r"masks 1 frozen weights at random, such as \['base'\].*keep_dense"):
+        ks.sparsify(model, 0.5)
+    assert [w.name for w in ks.masked_weights(ks.sparsify(model, 0.5, keep_dense=lambda x: not x.trainable))] == [
+        "head"
+    ]
+    ks.sparsify(model, 0.5, initial="magnitude")
+
+
+def test_files_of_a_layer_that_assigns_to_its_weights_by_attribute_can_be_loaded(tmp_path):
+    tokens = keras.Input((8,), dtype="int32")
+    embedding = layers.ReversibleEmbedding(50, 8, tie_weights=False, name="tokens")
+    dense = keras.Model(tokens, embedding(layers.Dense(8)(embedding(tokens)), reverse=True))
+    sparse = ks.sparsify(dense, 0.6, include=["tokens"])
+    x = np.random.default_rng(0).integers(0, 50, (4, 8))
+    expected = outputs(sparse, x)
+    sparse.save(tmp_path / "m.keras")
+    np.testing.assert_array_equal(outputs(keras.models.load_model(tmp_path / "m.keras"), x), expected)
+    sparse.save_weights(tmp_path / "m.weights.h5")
+    other = ks.sparsify(dense, 0.6, include=["tokens"], seed=1)
+    other.load_weights(tmp_path / "m.weights.h5")
+    np.testing.assert_array_equal(outputs(other, x), expected)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="only PyTorch has state dicts")
+def test_the_state_dict_has_the_masks_of_a_sparse_model_only():
+    import torch
+
+    def build():
+        return keras.Sequential([keras.Input((8,)), layers.Dense(16, name="a"), layers.Dense(3, name="b")], name="net")
+
+    model, x = ks.sparsify(build(), 0.8), np.random.default_rng(0).normal(size=(4, 8)).astype("float32")
+    compiled(model).fit(x, np.arange(4) % 3, verbose=0, callbacks=[ks.SET(0.5, period=1)])
+    loaded = ks.sparsify(build(), 0.8, seed=1)
+    loaded.load_state_dict({k: torch.clone(v) for k, v in model.state_dict().items()})
+    np.testing.assert_array_equal(outputs(loaded, x), outputs(model, x))
+    assert set(ks.densify(model).state_dict()) == set(build().state_dict())
+    assert {"mask" in k for k in ks.sparsify(build(), 0.8, in_place=True).state_dict()} == {True, False}

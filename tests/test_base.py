@@ -492,3 +492,23 @@ def test_stateless_update_returns_the_variables_of_a_model_that_was_not_made_by_
         lists = method.stateless_update(model, step, *([numpy(v) for v in x] for x in lists))
         assert len(lists[1]) == len(model.non_trainable_variables)
     assert method.updates_in_fit == 2
+
+
+@pytest.mark.tensorflow
+def test_a_layer_that_the_optimizer_of_the_model_does_not_train_is_an_error(blobs):
+    """As in a GAN whose `train_step` trains the discriminator by another optimizer."""
+    import tensorflow as tf
+
+    class Part(keras.Sequential):
+        def train_step(self, data):
+            x, y = data
+            trained = self.layers[0].trainable_variables
+            with tf.GradientTape() as tape:
+                loss = self.compute_loss(x, y, self(x, training=True))
+            self.optimizer.apply(tape.gradient(loss, trained), trained)
+            return {"loss": loss}
+
+    layers = keras.layers.Dense(8, name="first"), keras.layers.Dense(3, name="second")
+    model = compiled(ks.sparsify(Part([keras.Input((blobs[0].shape[1],)), *layers]), 0.5))
+    with pytest.raises(ValueError, match=r"does not train \['second'\].*another optimizer trains them"):
+        model.fit(*blobs, verbose=0, callbacks=[ks.SET(0.3, period=2)])

@@ -269,3 +269,27 @@ def test_an_execution_divides_the_epoch():
         assert train.steps_per_execution(600, most=40) == 40
     else:
         assert train.steps_per_execution(600, most=100) == 1
+
+
+def test_two_processes_cannot_write_the_same_folder(tmp_path):
+    config = {"method": "set", "seed": 0}
+    first, second = folder.RunFolder(tmp_path), folder.RunFolder(tmp_path)
+    first.begin(config, overwrite=False)
+    with pytest.raises(app.UsageError, match="Another process is writing a run to"):
+        second.begin({"method": "set", "seed": 1}, overwrite=False)
+    assert json.loads((tmp_path / "config.json").read_text()) == config
+    first.close()
+    second.begin(config, overwrite=False)
+    second.close()
+
+
+@pytest.mark.parametrize("name", ["config.json", "result.json"])
+def test_a_damaged_file_of_a_run_is_named(name, tmp_path):
+    runs = folder.RunFolder(tmp_path)
+    runs.begin({"method": "set"}, overwrite=False)
+    runs.close()
+    (tmp_path / "backup").mkdir()
+    (tmp_path / "backup" / "latest").touch()
+    (tmp_path / name).write_text('{"method": ')
+    with pytest.raises(app.UsageError, match=f"{name} is damaged: .*Delete it"):
+        runs.check({"method": "set"}, resume=True, overwrite=False)

@@ -286,3 +286,21 @@ class Centered(keras.constraints.Constraint):
 
     def __call__(self, w):
         return w - keras.ops.mean(w, axis=0, keepdims=True)
+
+
+def test_an_l1_regularizer_has_no_gradient_at_dead_weights():
+    """JAX takes 1 for the derivative of |w| at 0, TensorFlow and PyTorch take 0."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(64, 20)).astype("float32"), rng.normal(size=(64, 5)).astype("float32")
+    layer = keras.layers.Dense(5, use_bias=False, kernel_regularizer=keras.regularizers.L1(0.05))
+    model = ks.sparsify(keras.Sequential([keras.Input((20,)), layer]), 0.8)
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    (weight,) = ks.masked_weights(model)
+    before = weight.mask.numpy()
+    kernel = numpy(weight.value())
+    gradient = 2 * x.T @ (x @ kernel - y) / y.size + 0.05 * np.sign(kernel)
+    ks.RigL(fraction=0.5, until=1000, probe=(x, y)).update(model, 1)
+    grown = np.flatnonzero(weight.mask.numpy() & ~before)
+    order = np.argsort(-np.where(before, -1, np.abs(gradient)).ravel())
+    assert set(grown) == set(order[: len(grown)])
+    assert len(grown) == 10

@@ -13,6 +13,7 @@ import benchmark_page
 import compare
 import sweep
 from processes import Script
+from runs import find_runs
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,7 +38,7 @@ def test_seeds_make_one_row_and_other_settings_another(tmp_path):
     write_run(tmp_path / "b", 0.98, seed=1, best=0.98)
     write_run(tmp_path / "c", 0.5, method="static")
     write_run(tmp_path / "d", 0.6, epochs=3)
-    table = compare.rows(compare.read(tmp_path))
+    table = compare.rows(find_runs([tmp_path]))
     assert len(table) == 3
     row = next(r for r in table if r[6] == "2")
     assert row == ("dynamic_sparse", "0.98", "5,324", "97.50 ± 0.71", "98.00 ± 0.00", "98.14 ± .14", "2", "70 s")
@@ -47,10 +48,10 @@ def test_seeds_make_one_row_and_other_settings_another(tmp_path):
 def test_runs_of_another_recipe_do_not_change_the_rows(tmp_path):
     write_run(tmp_path / "a", 0.97, settings="paper")
     write_run(tmp_path / "b", 0.99, settings="ours")
-    alone = compare.rows(compare.read(tmp_path))
+    alone = compare.rows(find_runs([tmp_path]))
     assert [row[5] for row in alone] == ["98.14 ± .14", ""]
     write_run(tmp_path / "c", 0.5, dataset="cifar10", depth=10)
-    assert [row for row in compare.rows(compare.read(tmp_path)) if row[3] != "50.00"] == alone
+    assert [row for row in compare.rows(find_runs([tmp_path])) if row[3] != "50.00"] == alone
 
 
 @pytest.mark.parametrize(("made", "given", "same"), [(1e-4, "1e-4", True), (0.9, "0.90", True), (0.9, "0.91", False)])
@@ -181,3 +182,15 @@ def test_each_benchmark_writes_its_own_section(tmp_path):
     assert "one" not in written
     assert written.index(r"three \1") < written.index("two")
     assert benchmark_page.markdown_table(["a", "b"], [["c", 1]]) == "| a | b |\n| --- | --- |\n| c | 1 |"
+
+
+def test_a_damaged_run_is_left_out_with_a_note(tmp_path, capfd):
+    write_run(tmp_path / "good", 0.9)
+    write_run(tmp_path / "bad", 0.9)
+    (tmp_path / "bad" / "result.json").write_text("{")
+    write_run(tmp_path / "lost", 0.9)
+    (tmp_path / "lost" / "config.json").unlink()
+    assert [run.path.name for run in find_runs([tmp_path])] == ["good"]
+    notes = capfd.readouterr().err
+    assert f"{tmp_path / 'bad'} is left out" in notes
+    assert f"{tmp_path / 'lost'} is left out" in notes

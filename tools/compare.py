@@ -9,45 +9,33 @@ import json
 import statistics
 import sys
 from collections import defaultdict
-from pathlib import Path
 
 from published import published_accuracy
-from runs import IGNORED_FLAGS
+from runs import IGNORED_FLAGS, find_runs
 
 COLUMNS = ("method", "sparsity", "live weights", "last epoch", "best epoch", "published", "runs", "time")
-
-
-def read(folder):
-    """Reads all finished runs in a folder and its subfolders.
-
-    Args:
-        folder: `Path`.
-
-    Returns:
-        List of tuples `(config, result)` of dicts.
-    """
-    results = sorted(Path(folder).rglob("result.json"))
-    return [(json.loads((r.parent / "config.json").read_text()), json.loads(r.read_text())) for r in results]
 
 
 def rows(runs):
     """Returns the rows of the table, one for each group of runs that differ only in their seed and folder.
 
     Args:
-        runs: list of `(config, result)`, as returned by `read`.
+        runs: list of `runs.Run`.
 
     Returns:
         Sorted list of tuples of str, in the order of `COLUMNS`.
     """
     groups = defaultdict(list)
     flags = defaultdict(list)
-    for config, _ in runs:
-        flags[config["dataset"]].append(set(config) - set(IGNORED_FLAGS))
+    for run in runs:
+        flags[run.config.get("dataset")].append(set(run.config) - set(IGNORED_FLAGS))
     # Runs of older versions of a recipe may lack a flag: only flags that all runs have distinguish rows.
     common = {dataset: set.intersection(*sets) for dataset, sets in flags.items()}
-    for config, result in runs:
-        key = {k: config[k] for k in common[config["dataset"]] if not (k == "sparsity" and config["method"] == "dense")}
-        groups[json.dumps(key, sort_keys=True)].append(result)
+    for run in runs:
+        key = {k: run.config[k] for k in common[run.config.get("dataset")]}
+        if key["method"] == "dense":  # which has no sparsity
+            key.pop("sparsity", None)
+        groups[json.dumps(key, sort_keys=True)].append(run.result)
     table = []
     for key, results in groups.items():
         config = json.loads(key)
@@ -79,8 +67,8 @@ def _mean_and_deviation(values):
 
 
 if __name__ == "__main__":
-    found = [run for folder in sys.argv[1:] for run in read(folder)]
+    found = find_runs(sys.argv[1:])
     if not found:
         sys.exit(f"No result.json under {sys.argv[1:]}. Name a folder of runs, such as runs/lenet.")
     print(markdown(rows(found)))
-    print("\nMachines:", ", ".join(sorted({r["machine"] for _, r in found})))
+    print("\nMachines:", ", ".join(sorted({run.result["machine"] for run in found})))

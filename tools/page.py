@@ -89,7 +89,7 @@ def page(runs, sections=6) -> str:
     title = names[0] if len(runs) == 1 else f"{len(runs)} runs: {names[0]} to {names[-1]}"
     parts = [f"<h1>{html.escape(title)}</h1>"]
     if len(runs) > 1:
-        table = compare.rows([(run.config, run.result) for run in runs])
+        table = compare.rows(runs)
         parts += ["<h2>All runs</h2>", _table(compare.COLUMNS, table, sortable=True)]
         parts += [
             "<p>Test accuracies in percent, mean and standard deviation over seeds. Click on a column to sort.</p>"

@@ -6,6 +6,7 @@ import functools
 import json
 import re
 import struct
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -51,11 +52,19 @@ class Run:
 
 
 def find_runs(paths) -> list[Run]:
-    """Returns the finished runs in some folders and their subfolders, sorted by path: "set_0.9" before "set_0.98"."""
+    """Returns the finished runs in some folders and their subfolders, sorted by path: "set_0.9" before "set_0.98".
+
+    Prints a note for each run whose files are damaged or missing, and leaves it out.
+    """
     results = sorted({r for path in paths for r in Path(path).rglob("result.json")}, key=_words_and_numbers)
-    return [
-        Run(r.parent, json.loads((r.parent / "config.json").read_text()), json.loads(r.read_text())) for r in results
-    ]
+    runs = []
+    for path in results:
+        try:
+            config = json.loads((path.parent / "config.json").read_text())
+            runs.append(Run(path.parent, config, json.loads(path.read_text())))
+        except (OSError, ValueError) as error:
+            print(f"Note: {path.parent} is left out, since it cannot be read: {error}", file=sys.stderr)
+    return runs
 
 
 def _words_and_numbers(path):

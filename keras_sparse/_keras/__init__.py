@@ -19,6 +19,7 @@ from keras_sparse._keras.copying import (
     no_losses,
     renew_tracker_ids,
     set_value,
+    track_torch_parameters,
     uncompiled_state,
     without_torch_parameters,
 )
@@ -106,6 +107,7 @@ __all__ = [
     "set_layout",
     "set_value",
     "sublayers",
+    "track_torch_parameters",
     "trained_variables",
     "uncompiled_state",
     "unlocked",

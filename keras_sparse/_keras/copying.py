@@ -75,6 +75,17 @@ def without_torch_parameters(state):
     return {**state, "_modules": {k: v for k, v in modules.items() if k != "_torch_params"}}
 
 
+def track_torch_parameters(model):
+    """Lists the variables of all layers in a model as parameters of their `torch.nn.Module`s.
+
+    `Layer._track_variables`, since 3.0, on PyTorch. Keras lists them when a layer is built, and not again when masks
+    are added or removed later.
+    """
+    for module in model.modules():
+        if isinstance(module, keras.Layer):
+            module._track_variables()
+
+
 def is_tracker(value):
     """Whether an object is the `Tracker` of a layer, a class that Keras does not export; since 3.0."""
     return isinstance(value, type(_probe()._tracker))

@@ -30,6 +30,7 @@ of_all_processes = _backend.of_all_processes
 read = _backend.read
 to_numpy = _backend.to_numpy
 refresh_held_state = _backend.refresh_held_state
+track_parameters = _backend.track_parameters
 train_and_keep_batch = _backend.train_and_keep_batch
 where = _backend.where
 write_elements = _backend.write_elements
@@ -56,6 +57,7 @@ __all__ = [
     "scope",
     "tensors",
     "to_numpy",
+    "track_parameters",
     "train_and_keep_batch",
     "where",
     "write_elements",

@@ -75,6 +75,10 @@ def link_native(variable: keras.Variable, new: keras.Variable, copied: dict) -> 
     """Does nothing: only PyTorch has modules that share parameters with Keras variables."""
 
 
+def track_parameters(model: keras.Model) -> None:
+    """Does nothing: only on PyTorch a model has a second list of its variables."""
+
+
 def is_native_optimizer(optimizer) -> bool:
     """Returns False: only PyTorch has optimizers of its own that train Keras variables."""
     return False

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_sparse import _keras
 from keras_sparse.backend import common
-from keras_sparse.backend.common import is_native_optimizer, link_native, native_slots  # noqa: F401
+from keras_sparse.backend.common import is_native_optimizer, link_native, native_slots, track_parameters  # noqa: F401
 
 DEPENDENCY_ATTRIBUTES = frozenset()  # of TensorFlow only
 

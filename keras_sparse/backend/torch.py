@@ -193,6 +193,11 @@ def train_and_keep_batch(model: keras.Model, train_function: Callable, count: in
     return train_function(batches)
 
 
+def track_parameters(model: keras.Model) -> None:
+    """Lists the variables of a model anew as parameters of its `torch.nn.Module`s, as `state_dict` returns them."""
+    _keras.track_torch_parameters(model)
+
+
 def dense_gradients(
     model: keras.Model, kernels: list[keras.Variable], masks: list[keras.Variable], masked_kernels: Callable
 ) -> Callable:

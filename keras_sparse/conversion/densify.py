@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_sparse import _keras
+from keras_sparse import _keras, backend
 from keras_sparse.conversion.copying import copy_model
 from keras_sparse.conversion.trainable_weights import check_convertible
 from keras_sparse.layers.mask_in_place import RecordsMasks, plain_class, unmask_layer
@@ -46,6 +46,7 @@ def densify(model: keras.Model, in_place: bool = False) -> keras.Model:
     made, twin = (model, lambda layer: layer) if in_place else copy_model(model)
     for layer in layers:
         unmask_layer(twin(layer))
+    backend.track_parameters(made)
     if in_place:
         _keras.forget_compiled_functions(made)
     return made

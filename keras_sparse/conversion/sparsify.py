@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 
-from keras_sparse import _keras, distributions
+from keras_sparse import _keras, backend, distributions
 from keras_sparse.conversion.copying import copy_model
 from keras_sparse.conversion.initial_masks import INITIAL, is_trained, masks_by_magnitude, masks_of_zeros
 from keras_sparse.conversion.layer_sparsities import layer_sparsities
@@ -108,6 +108,8 @@ def sparsify(
     for w in weights:  # before anything changes, which may be the model itself
         mask_shape(granularity, w.shape, w.spatial_rank)
         NMPattern.of(granularity, w.shape, w.units.input_axis)
+    if sparsity is not None and initial == "random":
+        _warn_of_frozen(weights)
     _warn_of_coverage(model, weights, [w for w in all_weights if w not in weights and w not in kept])
     # Mask each layer of the copy, or of the model.
     made, twin = (model, lambda layer: layer) if in_place else copy_model(model)
@@ -124,6 +126,7 @@ def sparsify(
     masked_weights(made)[0].mask.add_method_state()
     mask_recurrent(made)
     record_masks(made)
+    backend.track_parameters(made)
     if in_place:
         _keras.forget_compiled_functions(made)
     return made
@@ -165,6 +168,18 @@ def _as_blocks(granularity, weights):
     except ValueError:
         return f"{granularity[0]}x{granularity[1]}"
     return granularity
+
+
+def _warn_of_frozen(weights):
+    """Warns if random masks are to remove weights of frozen layers, which cannot adapt to it."""
+    frozen = [w.name for w in weights if not (w.layer.trainable and w.variable.trainable)]
+    if frozen:
+        warnings.warn(
+            f"`sparsify` masks {len(frozen)} frozen weights at random, such as {frozen[:3]}. What is left of them does "
+            "not train, and no method moves their masks. Keep them dense by `keep_dense`, such as "
+            "keep_dense=lambda layer: not layer.trainable, or choose the largest weights by initial='magnitude'.",
+            stacklevel=3,
+        )
 
 
 def _warn_of_coverage(model, weights, others):

@@ -10,7 +10,7 @@ from keras_sparse import _keras
 from keras_sparse.layers.granularity import mask_shape
 from keras_sparse.layers.kinds import spatial_rank
 from keras_sparse.layers.mask_elements import where_live
-from keras_sparse.layers.masked_weight import LiveRegularizer, MaskedWeight, MaskSettings, weight_properties
+from keras_sparse.layers.masked_weight import LiveRegularizer, MaskedWeight, MaskSettings, holding, weight_properties
 from keras_sparse.layers.masks import Mask
 from keras_sparse.layers.nm_pattern import is_pattern, pattern_sparsity
 from keras_sparse.validation import check_seed, check_sparsity
@@ -71,7 +71,9 @@ class MaskedLayer:
                 f"The file has no masked layer for {self.path!r}: it was written by a dense model, or by one of other "
                 "layers. Load it into the model that wrote it, and give that to keras_sparse.sparsify."
             )
-        super().load_own_variables(store)
+        # Some layers, such as ReversibleEmbedding, assign to their weights by attribute.
+        with holding(self, {w.attribute: w.variable for w in self.masked_weights}):
+            super().load_own_variables(store)
         self._set_masked_variables()
 
     def _set_masked_variables(self):

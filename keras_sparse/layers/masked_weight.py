@@ -1,5 +1,6 @@
 """One masked weight of a layer: its variable, its mask, and the tensor that the layer computes with."""
 
+import contextlib
 import dataclasses
 import math
 
@@ -198,7 +199,25 @@ class LiveRegularizer:
 
     def __call__(self, weights):
         """Returns the penalty of the live weights."""
-        return self.regularizer(self.weight.masked(weights))
+        live = self.weight.masked(weights)
+        if backend.name == "jax":  # For the dense gradient, dead weights count as live, and are 0.
+            live = ops.where(live != 0, live, ops.zeros_like(live))
+        return self.regularizer(live)
+
+
+@contextlib.contextmanager
+def holding(layer, held: dict):
+    """Context in which the attributes of a masked layer return other objects than the masked weights.
+
+    Args:
+        layer: `keras_sparse.layers.masked.MaskedLayer`.
+        held: dict from the names of all its masked attributes to what they return.
+    """
+    vars(layer)["_held_weights"] = held
+    try:
+        yield
+    finally:
+        del vars(layer)["_held_weights"]
 
 
 def weight_properties(attribute: str) -> dict:
@@ -208,7 +227,7 @@ def weight_properties(attribute: str) -> dict:
     """
 
     def read(self):
-        # In the loop of a recurrent layer, the masked weight was computed before the loop; see recurrent.py.
+        # In the loop of a recurrent layer, the masked weight was computed before the loop; see `holding`.
         held = vars(self).get("_held_weights")
         return held[attribute] if held else MaskedWeight(self, attribute).value()
 

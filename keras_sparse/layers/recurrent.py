@@ -3,6 +3,7 @@
 import contextlib
 
 from keras_sparse.layers.masked import MaskedLayer
+from keras_sparse.layers.masked_weight import holding
 from keras_sparse.layers.traversal import flatten
 
 
@@ -18,15 +19,5 @@ class MasksOncePerSequence:
         with contextlib.ExitStack() as stack:
             for layer in flatten(self):
                 if isinstance(layer, MaskedLayer):
-                    stack.enter_context(_masked_once(layer))
+                    stack.enter_context(holding(layer, {w.attribute: w.value() for w in layer.masked_weights}))
             return super().inner_loop(*args, **kwargs)
-
-
-@contextlib.contextmanager
-def _masked_once(layer):
-    """Context in which the layer reads masked weights that were computed at its beginning."""
-    vars(layer)["_held_weights"] = {w.attribute: w.value() for w in layer.masked_weights}
-    try:
-        yield
-    finally:
-        del vars(layer)["_held_weights"]

@@ -21,8 +21,9 @@ def check_optimizer_trains(name: str, model: keras.Model, layers: list) -> None:
     untrained = [x.name for x in layers if not trains(model.optimizer, x.variable)]
     if untrained:
         raise ValueError(
-            f"The optimizer of {model.name!r} does not train {untrained}: these layers were frozen when it was "
-            "built. Call model.compile(...) again after you have set `trainable`."
+            f"The optimizer of {model.name!r} does not train {untrained}. If they were frozen when it was built, call "
+            "model.compile(...) again after you have set `trainable`. If another optimizer trains them, as in a GAN, "
+            f"call {name}.update(part, step, optimizer=...) for each part in a loop of your own."
         )
 
 
@@ -59,9 +60,15 @@ def check_reachable(
 
 def warn_of_no_update(name: str, schedule) -> None:
     """Warns that `fit` ended before the first update was due."""
+    steps = schedule.examined - schedule.started
+    advice = (
+        "Choose a shorter period, or train longer."
+        if steps
+        else "If `train_step` of the model uses other optimizers than `model.optimizer`, train each part in a loop."
+    )
     warnings.warn(
-        f"{name} made no update: none was due in the {schedule.examined - schedule.started} optimizer steps of this "
-        f"fit. Received: {schedule.describe()}. Choose a shorter period, or train longer.",
+        f"{name} made no update: none was due in the {steps} optimizer steps of this fit. Received: "
+        f"{schedule.describe()}. {advice}",
         stacklevel=4,
     )
 

@@ -68,6 +68,7 @@ def _holder_or_new(model):
         mask = masked_weights(model)[0].mask
         with backend.scope(model):
             mask.add_method_state()
+        backend.track_parameters(model)
     return mask
 
 

@@ -153,6 +153,8 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
         optimizer = optimizer or getattr(model, "optimizer", None)
         if optimizer is None:
             checks.warn_of_no_optimizer(type(self).__name__, model)
+        if self._thread is not None and not self._updates:  # The optimizer may not have been built before.
+            checks.check_optimizer_trains(type(self).__name__, model, [weight for _, weight in numbered])
         self._epoch, self._step = epoch, step
         self.update_schedule.epoch = epoch
         self._synchronize(model)

@@ -3,10 +3,16 @@
 import csv
 import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
 from absl import app
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 FILES = ("config.json", "result.json", "history.csv", "model.keras")
 FOLDERS = ("tensorboard", "dense", "backup")
@@ -25,6 +31,13 @@ class RunFolder:
 
     def __init__(self, path):
         self.path = Path(path)
+        self._locked = None  # descriptor of the folder, while this process writes to it
+
+    def close(self):
+        """Lets other processes write to the folder."""
+        if self._locked is not None:
+            os.close(self._locked)
+            self._locked = None
 
     def check(self, config, resume, overwrite):
         """Raises `app.UsageError` if the folder holds a run of at least one epoch that must not be lost.
@@ -54,7 +67,7 @@ class RunFolder:
             )
 
     def _check_same(self, config):
-        before = json.loads((self.path / "config.json").read_text())
+        before = _read(self.path / "config.json")
         changed = {name: value for name, value in config.items() if name not in FREE and value != before.get(name)}
         names = {name: "KERAS_BACKEND" if name == "backend" else f"--{name}" for name in changed}
         other = [f"{names[name]}={value} (there: {before.get(name)})" for name, value in changed.items()]
@@ -72,6 +85,7 @@ class RunFolder:
         """Makes the folder, deletes the files of another run, and writes the flags."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._lock()
             if overwrite or not self.backups():
                 for name in FOLDERS:
                     shutil.rmtree(self.path / name, ignore_errors=True)
@@ -85,6 +99,21 @@ class RunFolder:
                 f"The run cannot be written to {self.path}: {error}. Give another --output_dir."
             ) from error
 
+    def _lock(self):
+        """Raises `app.UsageError` if another process writes to the folder. It cannot from now on, until `close`."""
+        if fcntl is None:
+            return
+        self._locked = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise app.UsageError(
+                f"Another process is writing a run to {self.path}. Wait until it ends, or give another --output_dir."
+            ) from None
+        except OSError:  # a file system without locks
+            self.close()
+
     def finish(self, result):
         """Writes the result, and deletes the backups, which are no longer needed."""
         _write(self.path / "result.json", result)
@@ -94,7 +123,7 @@ class RunFolder:
     def result(self):
         """Returns the content of `result.json`, a dict; None if the run is not finished."""
         path = self.path / "result.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return _read(path) if path.exists() else None
 
 
 def forget_epochs(path, first):
@@ -122,6 +151,16 @@ def history(path):
 def is_full(error):
     """Whether an OSError means that the disk is full; errors of HDF5 say so only in the message."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error) or "errno = 28" in str(error)
+
+
+def _read(path):
+    """Reads a JSON file; raises `app.UsageError` if it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise app.UsageError(
+            f"{path} is damaged: {error}. Delete it to train the run again, or give another --output_dir."
+        ) from error
 
 
 def _write(path, content):

@@ -1,5 +1,6 @@
 """Runs an experiment: trains and evaluates a network as the flags say, and writes the results."""
 
+import contextlib
 import dataclasses
 import functools
 import time
@@ -46,7 +47,7 @@ def run(experiment, build, load=data.load, options=flags.FLAGS):
     if options.resume and runs.result():
         print(f"The run in {path} is finished already: test accuracy {runs.result()['test_accuracy']:.2%}.")
         return runs.result()
-    with endings.explained(options, runs), endings.CtrlC() as ctrl_c:
+    with contextlib.closing(runs), endings.explained(options, runs), endings.CtrlC() as ctrl_c:
         return _run(experiment, build, load, options, runs, ctrl_c)
 
 
