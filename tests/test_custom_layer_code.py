@@ -76,6 +76,28 @@ class Public(keras.layers.Dense):
         return 2 * super().call(x) + ops.sum(self.kernel)
 
 
+class Outer(keras.layers.Layer):
+    """Reads the weight of the layer inside by its private name."""
+
+    def __init__(self, units):
+        super().__init__()
+        self.inner = keras.layers.Dense(units)
+
+    def build(self, shape):
+        self.inner.build(shape)
+
+    def call(self, x):
+        return ops.matmul(x, self.inner._kernel)
+
+
+class ByList(keras.layers.Layer):
+    def build(self, shape):
+        self.w = self.add_weight(shape=(8, 8), name="w")
+
+    def call(self, x):
+        return sum(ops.matmul(x, w) for w in self.trainable_weights)
+
+
 PRIVATE = (Private, InLambda, InComprehension, ByName, Decorated, NumPyDocs)
 
 
@@ -86,7 +108,9 @@ def around(layer):
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
-        *((kind(8), "is read as `_kernel` by its layer's class") for kind in PRIVATE),
+        *((kind(8), "is read (as|by) `_kernel`") for kind in PRIVATE),
+        (Outer(8), "is read by `_kernel` in the `call` of 'outer"),
+        (ByList(), "is read by `trainable_weights` in the `call` of 'by_list"),
         (Listed(), "is also held as 'ws'"),
         (Alias(), "is also held as '(alias|w)'"),
     ],

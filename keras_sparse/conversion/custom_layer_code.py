@@ -1,28 +1,40 @@
 """Examines the code of custom layers: whether it reads a weight in a way that a mask would not reach."""
 
 import dis
+import functools
 import types
+from collections.abc import Sequence
 
 import keras
 
 from keras_sparse.layers.mask_in_place import plain_class
 
+_WEIGHT_LISTS = {"weights", "trainable_weights", "variables", "trainable_variables"}
 _LIBRARIES = ("keras", "keras_sparse", "tensorflow", "torch", "builtins")  # whose classes read weights by public names
 
 
-def why_mask_has_no_effect(layer: keras.Layer, attribute: str, variable: keras.Variable) -> str | None:
+def why_mask_has_no_effect(
+    layer: keras.Layer, attribute: str, variable: keras.Variable, around: Sequence[keras.Layer] = ()
+) -> str | None:
     """Returns why masking an attribute of a layer would have no effect on what it computes, a phrase; None if it would.
 
-    A mask replaces the attribute by a property. A class may read the variable by another attribute, a list, or, in a
-    subclass of Keras's layers, by the private name: `self._kernel` instead of `self.kernel`.
+    A mask replaces the attribute by a property. A class may read the variable by another attribute, a list such as
+    `self.trainable_weights`, or, in a subclass of Keras's layers, by the private name: `self._kernel` instead of
+    `self.kernel`. The `call` of a layer around it may do the latter two as well.
 
     Args:
         layer: `keras.Layer`.
         attribute: str, the name of the weight in the layer.
         variable: `keras.Variable`.
+        around: layers that have the layer inside.
     """
-    cls = plain_class(layer) or type(layer)
-    own = [x for x in cls.__mro__ if x.__module__.split(".")[0] not in _LIBRARIES]
+    for outer in (layer, *around):
+        read = {name for cls in _custom_classes(outer) for name in _names_in(cls, "call")}
+        # Models list their weights for penalties, and compute with their layers.
+        lists = set() if isinstance(outer, keras.Model) else _WEIGHT_LISTS
+        if found := sorted(read & {*lists, f"_{attribute}"}):
+            return f"is read by `{found[0]}` in the `call` of {outer.name!r}, which gives the weight without the mask"
+    own = _custom_classes(layer)
     if not own:
         return None
     names = (attribute, f"_{attribute}")
@@ -30,9 +42,15 @@ def why_mask_has_no_effect(layer: keras.Layer, attribute: str, variable: keras.V
     held = [k for k, v in _own_attributes(layer).items() if any(x is variable for x in _elements(v))]
     if others or held:
         return f"is also held as {(others + held)[0]!r}, where its layer would read it without the mask"
-    if any(f"_{attribute}" in _names_in(x) for x in own):
+    if any(f"_{attribute}" in _names_in(cls) for cls in own):
         return f"is read as `_{attribute}` by its layer's class, which is the weight without the mask"
     return None
+
+
+def _custom_classes(layer):
+    """Returns the classes of a layer that are not those of libraries."""
+    cls = plain_class(layer) or type(layer)
+    return [x for x in cls.__mro__ if x.__module__.split(".")[0] not in _LIBRARIES]
 
 
 def _own_attributes(layer):
@@ -48,10 +66,12 @@ def _elements(value):
     return value if isinstance(value, (list, tuple)) else ()
 
 
-def _names_in(cls):
-    """Returns the names of attributes that the methods of a class read, and the strings in them, as for `getattr`."""
+@functools.lru_cache(1000)
+def _names_in(cls, method=None):
+    """Returns the names of attributes that the methods of a class read, or one of them, and the strings in them."""
     names = set()
-    codes = [code for value in vars(cls).values() for code in _codes(value)]
+    values = vars(cls).values() if method is None else [vars(cls).get(method)]
+    codes = [code for value in values for code in _codes(value)]
     for code in codes:
         names |= {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_ATTR", "LOAD_METHOD")}
         names |= {x for x in code.co_consts if isinstance(x, str)}

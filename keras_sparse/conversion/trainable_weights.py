@@ -36,15 +36,15 @@ class TrainableWeight:
         layer: the layer that has the weight.
         attribute: str, the attribute of the layer; None if the layer has the weight in a list or dict.
         variable: `keras.Variable`.
-        names: frozenset of str, names and paths of the layer and of the layers and models around it.
         other: another layer that has the same variable, or None.
+        around: tuple of the layers and models that have the layer inside.
     """
 
     layer: object
     attribute: str | None
     variable: object
-    names: frozenset
     other: object = None
+    around: tuple = ()
 
     @property
     def path(self) -> str:
@@ -83,7 +83,7 @@ class TrainableWeight:
 
     def is_named(self, name: str) -> bool:
         """Returns whether `name` is that of the layer, of one around it, or consecutive parts of the weight's path."""
-        return name in self.names or f"/{name}/" in f"/{self.path}/"
+        return any(name in (x.name, x.path) for x in (self.layer, *self.around)) or f"/{name}/" in f"/{self.path}/"
 
     def depth_of(self, name: str) -> int:
         """Returns at which part of the weight's path a name ends, counted from 1; 0 if it is not in the path."""
@@ -100,7 +100,7 @@ class TrainableWeight:
             return "is held in a list or dict, and not as an attribute of its layer"
         if self.other is not None:
             return f"is shared with the layer {self.other.name!r}"
-        return why_mask_has_no_effect(self.layer, self.attribute, self.variable)
+        return why_mask_has_no_effect(self.layer, self.attribute, self.variable, self.around)
 
     def dense_reason(self) -> str:
         """Returns the reason why a weight without a mask has none, a phrase."""
@@ -119,17 +119,17 @@ class TrainableWeight:
 def trainable_weights(model: keras.Model) -> list[TrainableWeight]:
     """Returns the trainable weights of a model, frozen ones included, each once, in the order of the model."""
     layers = [x for x in (model, *flatten(model)) if not isinstance(x, Mask)]
-    names = {id(x): {x.name, x.path} for x in layers}
+    around = {id(x): [] for x in layers}
     for outer in layers:
         for x in flatten(outer):
-            if id(x) in names:
-                names[id(x)] |= {outer.name, outer.path}
+            if id(x) in around:
+                around[id(x)].append(outer)
     found = {}
     for layer in layers:
         held = {id(v): name for name, v in vars(layer).items() if isinstance(v, keras.Variable)}
         for variable in _keras.own_weights(layer):
             weight = TrainableWeight(
-                layer, _public_name(layer, held.get(id(variable))), variable, frozenset(names[id(layer)] - {None})
+                layer, _public_name(layer, held.get(id(variable))), variable, around=tuple(around[id(layer)])
             )
             # A variable of two layers cannot be masked by one of them. SpectralNormalization is an exception: it has
             # the kernel of its layer as well, and only divides it by a number.
