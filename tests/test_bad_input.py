@@ -142,7 +142,7 @@ NOTHING = ("no trainable masked layer", "keras_sparse.sparsify(model, sparsity=0
 SHARES = ("`distribution` must return a list with a sparsity in [0, 1] for each of the 2 kernels", "Received: ")
 SHAPES = ("`shapes` must be a list of kernel shapes", "(784, 300)", "Received: ")
 EPOCHS = ("dict of first epoch to value", "include 0", "Received: ", "{0: 100, 25: 200}")
-COSINE = ("a `start` and a number of `epochs` above 0", "Received: start=")
+COSINE = ("a finite `start` and number of `epochs` above 0", "Received: start=")
 POLYNOMIAL = ("0 <= initial_sparsity <= final_sparsity < 1, 0 <= begin_step < end_step", "Received: initial_sparsity=")
 SCHEDULE = ("`schedule` must be a function `step -> (due, sparsity)`", "Received: schedule(")
 BACKUP = ("The backup ", "1.epochs.weights.h5 cannot be restored", "damaged, or of another model", "`backup_dir`")
