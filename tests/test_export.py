@@ -622,3 +622,26 @@ def test_the_mode_of_a_file_stays_when_it_is_replaced(tmp_path):
     ks.save_model(mlp(), path)
     assert path.stat().st_mode & 0o777 == 0o600
     ks.save_model(mlp(), tmp_path / f"{'n' * 240}.keras")
+
+
+@pytest.mark.filterwarnings(NOT_FASTER)
+def test_outputs_whose_variation_is_lost_are_warned_of(tmp_path):
+    keras.utils.set_random_seed(0)
+    x = np.random.default_rng(0).normal(size=(200, 20)).astype("float32")
+    model = keras.Sequential([keras.Input((20,)), layers.Dense(64, activation="relu"), layers.Dense(1)])
+    model.layers[-1].bias.assign([20_000.0])
+    with pytest.warns(UserWarning, match="int8 hardly tells inputs apart. Subtract a large offset"):
+        ks.export(model, tmp_path / "m.tflite", weights="int8", representative_dataset=x)
+
+
+@pytest.mark.parametrize("make", [lambda x: lambda: iter([x]), lambda x: (y for y in x)], ids=["function", "generator"])
+def test_iterators_of_samples_are_refused_with_advice(tmp_path, make):
+    x = np.zeros((4, 8), "float32")
+    with pytest.raises(ValueError, match=r"must be arrays, and not a function.*numpy.concatenate\(list\(dataset\)\)"):
+        ks.export(mlp(), tmp_path / "m.tflite", representative_dataset=make(x))
+
+
+def test_recurrent_models_of_any_batch_size_are_told_how(tmp_path):
+    model = keras.Sequential([keras.Input((6, 4)), layers.LSTM(8), layers.Dense(3)])
+    with pytest.raises(RuntimeError, match="Recurrent layers need a fixed `batch_size`, or unroll=True"):
+        ks.export(model, tmp_path / "m.tflite", batch_size=None)

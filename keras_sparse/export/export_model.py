@@ -149,11 +149,13 @@ def _conversion_errors(model, format):
         raise
     except Exception as error:
         policies = sorted({x.dtype_policy.name for x in flatten(model)})
+        has_loop = any(isinstance(x, keras.layers.RNN) and not x.unroll for x in flatten(model))
+        advice = " Recurrent layers need a fixed `batch_size`, or unroll=True." if has_loop else ""
         raise RuntimeError(
             f"Keras or TensorFlow could not export {model.name!r} as {format!r}, and nothing was written. Expected: "
             "layers that the format supports, in float32, and inputs without spaces in their names. Received: inputs "
             f"{[x.name for x in model.inputs]}, layers of the dtype policies {policies}, and the error: "
-            f"{str(error).strip()[:300]}"
+            f"{str(error).strip()[:300]}{advice}"
         ) from error
 
 

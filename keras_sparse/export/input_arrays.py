@@ -40,6 +40,12 @@ def input_arrays(given: Any, specs: list[keras.InputSpec], name: str) -> list[np
 
 def _in_order(given, specs, name, expected):
     """Returns a list of what was given for each input."""
+    is_array_like = hasattr(given, "shape") or isinstance(given, (list, tuple, dict, int, float, str))
+    if callable(given) or (hasattr(given, "__iter__") and not is_array_like):
+        raise ValueError(
+            f"{name} must be arrays, and not a function or an iterator of batches. {expected} Received: "
+            f"{type(given).__name__}. Make an array of it, such as numpy.concatenate(list(dataset))."
+        )
     if isinstance(given, dict):
         names = [spec.name for spec in specs]
         if set(given) != set(names):
