@@ -512,3 +512,28 @@ def test_a_layer_that_the_optimizer_of_the_model_does_not_train_is_an_error(blob
     model = compiled(ks.sparsify(Part([keras.Input((blobs[0].shape[1],)), *layers]), 0.5))
     with pytest.raises(ValueError, match=r"does not train \['second'\].*another optimizer trains them"):
         model.fit(*blobs, verbose=0, callbacks=[ks.SET(0.3, period=2)])
+
+
+class Penalized(keras.Sequential):
+    """Has a penalty of the variables, whose derivative at dead weights is 1, as that of |w| at 0 is on JAX."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        penalty = sum(keras.ops.sum(keras.ops.convert_to_tensor(v)) for v in self.trainable_variables)
+        return super().compute_loss(x, y, y_pred, sample_weight, training) + 1e-2 * penalty
+
+
+@pytest.mark.parametrize("make", [lambda: ks.DynamicSparse(15, 4), lambda: ks.DeepR(1e-3, 1e-3), ks.Static])
+def test_a_penalty_of_ones_own_leaves_dead_weights_at_zero_after_each_step(make, blobs):
+    layers = keras.layers.Dense(8, name="first"), keras.layers.Dense(3, name="second")
+    model = ks.sparsify(Penalized([keras.Input((blobs[0].shape[1],)), *layers]), 0.5)
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(*blobs, batch_size=8, epochs=1, verbose=0, callbacks=[make(), DeadAtEachStep()])
+
+
+class DeadAtEachStep(keras.callbacks.Callback):
+    """Checks after each step that dead weights are 0."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()
+        assert_dead_is_zero(self.model)

@@ -9,7 +9,7 @@ from keras import layers
 
 import keras_sparse as ks
 from keras_sparse.layers import MaskedConv2D, MaskedDense
-from nets import mlp, numpy, state
+from nets import compiled, mlp, numpy, state
 
 
 def residual():
@@ -372,3 +372,21 @@ def test_zeros_must_have_the_pattern():
     mask = ks.sparsify(dense, None, granularity="2:4").layers[0].kernel_mask.numpy()
     np.testing.assert_array_equal(mask.reshape(2, 4, 6).sum(axis=1), 2)
     assert mask[kernel != 0].all()
+
+
+def test_a_part_that_is_masked_already_may_be_kept_as_it_is(blobs):
+    teacher = compiled(mlp())
+    teacher.fit(*blobs, verbose=0, callbacks=[ks.DynamicSparse(15, 2, threshold=0.05)])
+    inputs = keras.Input(teacher.input_shape[1:])
+    x = layers.Dense(8, name="student")(inputs)
+    both = keras.Model(inputs, layers.Add()([teacher(inputs), layers.Dense(3, name="out")(x)]))
+    with pytest.raises(ValueError, match="masked already.*name them by `keep_dense`"):
+        ks.sparsify(both, 0.5)
+    sparse = compiled(ks.sparsify(both, 0.5, keep_dense=[teacher.name]))
+    masks = {w.name: w.mask.numpy() for w in ks.masked_weights(sparse)}
+    assert set(masks) == {"first", "second", "last", "student", "out"}
+    for w in ks.masked_weights(teacher):
+        np.testing.assert_array_equal(masks[w.name], w.mask.numpy())
+    method = ks.DynamicSparse(15, 2, threshold=0.05)
+    sparse.fit(*blobs, verbose=0, callbacks=[method])
+    assert method.updates_in_fit

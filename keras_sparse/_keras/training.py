@@ -92,6 +92,14 @@ def has_train_step_of_keras(model):
     return module.startswith(("keras.src.backend.", "keras_sparse.backend."))
 
 
+def has_loss_of_keras(model):
+    """Whether a model is trained by Keras's own `train_step` on Keras's own `compute_loss`.
+
+    Others may have penalties of the variables themselves, whose gradients are not 0 at dead weights.
+    """
+    return has_train_step_of_keras(model) and type(model).compute_loss.__module__.startswith("keras.src.")
+
+
 def begin_after(model, epochs):
     """Makes the current `fit` start after some epochs; None for its argument `initial_epoch`: `Model._initial_epoch`.
 

@@ -49,8 +49,8 @@ def sparsify(
             and `initial` cannot be set then.
         distribution: the sparsity of each layer: "uniform", "erdos_renyi", "erdos_renyi_kernel", or a function (see
             `keras_sparse.distributions`).
-        keep_dense: layers that stay dense: list of names or paths, or function `layer -> bool`. All layers inside a
-            model or composite layer that it selects stay dense, too.
+        keep_dense: layers that stay dense, or as they are if they have masks: list of names or paths, or function
+            `layer -> bool`. All layers inside a model or composite layer that it selects stay so, too.
         granularity: "weight" for single weights, "kernel_slice" for k x k slices of convolutions, `(4, 4)` or "4x4" for
             blocks of inputs by outputs, "2:4" for two live weights of each four inputs; or, if all weights have the
             same rank, the shape of the mask, a tuple that broadcasts to the shape of each weight.

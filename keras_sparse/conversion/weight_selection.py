@@ -50,17 +50,17 @@ def select_weights(
         `(masked, kept)`: the weights to mask, and those that `keep_dense` selects, in the order of the model.
 
     Raises:
-        ValueError: if there is nothing to mask, a named weight cannot be masked, a name is unknown, or the model has
-            masks already.
+        ValueError: if there is nothing to mask, a named weight cannot be masked, a name is unknown, or weights that
+            `keep_dense` does not select have masks already.
     """
-    already = list(dict.fromkeys(w.layer.name for w in weights if isinstance(w.layer, MaskedLayer)))
-    if already:
-        raise ValueError(
-            f"The model is masked already, in {already}. To draw new masks, give `sparsify` the model that "
-            "`keras_sparse.densify` makes of it."
-        )
     dense_layers = _layers_kept_dense(model, keep_dense)
     kept = _kept_dense(model, weights, keep_dense, dense_layers)
+    masked = list(dict.fromkeys(w.layer.name for w in weights if isinstance(w.layer, MaskedLayer) and w not in kept))
+    if masked:
+        raise ValueError(
+            f"The model is masked already, in {masked}. To draw new masks, give `sparsify` the model that "
+            "`keras_sparse.densify` makes of it. To leave these as they are, name them by `keep_dense`."
+        )
     included = _included(weights, include)
     if sparsities is None:
         found = [w for w in weights if w.masked_by_default or w in included]

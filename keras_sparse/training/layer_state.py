@@ -13,6 +13,7 @@ from collections import defaultdict
 import keras
 import numpy as np
 
+from keras_sparse import _keras
 from keras_sparse.backend import read, scope
 from keras_sparse.layers.connected_units import Units, plain_units
 from keras_sparse.layers.mask_elements import to_elements, where_live
@@ -199,7 +200,10 @@ def layer_specs(model: keras.Model, optimizer=None) -> tuple[LayerSpec, ...]:
         if not optimizer.built:  # TensorFlow would build it within the first step, but the specs need its slots now.
             with scope(model):
                 optimizer.build(model.trainable_variables)
-    return tuple(LayerSpec.of(first, layer, optimizer) for first, layer in placed(model))
+    specs = [LayerSpec.of(first, layer, optimizer) for first, layer in placed(model)]
+    if not _keras.has_loss_of_keras(model):
+        specs = [dataclasses.replace(spec, zeros=False) for spec in specs]
+    return tuple(specs)
 
 
 def variables_of(layers: list, optimizer) -> list[list]:

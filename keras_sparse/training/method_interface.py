@@ -5,6 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 
+from keras_sparse import _keras
 from keras_sparse.layers.traversal import trainable_masked_weights
 from keras_sparse.training.dead_weights import leaves_zeros
 from keras_sparse.training.layer_state import LayerSpec, LayerState, layer_specs, live_weights
@@ -69,7 +70,7 @@ class MethodInterface:
     def step_action(self, epoch: int) -> tuple | None:
         """Returns the arguments of `act_on_layers` for the steps of an epoch, or None if steps need no action.
 
-        By default they need none if the optimizer does not change dead weights.
+        By default they need none if neither the optimizer nor a loss of the user's changes dead weights.
 
         Args:
             epoch: int from 0, the epoch that begins.
@@ -78,7 +79,7 @@ class MethodInterface:
             None, or `(specs, carried, settings)`. `carried` is a list of arrays, `settings` an array.
         """
         model = self.model
-        if leaves_zeros(trainable_masked_weights(model), model.optimizer):
+        if _keras.has_loss_of_keras(model) and leaves_zeros(trainable_masked_weights(model), model.optimizer):
             return None
         # The number of live weights changes during training, and clearing does not need it. Without it, the specs stay
         # equal, and the step is not compiled anew.
