@@ -250,7 +250,7 @@ def test_files_of_other_programs_and_versions_are_refused(tmp_path):
         ("m.tflite", {"representative_dataset": np.zeros((3, 9))}, r"\(samples, 8\) of float32.*Received: .*\(3, 9\)"),
         ("m.tflite", {"representative_dataset": np.zeros((0, 8))}, "does not fit the inputs"),
         ("m.tflite", {"representative_dataset": [np.ones((3, 8)), np.ones((3, 8))]}, "does not fit the inputs"),
-        ("m.tflite", {"representative_dataset": (x for x in np.ones((3, 8)))}, "does not fit the inputs"),
+        ("m.tflite", {"representative_dataset": (x for x in np.ones((3, 8)))}, "not a function or an iterator"),
         ("m.tflite", {"representative_dataset": np.full((3, 8), np.nan)}, "must be finite.* 24 NaN or"),
         ("m.tflite", {"batch_size": 0}, "`batch_size` must be an int"),
     ],

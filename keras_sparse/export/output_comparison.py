@@ -120,16 +120,22 @@ def check_exported_outputs(model: keras.Model, run: Callable, samples: list, wei
                 f"{difference:.2g}, on {len(samples[0])} inputs. Nothing was written to {str(path)!r}. "
                 + _ADVICE["nan" if np.isnan(x).any() else "float32" if weights == "float32" else "rounded"]
             )
-        with np.errstate(invalid="ignore"):  # of infinite outputs
-            varies = _rms(x - x.mean(axis=0))
-        if weights != "float32" and difference > _LOST * varies > 0:
-            warnings.warn(
-                f"Outputs of the file {str(path)!r} differ from those of {model.name!r} by {difference:.2g}, and the "
-                f"latter vary by {varies:.2g} between inputs (root mean squares): {weights} hardly tells inputs apart. "
-                "Subtract a large offset from the outputs, or give weights='float32'.",
-                UserWarning,
-                stacklevel=4,
-            )
+        if weights != "float32" and x.ndim:
+            _warn_of_lost_variation(model, path, weights, difference, x)
+
+
+def _warn_of_lost_variation(model, path, weights, difference, expected):
+    """Warns if the root mean square of differences is above half of that by which outputs vary between samples."""
+    with np.errstate(invalid="ignore"):  # of infinite outputs
+        varies = _rms(expected - expected.mean(axis=0))
+    if difference > _LOST * varies > 0:
+        warnings.warn(
+            f"Outputs of the file {str(path)!r} differ from those of {model.name!r} by {difference:.2g}, and those "
+            f"vary by {varies:.2g} between inputs (root mean squares): {weights} hardly tells inputs apart. Subtract a "
+            "large offset from the outputs, or give weights='float32'.",
+            UserWarning,
+            stacklevel=5,
+        )
 
 
 _ADVICE = {
