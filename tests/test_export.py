@@ -242,7 +242,7 @@ def test_files_of_other_programs_and_versions_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("path", "settings", "message"),
     [
-        ("m.tf", {}, "the extension of path` must be one of"),
+        ("m.tf", {}, "must end in .*unless `format` is given"),
         ("m.tflite", {"format": "onnx"}, "must end in '.onnx'"),
         ("m.tflite", {"weights": "int4"}, "`weights` must be one of"),
         ("m.onnx", {"weights": "int8"}, "are for LiteRT"),

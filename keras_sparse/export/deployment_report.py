@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_sparse.conversion.trainable_weights import check_convertible, trainable_weights
+from keras_sparse.export.litert import WEIGHTS
 from keras_sparse.export.sparse_benefit import sparse_is_faster, sparse_is_smaller, sparsity_threshold
 from keras_sparse.export.xnnpack import reason_for_dense_inference
 from keras_sparse.layers.kinds import CELLS, CONVOLUTIONAL_CELLS, CONVOLUTIONS, DEPTHWISE_CONVOLUTIONS, spatial_rank
@@ -14,7 +15,6 @@ from keras_sparse.layers.multiply_accumulates import uses_per_call
 from keras_sparse.validation import check_choice, check_positive_int
 
 _TARGETS = ("litert-x86", "litert-arm64", "onnxruntime", "keras")
-_WEIGHTS = ("float32", "float16", "int8")
 _ITEM_SIZES = {"float32": 4, "float16": 2, "int8": 1}
 
 
@@ -107,7 +107,7 @@ def deployment_report(
     """
     check_convertible(model, "deployment_report")
     check_choice(target, "target", _TARGETS)
-    check_choice(weights, "weights", _WEIGHTS)
+    check_choice(weights, "weights", WEIGHTS)
     if batch_size is not None:
         check_positive_int(batch_size, "batch_size")
     if weights != "float32" and not target.startswith("litert"):

@@ -20,7 +20,6 @@ from keras_sparse.layers.traversal import flatten
 from keras_sparse.validation import check_choice, check_path, check_positive_int
 
 _FORMATS = {".tflite": "litert", ".onnx": "onnx", "": "tf_saved_model"}
-_WEIGHTS = ("float32", "float16", "int8")
 _VERIFIED_SAMPLES = 16
 
 
@@ -180,7 +179,11 @@ def _elements(structure):
 def _check_format(path, format):
     """Returns the name of the format, chosen by the extension of `path` if `format` is None."""
     if format is None:
-        check_choice(path.suffix, "the extension of path", _FORMATS)
+        if path.suffix not in _FORMATS:
+            raise ValueError(
+                "`path` must end in '.tflite' or '.onnx', or be a folder without extension, unless `format` is given. "
+                f"Received: path={str(path)!r}, format=None."
+            )
         return _FORMATS[path.suffix]
     check_choice(format, "format", _FORMATS.values())
     extension = next(k for k, v in _FORMATS.items() if v == format)
@@ -191,7 +194,7 @@ def _check_format(path, format):
 
 def _check_combination(format, weights, representative_dataset):
     """Raises ValueError if arguments and backend cannot be combined."""
-    check_choice(weights, "weights", _WEIGHTS)
+    check_choice(weights, "weights", litert.WEIGHTS)
     if format != "litert" and weights != "float32":
         raise ValueError(
             f"`weights` other than 'float32' are for LiteRT. Received: weights={weights!r} for the format {format!r}. "

@@ -12,6 +12,8 @@ from keras_sparse.export.checksum import write_with_checksum
 from keras_sparse.export.signature import METADATA_NAME, Signature, input_specs, input_structure
 from keras_sparse.export.sparse_tensors import TensorStorage, store_sparse
 
+WEIGHTS = ("float32", "float16", "int8")  # the types of weights in a file
+
 
 @dataclasses.dataclass(frozen=True)
 class ConvertedModel:
