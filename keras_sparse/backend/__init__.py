@@ -1,4 +1,4 @@
-"""Functions that differ between TensorFlow, JAX and PyTorch: one file for each backend, with the same functions.
+"""Functions that differ between TensorFlow, JAX and PyTorch: one file for each backend, and one with the defaults.
 
 `read`, `write_elements` and `assign` access variables between two steps. `hook_train_step`, `train_and_keep_batch` and
 `dense_gradients` extend the training step. `copies` and `of_all_processes` serve the comparison of replicas.
@@ -8,32 +8,39 @@ import importlib
 
 import keras
 
+from keras_sparse.backend import default
 from keras_sparse.backend.common import assign_all, inner_optimizer, scope, tensors
 
 name = keras.backend.backend()
 _backend = importlib.import_module(f"keras_sparse.backend.{name}")
 
-assign = _backend.assign
-can_assign = _backend.can_assign
-compiled = _backend.compiled
-copies = _backend.copies
-DEPENDENCY_ATTRIBUTES = _backend.DEPENDENCY_ATTRIBUTES
-copy_dependencies = _backend.copy_dependencies
-copy_native = _backend.copy_native
-dense_gradients = _backend.dense_gradients
-hook_train_step = _backend.hook_train_step
-is_native_optimizer = _backend.is_native_optimizer
-layout_of = _backend.layout_of
-link_native = _backend.link_native
-native_slots = _backend.native_slots
-of_all_processes = _backend.of_all_processes
-read = _backend.read
-to_numpy = _backend.to_numpy
-refresh_held_state = _backend.refresh_held_state
-track_parameters = _backend.track_parameters
-train_and_keep_batch = _backend.train_and_keep_batch
-where = _backend.where
-write_elements = _backend.write_elements
+
+def _chosen(name):
+    """Returns what the backend has under a name, or the default if it has nothing."""
+    return getattr(_backend if hasattr(_backend, name) else default, name)
+
+
+DEPENDENCY_ATTRIBUTES = _chosen("DEPENDENCY_ATTRIBUTES")
+assign = _chosen("assign")
+can_assign = _chosen("can_assign")
+compiled = _chosen("compiled")
+copies = _chosen("copies")
+copy_dependencies = _chosen("copy_dependencies")
+copy_native = _chosen("copy_native")
+dense_gradients = _chosen("dense_gradients")
+hook_train_step = _chosen("hook_train_step")
+is_native_optimizer = _chosen("is_native_optimizer")
+layout_of = _chosen("layout_of")
+link_native = _chosen("link_native")
+native_slots = _chosen("native_slots")
+of_all_processes = _chosen("of_all_processes")
+read = _chosen("read")
+to_numpy = _chosen("to_numpy")
+refresh_held_state = _chosen("refresh_held_state")
+track_parameters = _chosen("track_parameters")
+train_and_keep_batch = _chosen("train_and_keep_batch")
+where = _chosen("where")
+write_elements = _chosen("write_elements")
 
 __all__ = [
     "DEPENDENCY_ATTRIBUTES",

@@ -71,35 +71,6 @@ def assign_all(variables, values):
     keras.tree.map_structure(lambda variable, value: variable.assign(value), variables, values)
 
 
-def link_native(variable: keras.Variable, new: keras.Variable, copied: dict) -> None:
-    """Does nothing: only PyTorch has modules that share parameters with Keras variables."""
-
-
-def track_parameters(model: keras.Model) -> None:
-    """Does nothing: only on PyTorch a model has a second list of its variables."""
-
-
-def is_native_optimizer(optimizer) -> bool:
-    """Returns False: only PyTorch has optimizers of its own that train Keras variables."""
-    return False
-
-
-def native_slots(optimizer, variable: keras.Variable) -> list[keras.Variable]:
-    """Returns an empty list: there are no optimizers of the backend's own."""
-    return []
-
-
-def where(condition, x, fill: float):
-    """Returns a tensor with the values of `x` where a condition is true, and a number elsewhere.
-
-    Args:
-        condition: tensor of booleans or of 0 and 1, whose shape broadcasts to that of `x`.
-        x: float tensor.
-        fill: float.
-    """
-    return ops.where(ops.cast(condition, "bool"), x, ops.full_like(x, fill))
-
-
 def scope(model):
     """Returns the scope of the model's `tf.distribute` strategy, or an empty context manager."""
     strategy = getattr(model, "distribute_strategy", None)

@@ -8,9 +8,6 @@ import numpy as np
 
 from keras_sparse import _keras
 from keras_sparse.backend import common
-from keras_sparse.backend.common import is_native_optimizer, link_native, native_slots, track_parameters  # noqa: F401
-
-DEPENDENCY_ATTRIBUTES = frozenset()  # of TensorFlow only
 
 
 def read(variable: keras.Variable) -> np.ndarray:
@@ -46,12 +43,7 @@ def write_elements(positions: np.ndarray, *pairs: tuple) -> None:
     arrays = [common.copy_with_elements(read(variable), positions, values) for variable, values in pairs]
     # One call for all variables, since a call takes longer than the copy.
     for (variable, _), value in zip(pairs, jax.device_put(arrays), strict=True):
-        assign(variable, value)
-
-
-def assign(variable: keras.Variable, value: np.ndarray) -> None:
-    """Assigns an array to a variable."""
-    variable.assign(value)
+        variable.assign(value)
 
 
 def can_assign(*variables: keras.Variable) -> bool:
@@ -65,20 +57,6 @@ def can_assign(*variables: keras.Variable) -> bool:
     if _keras.in_stateless_scope() or any(x is None or x.is_deleted() for x in values):
         return False
     return not isinstance(jnp.zeros(()), jax.core.Tracer)
-
-
-def copy_native(value, copied: dict, copy_of: Callable):
-    """Returns the object itself, since JAX arrays are immutable."""
-    return value
-
-
-def where(condition, x, fill: float):
-    """Returns a tensor with the values of `x` where a condition is true, and a number elsewhere; see `common.where`."""
-    return common.where(condition, x, fill)
-
-
-def copy_dependencies(layer: keras.Layer, new: keras.Layer, names_of_compile: set[str]) -> None:
-    """Does nothing: JAX has no second list of what a layer refers to."""
 
 
 def layout_of(variable):

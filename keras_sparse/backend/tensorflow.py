@@ -7,8 +7,7 @@ import keras
 import numpy as np
 
 from keras_sparse import _keras
-from keras_sparse.backend import common
-from keras_sparse.backend.common import is_native_optimizer, link_native, native_slots, track_parameters  # noqa: F401
+from keras_sparse.backend import common, default
 
 # Attributes of a `tf.Trackable` that tracks nothing, as TensorFlow makes them at the first use.
 _NOTHING_TRACKED = {
@@ -34,11 +33,6 @@ def read(variable: keras.Variable) -> np.ndarray:
     import tensorflow as tf
 
     return np.asarray(tf.raw_ops.ReadVariableOp(resource=resource.handle, dtype=resource.dtype))
-
-
-def to_numpy(value) -> np.ndarray:
-    """Converts a tensor to a NumPy array."""
-    return keras.ops.convert_to_numpy(value)
 
 
 def write_elements(positions: np.ndarray, *pairs: tuple) -> None:
@@ -108,11 +102,11 @@ def copy_native(value, copied: dict, copy_of: Callable):
 
 
 def where(condition, x, fill: float):
-    """Returns a tensor with the values of `x` where a condition is true, and a number elsewhere; see `common.where`."""
+    """Returns the values of `x` where a condition is true, and a number elsewhere; see `default.where`."""
     import tensorflow as tf
 
     if condition.shape != x.shape:
-        return common.where(condition, x, fill)
+        return default.where(condition, x, fill)
     # This operation does not broadcast. Unless XLA compiles the step, it and its gradient take half the time of
     # `tf.where`, which does.
     other = tf.fill(x.shape, tf.cast(fill, x.dtype))
@@ -140,10 +134,6 @@ def copy_dependencies(layer: keras.Layer, new: keras.Layer, names_of_compile: se
             tf.__internal__.tracking.AutoTrackable.__setattr__(new, name, value)
 
 
-def layout_of(variable):
-    """Returns None, since `keras.distribution` does not support this backend."""
-
-
 def copies(variable: keras.Variable) -> list[tuple]:
     """Returns the copies of a variable, or of its parts, on all devices.
 
@@ -155,15 +145,6 @@ def copies(variable: keras.Variable) -> list[tuple]:
     if hasattr(value, "values") and not callable(value.values):
         return [(None, v.numpy()) for v in value.values]
     return [(None, read(variable))]
-
-
-def of_all_processes(*arrays: np.ndarray) -> list[np.ndarray]:
-    """Gathers 1-D arrays from all processes. There is only one: returns arrays of shape `(size, 1)`."""
-    return [a[:, None] for a in arrays]
-
-
-def refresh_held_state(model: keras.Model) -> None:
-    """Does nothing, since `fit` holds no copy of the variables on this backend."""
 
 
 def compiled(function: Callable) -> Callable:

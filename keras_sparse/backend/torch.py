@@ -10,18 +10,6 @@ from keras import ops
 from keras_sparse import _keras
 from keras_sparse.backend import common
 
-DEPENDENCY_ATTRIBUTES = frozenset()  # of TensorFlow only
-
-
-def read(variable: keras.Variable) -> np.ndarray:
-    """Converts a variable to a NumPy array, which may share its memory: copy it to keep or change it."""
-    return ops.convert_to_numpy(variable)
-
-
-def to_numpy(value) -> np.ndarray:
-    """Converts a tensor to a NumPy array."""
-    return ops.convert_to_numpy(value)
-
 
 def write_elements(positions: np.ndarray, *pairs: tuple) -> None:
     """Writes the same elements of some variables, in place.
@@ -39,11 +27,6 @@ def write_elements(positions: np.ndarray, *pairs: tuple) -> None:
         flat[ops.convert_to_tensor(positions)] = new
         if not variable.value.data.is_contiguous():  # Then `reshape` has made a copy, not a view.
             variable.value.data.copy_(flat.reshape(variable.value.shape))
-
-
-def assign(variable: keras.Variable, value: np.ndarray) -> None:
-    """Assigns an array to a variable."""
-    variable.assign(value)
 
 
 def can_assign(*variables: keras.Variable) -> bool:
@@ -86,37 +69,9 @@ def link_native(variable: keras.Variable, new: keras.Variable, copied: dict) -> 
     copied[id(variable.value)] = new.value
 
 
-def where(condition, x, fill: float):
-    """Returns a tensor with the values of `x` where a condition is true, and a number elsewhere; see `common.where`."""
-    return common.where(condition, x, fill)
-
-
 def copy_dependencies(layer: keras.Layer, new: keras.Layer, names_of_compile: set[str]) -> None:
     """Makes PyTorch's list of the parameters of a copied layer, which an export to ONNX needs."""
     new.named_parameters()
-
-
-def layout_of(variable):
-    """Returns None, since `keras.distribution` does not support this backend."""
-
-
-def copies(variable: keras.Variable) -> list[tuple]:
-    """Returns the copies of a variable, or of its parts, on all devices.
-
-    Returns:
-        List of `(part, array)`, one for each device. `part` is a tuple with `(start, stop)` for each axis, or None for
-        the whole variable. `array` is None if the device belongs to another process.
-    """
-    return [(None, read(variable))]
-
-
-def of_all_processes(*arrays: np.ndarray) -> list[np.ndarray]:
-    """Gathers 1-D arrays from all processes. There is only one: returns arrays of shape `(size, 1)`."""
-    return [a[:, None] for a in arrays]
-
-
-def refresh_held_state(model: keras.Model) -> None:
-    """Does nothing, since `fit` holds no copy of the variables on this backend."""
 
 
 def is_native_optimizer(optimizer) -> bool:
