@@ -93,11 +93,11 @@ def has_train_step_of_keras(model):
 
 
 def has_loss_of_keras(model):
-    """Whether a model is trained by Keras's own `train_step` on Keras's own `compute_loss`.
+    """Whether `compute_loss` of a model is the one of Keras.
 
     Others may have penalties of the variables themselves, whose gradients are not 0 at dead weights.
     """
-    return has_train_step_of_keras(model) and type(model).compute_loss.__module__.startswith("keras.src.")
+    return type(model).compute_loss.__module__.startswith("keras.src.")
 
 
 def begin_after(model, epochs):

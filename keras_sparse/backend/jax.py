@@ -217,6 +217,7 @@ def dense_gradients(
         Function `(x, y, sample_weight) -> list of arrays` of the kernels' shapes.
     """
     import jax
+    import jax.numpy as jnp
 
     variables = list({id(v): v for v in [*model.variables, *model.optimizer.variables]}.values())
 
@@ -231,6 +232,9 @@ def dense_gradients(
             mapping = [*others, *common.with_all_live(kernels, masks, values)]
             return common.training_loss(model, mapping, *batch)
 
-        return jax.grad(loss)(values)
+        # JAX takes 1 for the derivative of |w| at 0, as in an L1 regularizer: take the mean of both sides.
+        sides = (1e-30, -1e-30) if any(v.regularizer is not None for v in kernels) else (0.0,)
+        beside = [[v + (v == 0) * jnp.asarray(side, v.dtype) for v in values] for side in sides]
+        return [sum(x) / len(sides) for x in zip(*(jax.grad(loss)(x) for x in beside), strict=True)]
 
     return lambda *batch: gradient([v.value for v in variables], *batch)

@@ -199,10 +199,7 @@ class LiveRegularizer:
 
     def __call__(self, weights):
         """Returns the penalty of the live weights."""
-        live = self.weight.masked(weights)
-        if backend.name == "jax":  # For the dense gradient, dead weights count as live, and are 0.
-            live = ops.where(live != 0, live, ops.zeros_like(live))
-        return self.regularizer(live)
+        return self.regularizer(self.weight.masked(weights))
 
 
 @contextlib.contextmanager
