@@ -191,7 +191,7 @@ def test_deep_networks_may_differ_by_their_own_rounding_only(tmp_path):
     ks.export(model, tmp_path / "m.tflite", representative_dataset=samples[0])
     (got,) = ks.load_litert(tmp_path / "m.tflite")(samples[0])
     assert np.abs(got - expected).max() > 1e-5 * np.abs(expected).max()  # a fixed tolerance would refuse it
-    (effect,) = effect_of_rounding(model, samples)
+    (effect,) = effect_of_rounding(model, samples, [expected])
     for error, fits in ((effect, True), (10 * effect, False)):
         with contextlib.nullcontext() if fits else pytest.raises(RuntimeError, match="not kept"):
             check_exported_outputs(model, lambda _, error=error: [expected + error], samples, "float32", "m.tflite")

@@ -69,8 +69,7 @@ def native_slots(optimizer, variable: keras.Variable) -> list[keras.Variable]:
 
 
 def layout_of(variable):
-    """Returns the `keras.distribution.TensorLayout` of a variable; None where `keras.distribution` is not supported."""
-    return
+    """Returns None: only JAX supports `keras.distribution`, whose `TensorLayout` a variable has there."""
 
 
 def copies(variable: keras.Variable) -> list[tuple]:

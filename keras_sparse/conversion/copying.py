@@ -239,7 +239,7 @@ class _Copier:
             # The call that made a tensor is set when that call is copied. Tensors outside of the graphs keep theirs.
             fresh |= {name: state[name] for name in _keras.HISTORY if name in state}
         state = _keras.without_torch_parameters(state)
-        self._originals.append(state)  # Ids of what it refers to must stay unique.
+        self._originals.append(state)  # On PyTorch it has a new dict, whose id must stay unique.
         if _keras.is_tracker(value):
             self._trackers.append(new)
         # Bypass the `__setattr__` of the class: what it records is stored in attributes, which are copied as well.

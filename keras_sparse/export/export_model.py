@@ -148,8 +148,7 @@ def _conversion_errors(model, format):
         raise
     except Exception as error:
         policies = sorted({x.dtype_policy.name for x in flatten(model)})
-        has_loop = any(isinstance(x, keras.layers.RNN) and not x.unroll for x in flatten(model))
-        advice = " Recurrent layers need a fixed `batch_size`, or unroll=True." if has_loop else ""
+        advice = " Recurrent layers need a fixed `batch_size`, or unroll=True." if _recurrent_loops(model) else ""
         raise RuntimeError(
             f"Keras or TensorFlow could not export {model.name!r} as {format!r}, and nothing was written. Expected: "
             "layers that the format supports, in float32, and inputs without spaces in their names. Received: inputs "
@@ -272,12 +271,17 @@ def _check_no_loops(model):
     graph = trace.get_concrete_function(*specs).graph.as_graph_def()
     nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
     if any(n.op in ("While", "StatelessWhile") for n in nodes):
-        loops = [x.name for x in flatten(model) if isinstance(x, keras.layers.RNN) and not x.unroll]
         raise ValueError(
-            f"`weights='int8'` cannot calibrate loops, which {model.name!r} has. Received: recurrent layers {loops}. "
+            f"`weights='int8'` cannot calibrate loops, which {model.name!r} has. Received: recurrent layers "
+            f"{_recurrent_loops(model)}. "
             "Build them with unroll=True and a fixed number of steps, which needs the same weights, or export with "
             "weights='float16'."
         )
+
+
+def _recurrent_loops(model):
+    """Returns the names of the recurrent layers in a model that run as a loop."""
+    return [x.name for x in flatten(model) if isinstance(x, keras.layers.RNN) and not x.unroll]
 
 
 def _missing_benefit(converted):

@@ -1,4 +1,4 @@
-"""Knows which method trains a model in the `fit` that runs, of which there can be one only."""
+"""Registers the method that trains a model in a `fit`, which can have only one."""
 
 import weakref
 

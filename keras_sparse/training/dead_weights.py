@@ -3,15 +3,21 @@
 import keras
 import numpy as np
 
-from keras_sparse import backend
+from keras_sparse import _keras, backend
 from keras_sparse.layers.mask_elements import from_elements, spread, to_elements
 from keras_sparse.training.optimizer_state import keeps_zeros, slots
 
 
-def leaves_zeros(layers: list, optimizer) -> bool:
-    """Returns whether neither the optimizer nor a constraint changes dead weights and their slots."""
-    kernels = [x.variable for x in layers]
-    return keeps_zeros(optimizer) and all(v.constraint is None for v in kernels)
+def leaves_zeros(model: keras.Model, layers: list, optimizer) -> bool:
+    """Returns whether no optimizer, constraint or `compute_loss` of the user's changes dead weights and their slots.
+
+    Args:
+        model: `keras.Model`.
+        layers: list of masked weights of the model.
+        optimizer: the optimizer that trains them.
+    """
+    is_free = all(x.variable.constraint is None for x in layers)
+    return is_free and keeps_zeros(optimizer) and _keras.has_loss_of_keras(model)
 
 
 def finite(layers: list) -> bool:

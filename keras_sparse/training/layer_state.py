@@ -13,7 +13,6 @@ from collections import defaultdict
 import keras
 import numpy as np
 
-from keras_sparse import _keras
 from keras_sparse.backend import read, scope
 from keras_sparse.layers.connected_units import Units, plain_units
 from keras_sparse.layers.mask_elements import to_elements, where_live
@@ -156,7 +155,7 @@ class LayerSpec:
     pattern: NMPattern | None = None
 
     @classmethod
-    def of(cls, first: int, layer, optimizer) -> "LayerSpec":
+    def of(cls, model: keras.Model, first: int, layer, optimizer) -> "LayerSpec":
         """Returns the spec of a masked weight that `optimizer` trains."""
         kernel = layer.variable
         found = slots(optimizer, kernel)
@@ -170,7 +169,7 @@ class LayerSpec:
             momentum=index,
             factor=sgd.momentum if slot is not None else 0.0,
             nesterov=slot is not None and sgd.nesterov,
-            zeros=leaves_zeros([layer], optimizer),
+            zeros=leaves_zeros(model, [layer], optimizer),
             pattern=layer.pattern,
         )
 
@@ -200,10 +199,7 @@ def layer_specs(model: keras.Model, optimizer=None) -> tuple[LayerSpec, ...]:
         if not optimizer.built:  # TensorFlow would build it within the first step, but the specs need its slots now.
             with scope(model):
                 optimizer.build(model.trainable_variables)
-    specs = [LayerSpec.of(first, layer, optimizer) for first, layer in placed(model)]
-    if not _keras.has_loss_of_keras(model):
-        specs = [dataclasses.replace(spec, zeros=False) for spec in specs]
-    return tuple(specs)
+    return tuple(LayerSpec.of(model, first, layer, optimizer) for first, layer in placed(model))
 
 
 def variables_of(layers: list, optimizer) -> list[list]:

@@ -5,7 +5,6 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_sparse import _keras
 from keras_sparse.layers.traversal import trainable_masked_weights
 from keras_sparse.training.dead_weights import leaves_zeros
 from keras_sparse.training.layer_state import LayerSpec, LayerState, layer_specs, live_weights
@@ -79,7 +78,7 @@ class MethodInterface:
             None, or `(specs, carried, settings)`. `carried` is a list of arrays, `settings` an array.
         """
         model = self.model
-        if _keras.has_loss_of_keras(model) and leaves_zeros(trainable_masked_weights(model), model.optimizer):
+        if leaves_zeros(model, trainable_masked_weights(model), model.optimizer):
             return None
         # The number of live weights changes during training, and clearing does not need it. Without it, the specs stay
         # equal, and the step is not compiled anew.

@@ -113,7 +113,7 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
         for layer, mask_update in zip(layers, planned, strict=True):
             mask_update.write(layer, optimizer)
         # In a loop other than `fit`, which clears first, dead weights and their slots may have other values.
-        if self._thread is None or optimizer is None or not leaves_zeros(layers, optimizer):
+        if self._thread is None or optimizer is None or not leaves_zeros(model, layers, optimizer):
             clear(layers, optimizer)
         grown = sum(np.count_nonzero(x.alive) for x in planned)
         self._end_update(model, sum(len(x.alive) for x in planned) - grown, grown)
