@@ -83,6 +83,8 @@ flags.DEFINE_float("widen_factor", None, "Factor of the width; default: that of 
 class Clock(keras.callbacks.Callback):
     """Measures the seconds of each epoch: of its training steps (`steps`), and with evaluation (`with_evaluation`)."""
 
+    async_safe = True  # as the callbacks of the recipes
+
     def on_train_begin(self, logs=None):
         """Resets the lists of times."""
         self.steps, self.with_evaluation = [], []
@@ -92,14 +94,14 @@ class Clock(keras.callbacks.Callback):
         if batch == 0:
             self.started = time.perf_counter()
 
-    def on_train_batch_end(self, batch, logs=None):
-        """Updates the time of the steps. The last batch of the epoch sets the final value."""
-        self.trained = time.perf_counter() - self.started
+    def on_test_begin(self, logs=None):
+        """Records the time of the steps, after which Keras evaluates the model."""
+        self.steps.append(time.perf_counter() - self.started)
 
     def on_epoch_end(self, epoch, logs=None):
-        """Records both times."""
-        self.steps.append(self.trained)
+        """Records the time of both; it is that of the steps if there is no evaluation."""
         self.with_evaluation.append(time.perf_counter() - self.started)
+        self.steps += self.with_evaluation[len(self.steps) :]
 
 
 class BenchmarkModel:

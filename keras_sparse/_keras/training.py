@@ -1,5 +1,7 @@
 """The state of a training: optimizers, compiled functions, and `fit` itself."""
 
+import sys
+
 import keras
 
 
@@ -89,7 +91,7 @@ def has_train_step_of_keras(model):
     """Whether the `train_step` of a model is the one of Keras, which `training/train_step.py` may have hooked."""
     step = model.train_step
     module = getattr(getattr(step, "__func__", step), "__module__", "")
-    return module.startswith(("keras.src.backend.", "keras_sparse.backend."))
+    return module.startswith(("keras.src.backend.", "keras_sparse.training."))
 
 
 def has_loss_of_keras(model):
@@ -98,6 +100,32 @@ def has_loss_of_keras(model):
     Others may have penalties of the variables themselves, whose gradients are not 0 at dead weights.
     """
     return type(model).compute_loss.__module__.startswith("keras.src.")
+
+
+def callbacks_of_fit():
+    """Returns the callbacks of the `fit` that calls the present one; None if that cannot be found.
+
+    They are found in the frames of the calls: the public `keras.callbacks.CallbackList` is a local variable of `fit`,
+    which neither the model nor a callback refers to. Public: none.
+    """
+    frame = sys._getframe()
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, keras.callbacks.CallbackList):
+            return owner.callbacks
+        frame = frame.f_back
+    return None
+
+
+def has_own_hook(callback, hook):
+    """Returns whether the code of a hook, such as "on_epoch_begin", is neither Keras's nor of this package.
+
+    Modules of Keras are private: `keras.src`, since 3.0.
+    """
+    if hook in vars(callback):
+        return True  # `keras.callbacks.LambdaCallback` sets functions of the user's.
+    function = getattr(type(callback), hook)
+    return not (getattr(function, "__module__", None) or "").startswith(("keras.src.", "keras_sparse."))
 
 
 def begin_after(model, epochs):

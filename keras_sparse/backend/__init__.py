@@ -40,6 +40,7 @@ refresh_held_state = _chosen("refresh_held_state")
 track_parameters = _chosen("track_parameters")
 train_and_keep_batch = _chosen("train_and_keep_batch")
 where = _chosen("where")
+with_gradient = _chosen("with_gradient")
 write_elements = _chosen("write_elements")
 
 __all__ = [
@@ -67,5 +68,6 @@ __all__ = [
     "track_parameters",
     "train_and_keep_batch",
     "where",
+    "with_gradient",
     "write_elements",
 ]

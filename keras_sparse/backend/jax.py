@@ -120,6 +120,25 @@ def compiled(function: Callable) -> Callable:
     return jax.jit(function)
 
 
+def with_gradient(weights, mask, gradient: Callable):
+    """Returns `weights`, whose gradient in a derivative is `gradient(mask, upstream)`.
+
+    Args:
+        weights: float tensor.
+        mask: tensor of 0 and 1.
+        gradient: function `(mask, upstream) -> tensor` of the shape of `weights`.
+    """
+    import jax
+
+    # The mask is an argument, since JAX may call the functions after the trace of what surrounds them.
+    @jax.custom_vjp
+    def identity(x, mask):
+        return x
+
+    identity.defvjp(lambda x, mask: (x, mask), lambda mask, upstream: (gradient(mask, upstream), None))
+    return identity(weights, mask)
+
+
 def hook_train_step(
     model: keras.Model,
     train_step: Callable,

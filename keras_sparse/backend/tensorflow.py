@@ -113,6 +113,19 @@ def where(condition, x, fill: float):
     return tf.raw_ops.Select(condition=tf.cast(condition, "bool"), x=x, y=other)
 
 
+def with_gradient(weights, mask, gradient: Callable):
+    """Returns `weights` with another gradient; see `jax.with_gradient`."""
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def identity(x):
+        # The gradient of an embedding is `tf.IndexedSlices`, which become a tensor here.
+        return tf.identity(x), lambda upstream: gradient(mask, tf.convert_to_tensor(upstream))
+
+    mask = tf.convert_to_tensor(mask)
+    return identity(tf.convert_to_tensor(weights))  # `ops.convert_to_tensor` returns Keras variables as they are.
+
+
 def copy_dependencies(layer: keras.Layer, new: keras.Layer, names_of_compile: set[str]) -> None:
     """Makes TensorFlow track the attributes of a copied layer that it tracks in the original.
 

@@ -90,6 +90,14 @@ def native_slots(optimizer, variable: keras.Variable) -> list[keras.Variable]:
     return [keras.Variable(torch.nn.Parameter(x, requires_grad=False), trainable=False) for x in slots]
 
 
+def with_gradient(weights, mask, gradient: Callable):
+    """Returns `weights` with another gradient; see `jax.with_gradient`."""
+    view = weights.view_as(weights)
+    if view.requires_grad:
+        view.register_hook(lambda upstream: gradient(mask, upstream))
+    return view
+
+
 def compiled(function: Callable) -> Callable:
     """Returns the function without compiling it: `torch.compile` needs a C++ compiler at run time."""
     return lambda *arguments: function(*common.tensors(arguments))

@@ -70,17 +70,18 @@ def spread(mask: np.ndarray, weight_shape: tuple) -> np.ndarray:
     return mask
 
 
-def where_live(mask, weights, fill):
+def where_live(mask, weights, fill=0.0):
     """Returns a tensor of weights with `fill` at dead positions.
 
     Args:
         mask: tensor of booleans or of 0 and 1, whose shape divides that of the weights.
         weights: tensor.
-        fill: float.
+        fill: float; 0 by default.
 
     Returns:
         Tensor of the shape and dtype of `weights`.
     """
+    weights = ops.convert_to_tensor(weights)
     shape = tuple(weights.shape)
     if all(n in (1, k) for n, k in zip(mask.shape, shape, strict=True)):
         return backend.where(mask, weights, fill)

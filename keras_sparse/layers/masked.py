@@ -4,7 +4,6 @@ import dataclasses
 import zlib
 
 import keras
-from keras import ops
 
 from keras_sparse import _keras
 from keras_sparse.layers.granularity import mask_shape
@@ -108,7 +107,7 @@ class _LiveInitializer:
 
     def __call__(self, shape, dtype=None):
         live = self.layer._draw(mask_shape(self.layer.granularity, shape, spatial_rank(self.layer)))
-        return where_live(live, ops.convert_to_tensor(self.initializer(shape, dtype=dtype)), 0)
+        return where_live(live, self.initializer(shape, dtype=dtype))
 
 
 class MaskedKernel(MaskedLayer):

@@ -11,6 +11,7 @@ from keras_sparse import backend
 from keras_sparse.criteria import live_count, random_mask
 from keras_sparse.layers.connected_units import Units, units_of
 from keras_sparse.layers.device_layouts import laid_out_beside
+from keras_sparse.layers.gradient_masking import masks_only_gradient, with_masked_gradient
 from keras_sparse.layers.mask_elements import spread, where_live
 from keras_sparse.layers.masks import Mask
 from keras_sparse.layers.nm_pattern import NMPattern, is_pattern
@@ -143,8 +144,13 @@ class MaskedWeight:
         return self.masked(self.variable)
 
     def masked(self, weights):
-        """Returns `weights`, a tensor of the shape of the weight, with 0 at dead positions."""
-        return where_live(self.mask.value, ops.convert_to_tensor(weights), 0)
+        """Returns `weights` with 0 at dead positions.
+
+        Args:
+            weights: the variable of the weight, or a tensor of its shape that is 0 wherever the variable is.
+        """
+        apply = with_masked_gradient if masks_only_gradient(self.variable) else where_live
+        return apply(self.mask.value, weights)
 
     def clear(self):
         """Sets dead weights to 0, unless the code runs where variables cannot be assigned, such as in a trace."""

@@ -155,7 +155,7 @@ class LayerSpec:
     pattern: NMPattern | None = None
 
     @classmethod
-    def of(cls, model: keras.Model, first: int, layer, optimizer) -> "LayerSpec":
+    def of(cls, first: int, layer, optimizer, zeros: bool) -> "LayerSpec":
         """Returns the spec of a masked weight that `optimizer` trains."""
         kernel = layer.variable
         found = slots(optimizer, kernel)
@@ -169,7 +169,7 @@ class LayerSpec:
             momentum=index,
             factor=sgd.momentum if slot is not None else 0.0,
             nesterov=slot is not None and sgd.nesterov,
-            zeros=leaves_zeros(model, [layer], optimizer),
+            zeros=zeros,
             pattern=layer.pattern,
         )
 
@@ -178,7 +178,7 @@ class LayerSpec:
         if self.zeros:
             return [weights, mask, *slots]
         held = [where_live(mask, x, fresh) for x, fresh in zip(slots, self.fresh, strict=True)]
-        return [where_live(mask, weights, 0), mask, *held]
+        return [where_live(mask, weights), mask, *held]
 
 
 def placed(model: keras.Model) -> list[tuple]:
@@ -199,7 +199,9 @@ def layer_specs(model: keras.Model, optimizer=None) -> tuple[LayerSpec, ...]:
         if not optimizer.built:  # TensorFlow would build it within the first step, but the specs need its slots now.
             with scope(model):
                 optimizer.build(model.trainable_variables)
-    return tuple(LayerSpec.of(model, first, layer, optimizer) for first, layer in placed(model))
+    layers = placed(model)
+    zeros = leaves_zeros(model, [layer for _, layer in layers], optimizer)
+    return tuple(LayerSpec.of(first, layer, optimizer, zeros) for first, layer in layers)
 
 
 def variables_of(layers: list, optimizer) -> list[list]:

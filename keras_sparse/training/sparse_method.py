@@ -20,7 +20,7 @@ from keras_sparse.training.layer_state import sparsity
 from keras_sparse.training.mask_update import plan_update
 from keras_sparse.training.method_interface import MethodInterface
 from keras_sparse.training.optimizer_state import check_optimizer
-from keras_sparse.training.train_step import HookedSteps, NextBatch
+from keras_sparse.training.train_step import NextBatch, StepsOfFit
 from keras_sparse.training.update_schedule import UpdateSchedule
 from keras_sparse.validation import check_not_negative_int, check_seed
 
@@ -113,7 +113,7 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
         for layer, mask_update in zip(layers, planned, strict=True):
             mask_update.write(layer, optimizer)
         # In a loop other than `fit`, which clears first, dead weights and their slots may have other values.
-        if self._thread is None or optimizer is None or not leaves_zeros(model, layers, optimizer):
+        if self._thread is None or optimizer is None or not self._leaves_zeros:
             clear(layers, optimizer)
         grown = sum(np.count_nonzero(x.alive) for x in planned)
         self._end_update(model, sum(len(x.alive) for x in planned) - grown, grown)
@@ -205,7 +205,9 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
         """Makes the updates that are due before the first step of the epoch, and prepares its steps."""
         model, self._thread = self.model, threading.get_ident()
         # Other callbacks may have restored older weights and masks, but not the optimizer state.
-        clear(trainable_masked_weights(model), model.optimizer)
+        layers = trainable_masked_weights(model)
+        clear(layers, model.optimizer)
+        self._leaves_zeros = leaves_zeros(model, layers, model.optimizer)
         self._dropped = self._grown = 0
         self._updated = False
         if self.update_schedule.started is not None:
@@ -237,6 +239,8 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         """Makes the update that is due, if there is one, and keeps the batch if an update after it needs gradients."""
         self.catch_up(batch)
+        if batch == 0:
+            self._steps.begin(self.model)
         if not self.growth_strategy.looks_at_batches:
             return
         schedule = self.update_schedule
@@ -307,10 +311,10 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
         self.growth_strategy.forget()
         self._epoch = self._step = 0
         self._dropped = self._grown = self._updates = self._skipped = self._moved = 0
-        self._put_off = self._updated = False
+        self._put_off = self._updated = self._leaves_zeros = False
         self._thread = None  # of the epoch that runs
         self._written = saved_state.LastWritten()
-        self._steps = HookedSteps(type(self).__name__)
+        self._steps = StepsOfFit(type(self).__name__)
 
     def __getstate__(self):
         """Returns settings and state without the model, so that methods can be copied and pickled."""

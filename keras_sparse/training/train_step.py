@@ -1,4 +1,4 @@
-"""Hooks a function into a model's compiled training step, right after the optimizer."""
+"""Replaces the compiled training step of a model for one `fit`, or one of its batches."""
 
 import functools
 
@@ -6,17 +6,69 @@ import numpy as np
 from keras import Variable
 
 from keras_sparse import backend
+from keras_sparse.layers.gradient_masking import masking_only_gradients
 from keras_sparse.layers.traversal import masked_weights, trainable_masked_weights
+from keras_sparse.training.dead_weights import (
+    clear,
+    leaves_zeros,
+    may_be_written_at_epoch_begin,
+    stay_zero_between_steps,
+)
 from keras_sparse.training.layer_state import variables_of
 from keras_sparse.training.optimizer_state import batches_and_steps
 
 
-class TrainStepHook:
-    """Makes a pure function act on variables after each optimizer step of one `fit`.
+class ReplacedTrainStep:
+    """Replaces `train_step` of a model for one `fit`.
 
-    It replaces two methods of the model: `train_step`, to add the function, and `make_train_function`, to detect the
-    next `fit`. If a `fit` is interrupted, nothing calls `release`. But each `fit` calls `make_train_function` first,
-    and then the hook removes itself.
+    It also replaces `make_train_function`, to detect the next `fit`. If a `fit` is interrupted, nothing calls
+    `release`. But each `fit` calls `make_train_function` first, and then the replacement removes itself.
+
+    Args:
+        model: compiled `keras.Model`, in `fit`.
+    """
+
+    of_one_fit = True  # Copies of the model do not get its methods.
+
+    def __init__(self, model):
+        self._model = model
+        self._usual = model.train_step
+        self._make = model.make_train_function
+        # Replace the methods on the object, not on its class.
+        self._replaced = {name: vars(model).get(name) for name in ("train_step", "make_train_function")}
+        model.train_step = self.train_step
+        model.make_train_function = self.make_train_function
+
+    def train_step(self, *arguments):
+        """Makes a training step, with the arguments and results of `train_step` of Keras on the backend."""
+        raise NotImplementedError
+
+    def make_train_function(self, force: bool = False):
+        """Calls `make_train_function` of Keras. Without `force`, another `fit` begins, so this is released first."""
+        if not force:
+            self.release()
+            return self._model.make_train_function()
+        return self._make(force=True)
+
+    def release(self) -> None:
+        """Restores the methods of the model."""
+        model = self._model
+        if getattr(vars(model).get("make_train_function"), "__self__", None) is not self:
+            return  # released already, or replaced by another one
+        for name, value in self._replaced.items():
+            if value is None:
+                delattr(model, name)
+            else:
+                setattr(model, name, value)
+        self.released()
+
+    def released(self) -> None:
+        """Makes the model forget the train function of the replaced step."""
+        self._model.train_function = None
+
+
+class TrainStepHook(ReplacedTrainStep):
+    """Makes a pure function act on variables after each optimizer step of one `fit`.
 
     Args:
         model: compiled `keras.Model`, in `fit`.
@@ -26,10 +78,7 @@ class TrainStepHook:
         settings: array, passed as it is.
     """
 
-    of_one_fit = True  # Copies of the model do not get this hook.
-
     def __init__(self, model, action, variables, carried, settings):
-        self._model = model
         self._holder = masked_weights(model)[0].mask
         with backend.scope(model):
             self._carried = [_variable(x) for x in carried]
@@ -40,21 +89,21 @@ class TrainStepHook:
         self._all = [*self._carried, self._steps, self._settings]
         self._holder.carry(self._all)
 
-        # The count of the steps is carried as the last variable. `HookedSteps.end` compares it with the optimizer's.
+        # The count of the steps is carried as the last variable. `StepsOfFit.end` compares it with the optimizer's.
         def counted(step, rate, settings, values, carried):
             *carried, steps = carried
             values, carried = action(step, rate, settings, values, carried)
             return values, [*carried, steps + 1]
 
-        # Replace the methods on the object, not on its class, and compile the train function anew.
-        self._replaced = {name: vars(model).get(name) for name in ("train_step", "make_train_function")}
-        self._make = model.make_train_function
-        hooked = backend.hook_train_step(
+        self._hooked = backend.hook_train_step(
             model, model.train_step, counted, variables, [*self._carried, self._steps], self._settings
         )
-        model.train_step = hooked
-        model.make_train_function = self.make_train_function
+        super().__init__(model)
         self._make(force=True)
+
+    def train_step(self, *arguments):
+        """Makes a training step, followed by the action."""
+        return self._hooked(*arguments)
 
     def renew(self, carried: list, settings: np.ndarray) -> None:
         """Sets `carried` and `settings` to other arrays of the same shapes, and the count of steps to 0."""
@@ -70,25 +119,45 @@ class TrainStepHook:
         """Returns how often the function has acted since the hook was made or renewed."""
         return int(backend.read(self._steps))
 
-    def make_train_function(self, force: bool = False):
-        """Calls `make_train_function` of Keras. Without `force`, another `fit` begins, so the hook is removed first."""
-        if not force:
-            self.release()
-            return self._model.make_train_function()
-        return self._make(force=True)
-
-    def release(self) -> None:
-        """Restores the methods of the model."""
-        model = self._model
-        if getattr(vars(model).get("make_train_function"), "__self__", None) is not self:
-            return  # released already, or replaced by another hook
-        for name, value in self._replaced.items():
-            if value is None:
-                delattr(model, name)
-            else:
-                setattr(model, name, value)
+    def released(self) -> None:
+        """Makes the model forget the hook's variables and the train function that has them."""
         self._holder.carry([])
-        model.train_function = None
+        super().released()
+
+
+class GradientMaskingSteps(ReplacedTrainStep):
+    """Makes the steps of one `fit` read masked weights as they are, and mask their gradients only.
+
+    Otherwise each step writes a masked copy of each weight, which takes a tenth of a step of LeNet. The copy equals the
+    weight if dead weights are 0 at the beginning of each step.
+
+    Args:
+        model: compiled `keras.Model`, in `fit`.
+        variables: list of the `keras.Variable`s of masked weights, whose dead entries nothing changes in this `fit`.
+    """
+
+    def __init__(self, model, variables):
+        super().__init__(model)
+        self._variables = variables
+        self._train_function = model.train_function
+        # Steps are compiled when they are first called. Keep the train function beside the usual one, so that a loop
+        # of many `fit` compiles it once.
+        made = vars(model.train_function).setdefault("masking_gradients", {})
+        key = tuple(map(id, variables))
+        if key not in made:
+            self._make(force=True)
+            made[key] = model.train_function
+        self._masking = model.train_function = made[key]
+
+    def train_step(self, *arguments):
+        """Makes a training step."""
+        with masking_only_gradients(self._variables):
+            return self._usual(*arguments)
+
+    def released(self) -> None:
+        """Restores the usual train function, unless the model was compiled anew since."""
+        is_mine = self._model.train_function is self._masking
+        self._model.train_function = self._train_function if is_mine else None
 
 
 class NextBatch:
@@ -115,8 +184,11 @@ class NextBatch:
         return backend.train_and_keep_batch(self._model, self._usual, self._count, self._keep, *arguments)
 
 
-class HookedSteps:
-    """Holds the hook of a method through the epochs of a `fit`, and checks that it acted in each step.
+class StepsOfFit:
+    """Holds what replaces the training step of a model through the epochs of a `fit`.
+
+    With an action, that is `TrainStepHook`; `end` checks that it acted in each step. Without, it is
+    `GradientMaskingSteps` where that computes the same as the usual step.
 
     Args:
         name: str, name of the method, for messages.
@@ -124,10 +196,11 @@ class HookedSteps:
 
     def __init__(self, name):
         self._name = name
-        self._hook = self._shape = self._since = None
+        self._replaced = self._shape = self._since = None
+        self._may_be_written = False
 
     def renew(self, model, step_action, action):
-        """Prepares the steps of an epoch.
+        """Prepares the steps of an epoch, at whose beginning dead weights are 0.
 
         Args:
             model: compiled `keras.Model`, in `fit`.
@@ -136,47 +209,56 @@ class HookedSteps:
         """
         # The specs are constants of the compiled step: with other ones it must be compiled anew.
         shape = step_action and (step_action[0], len(step_action[1]))
-        if self._hook and shape != self._shape:
+        if self._replaced and shape != self._shape:
             self.release()
             model.make_train_function()
         self._shape = shape
         if step_action is None:
+            self._may_be_written = may_be_written_at_epoch_begin()
+            weights = trainable_masked_weights(model)
+            if not self._replaced and leaves_zeros(model, weights, model.optimizer) and stay_zero_between_steps(model):
+                self._replaced = GradientMaskingSteps(model, [x.variable for x in weights])
             return
         specs, carried, settings = step_action
-        if self._hook:
-            self._hook.renew(carried, settings)
+        if self._replaced:
+            self._replaced.renew(carried, settings)
         else:
             variables = variables_of(trainable_masked_weights(model), model.optimizer)
-            self._hook = TrainStepHook(model, functools.partial(action, specs), variables, carried, settings)
+            self._replaced = TrainStepHook(model, functools.partial(action, specs), variables, carried, settings)
         self._since = batches_and_steps(model.optimizer)[0]
 
+    def begin(self, model):
+        """Clears dead weights again before the first step of an epoch, if callbacks may have written to them since."""
+        if isinstance(self._replaced, GradientMaskingSteps) and self._may_be_written:
+            clear(trainable_masked_weights(model), model.optimizer)
+
     def end(self, model):
-        """Returns `(specs, carried)` after the steps of an epoch, `carried` a list of arrays; None without a hook.
+        """Returns `(specs, carried)` after the steps of an epoch, `carried` a list of arrays; None without an action.
 
         Raises:
             RuntimeError: if the action was not called in each of the optimizer's steps.
         """
-        if not self._hook:
+        if self._shape is None:
             return None
         now, per_step = batches_and_steps(model.optimizer)
-        expected, made = now // per_step - self._since // per_step, self._hook.steps()
+        expected, made = now // per_step - self._since // per_step, self._replaced.steps()
         if made != expected:
             raise RuntimeError(
                 f"{self._name} acts inside of each training step, and was called in {made} of {expected} steps of this "
                 "epoch. Do not set `train_step` or call `make_train_function` or `train_on_batch` of "
                 f"{model.name!r} while `fit` runs."
             )
-        return self._shape[0], self._hook.carried()
+        return self._shape[0], self._replaced.carried()
 
     def release(self) -> None:
-        """Removes the hook from the model."""
-        if self._hook:
-            self._hook.release()
-        self._hook = None
+        """Restores the training step of the model."""
+        if self._replaced:
+            self._replaced.release()
+        self._replaced = None
 
     def __getstate__(self):
-        """Returns the state without the hook, which belongs to one `fit` of one model."""
-        return {**vars(self), "_hook": None, "_shape": None}
+        """Returns the state without the replacement, which belongs to one `fit` of one model."""
+        return {**vars(self), "_replaced": None, "_shape": None}
 
 
 def _variable(array):

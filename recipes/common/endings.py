@@ -27,6 +27,8 @@ class CtrlC(keras.callbacks.Callback):
     is lost, or within XLA, which can crash. On JAX this happened in 8 of 25 trials.
     """
 
+    async_safe = True  # It writes to no weights between steps.
+
     def __init__(self):
         super().__init__()
         self._asked = self._training = False

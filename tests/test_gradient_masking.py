@@ -1,0 +1,275 @@
+"""Tests the training steps that read masked weights as they are, since dead ones are 0, and mask gradients only."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import any_models
+import keras_sparse as ks
+from keras_sparse.layers import gradient_masking
+from keras_sparse.layers.traversal import masked_weights
+from nets import compiled, mlp, numpy, state
+from test_contract import METHODS
+
+BACKEND = keras.backend.backend()
+
+
+class Waited(keras.callbacks.Callback):
+    """Keras waits for this callback after each step, since it might write to weights. It does nothing."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        pass
+
+
+@pytest.fixture
+def kinds(monkeypatch):
+    """Returns a list to which each trace of a masked weight adds whether only its gradient is masked."""
+    found = []
+
+    def recorded(variable):
+        found.append(ask(variable))
+        return found[-1]
+
+    ask = gradient_masking.masks_only_gradient
+    monkeypatch.setattr("keras_sparse.layers.masked_weight.masks_only_gradient", recorded)
+    return found
+
+
+def trained(model, x, y, *callbacks, **settings):
+    """Trains a model, and returns the values of all its variables."""
+    compiled(model, **settings)
+    keras.utils.set_random_seed(1)
+    model.fit(x, y, batch_size=16, epochs=2, callbacks=list(callbacks), verbose=0)
+    for weight in masked_weights(model):
+        assert not numpy(weight.variable)[~weight.live()].any()
+    return [numpy(v) for v in [*model.weights, *model.optimizer.variables]]
+
+
+def assert_same_steps(make, x, y, kinds, method, settings=dict, masks_gradients=True):
+    """Asserts that steps with masked weights and those with masked gradients train alike."""
+    masked = trained(make(), x, y, method(), Waited(), **settings())
+    assert kinds
+    assert not any(kinds)
+    kinds.clear()
+    found = trained(make(), x, y, method(), **settings())
+    assert any(kinds) == masks_gradients
+    for one, other in zip(masked, found, strict=True):
+        np.testing.assert_allclose(np.float64(one), np.float64(other), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if n != "DeepR"])
+def test_each_method_trains_alike(name, blobs, kinds):
+    assert_same_steps(mlp, *blobs, kinds, METHODS[name])
+
+
+SGD = keras.optimizers.SGD
+SETTINGS = {
+    "Adam, weight decay": lambda: {"optimizer": keras.optimizers.AdamW(0.01, weight_decay=0.1)},
+    "clipping": lambda: {"optimizer": SGD(0.1, momentum=0.9, global_clipnorm=0.5)},
+    "EMA": lambda: {"optimizer": SGD(0.1, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=3)},
+    "accumulation": lambda: {"optimizer": SGD(0.1, momentum=0.9, gradient_accumulation_steps=2)},
+    "loss scaling": lambda: {"optimizer": keras.optimizers.LossScaleOptimizer(SGD(0.1))},
+    "eagerly": lambda: {"run_eagerly": True},
+    "XLA": lambda: {"jit_compile": BACKEND != "torch"},
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_each_setting_of_compile_trains_alike(settings, blobs, kinds):
+    assert_same_steps(mlp, *blobs, kinds, METHODS["DynamicSparse"], SETTINGS[settings])
+
+
+@pytest.mark.parametrize("granularity", ["4x4", "2:4", (1, 12)])
+def test_each_granularity_trains_alike(granularity, blobs, kinds):
+    def make():
+        keras.utils.set_random_seed(1)
+        net = [keras.Input((8,)), layers.Dense(12, activation="relu"), layers.Dense(12), layers.Dense(3, name="last")]
+        return ks.sparsify(keras.Sequential(net), 0.5, granularity=granularity, keep_dense=["last"])
+
+    assert_same_steps(make, *blobs, kinds, lambda: ks.DynamicSparse(fraction=0.3, period=3))
+
+
+def test_regularized_weights_train_alike(blobs, kinds):
+    def make():
+        keras.utils.set_random_seed(1)
+        both = keras.regularizers.L1L2(0.01, 0.01)
+        net = [keras.Input((8,)), layers.Dense(16, kernel_regularizer=both), layers.Dense(3)]
+        return ks.sparsify(keras.Sequential(net), 0.5)
+
+    assert_same_steps(make, *blobs, kinds, METHODS["DynamicSparse"])
+
+
+@pytest.mark.parametrize("case", any_models.CASES)
+def test_each_kind_of_model_trains_alike(case, kinds):
+    build, shape, _, include = any_models.CASES[case]
+
+    def make():
+        keras.utils.set_random_seed(1)
+        return ks.sparsify(build(), 0.5, include=include)
+
+    # On JAX, the gradient of the norm of `SpectralNormalization` moves dead weights.
+    own_step = "train_step" in vars(type(make())) or case == "spectral"
+    data = any_models.data(shape, 48)
+    assert_same_steps(
+        make, *data, kinds, lambda: ks.DynamicSparse(fraction=0.3, period=2), masks_gradients=not own_step
+    )
+
+
+class Inner(layers.Layer):
+    """Computes with a masked layer where the backend handles gradients in its own way."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.dense = how, layers.Dense(8)
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, x):
+        if self.how == "scan":
+            return ops.scan(lambda carry, _: (self.dense(carry), None), x, ops.arange(3))[0]
+        if self.how == "cond":
+            return ops.cond(ops.sum(x) > 0, lambda: self.dense(x), lambda: 2 * self.dense(x))
+        if self.how == "while":
+            return ops.while_loop(
+                lambda i, x: i < 3, lambda i, x: (i + 1, self.dense(x)), (0, x), maximum_iterations=3
+            )[1]
+        return keras.remat(self.dense.__call__)(x)
+
+
+@pytest.mark.parametrize("how", ["scan", "cond", "remat", *(["while"] if BACKEND != "jax" else [])])
+def test_layers_inside_loops_train_alike(how, blobs, kinds):
+    def make():
+        keras.utils.set_random_seed(1)
+        return ks.sparsify(keras.Sequential([keras.Input((8,)), Inner(how), layers.Dense(3)]), 0.5)
+
+    assert_same_steps(make, *blobs, kinds, METHODS["DynamicSparse"])
+
+
+def writer(hook, in_class, dead):
+    """Returns a callback that sets the weights of the first layer once, dead ones to `dead`."""
+
+    def write(self, number, logs=None):
+        if number == 1 and not self.done:
+            layer = ks.masked_layers(self.model)[0]
+            layer.kernel_variable.assign(np.where(layer.kernel_mask.numpy(), 0.1, dead))
+            self.done = True
+
+    cls = type("Writer", (keras.callbacks.Callback,), {"done": False, **({hook: write} if in_class else {})})
+    callback = cls()
+    if not in_class:
+        setattr(callback, hook, write.__get__(callback))
+    return callback
+
+
+@pytest.mark.parametrize("in_class", [True, False])
+@pytest.mark.parametrize("hook", ["on_epoch_begin", "on_train_batch_begin", "on_train_batch_end", "on_batch_end"])
+def test_dead_weights_that_a_callback_writes_have_no_effect(hook, in_class, blobs, kinds):
+    found = [trained(mlp(), *blobs, ks.Static(), writer(hook, in_class, dead)) for dead in (0.0, 5.0)]
+    assert kinds
+    assert any(kinds) == (hook == "on_epoch_begin")
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_callbacks_of_keras_and_of_this_package_do_not_write_between_steps(blobs, kinds, tmp_path):
+    callbacks = [
+        keras.callbacks.ModelCheckpoint(tmp_path / "m.keras", save_freq=3),
+        keras.callbacks.EarlyStopping(monitor="loss"),
+        keras.callbacks.TerminateOnNaN(),
+        keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: None),
+        ks.SparsityTensorBoard(tmp_path / "logs", update_freq="epoch"),
+        ks.BackupAndRestore(tmp_path / "backup"),
+    ]
+    trained(mlp(), *blobs, METHODS["DynamicSparse"](), *callbacks)
+    assert any(kinds)
+
+
+def test_a_callback_that_may_run_in_another_thread_writes_no_weights(blobs, kinds):
+    class Draws(Waited):
+        async_safe = True
+
+    trained(mlp(), *blobs, METHODS["DynamicSparse"](), Draws())
+    assert any(kinds)
+
+
+def test_frozen_masked_layers_stay_masked(blobs, kinds):
+    """Nobody clears their dead weights."""
+    model = mlp()
+    first = ks.masked_layers(model)[0]
+    first.trainable = False
+    compiled(model)
+    first.kernel_variable.assign(np.ones(first.kernel_variable.shape))
+    losses = (
+        model.evaluate(*blobs, verbose=0),
+        model.fit(*blobs, batch_size=96, callbacks=[ks.Static()], verbose=0).history["loss"][0],
+    )
+    assert any(kinds)
+    assert not all(kinds)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_only_training_steps_take_zeros_for_granted(blobs):
+    """Validation, prediction, and all that comes after `fit` apply the masks."""
+    model = compiled(mlp())
+    model.fit(*blobs, batch_size=16, validation_data=blobs, callbacks=[ks.Static()], verbose=0)
+    before = numpy(model(blobs[0])), model.predict(blobs[0], verbose=0), model.evaluate(*blobs, verbose=0)
+    layer = ks.masked_layers(model)[0]
+    value, mask = numpy(layer.kernel_variable), layer.kernel_mask.numpy()
+    layer.kernel_variable.assign(np.where(mask, value, 7.0))
+    after = numpy(model(blobs[0])), model.predict(blobs[0], verbose=0), model.evaluate(*blobs, verbose=0)
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    loss = model.train_on_batch(*blobs)
+    assert loss == pytest.approx(after[2], rel=1e-5)
+
+
+class Counted(layers.Dense):
+    """Counts how often it is called in Python: once for each trace."""
+
+    calls = 0
+
+    def call(self, x):
+        Counted.calls += 1
+        return super().call(x)
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="steps are not compiled on PyTorch")
+def test_a_loop_of_fit_compiles_once(blobs):
+    Counted.calls = 0
+    model = compiled(ks.sparsify(keras.Sequential([keras.Input((8,)), Counted(8), layers.Dense(3)]), 0.5))
+    calls = []
+    for _ in range(4):
+        model.fit(*blobs, batch_size=16, callbacks=[METHODS["DynamicSparse"]()], verbose=0)
+        calls.append(Counted.calls)
+    assert calls[0] > 0
+    assert calls == [calls[0]] * 4
+
+
+class Interrupts(keras.callbacks.Callback):
+    async_safe = True
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 2:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_after_an_interrupted_fit_the_usual_step_is_back(again, blobs, kinds):
+    model = compiled(mlp())
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(*blobs, batch_size=16, callbacks=[METHODS["DynamicSparse"](), Interrupts()], verbose=0)
+    assert any(kinds)
+    if again:
+        compiled(model, keras.optimizers.Adam())
+    kinds.clear()
+    before = state(model)
+    model.fit(*blobs, batch_size=16, verbose=0)
+    assert kinds
+    assert not any(kinds)
+    assert "train_step" not in vars(model)
+    assert "make_train_function" not in vars(model)
+    assert (state(model)[0][0] != before[0][0]).any()
+    if again:
+        assert int(model.optimizer.iterations) == 6
