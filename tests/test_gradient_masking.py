@@ -9,7 +9,7 @@ import any_models
 import keras_sparse as ks
 from keras_sparse.layers import gradient_masking
 from keras_sparse.layers.traversal import masked_weights
-from nets import compiled, mlp, numpy, state
+from nets import assert_dead_is_zero, compiled, mlp, numpy, state
 from test_contract import METHODS
 
 BACKEND = keras.backend.backend()
@@ -273,3 +273,20 @@ def test_after_an_interrupted_fit_the_usual_step_is_back(again, blobs, kinds):
     assert (state(model)[0][0] != before[0][0]).any()
     if again:
         assert int(model.optimizer.iterations) == 6
+
+
+def test_after_a_fit_that_was_interrupted_while_it_kept_a_batch(blobs, kinds):
+    """RigL replaces the train function for the batch before an update."""
+
+    class Stops(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch == 2:
+                raise KeyboardInterrupt
+
+    model = compiled(mlp())
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(*blobs, batch_size=16, callbacks=[ks.RigL(period=3, until=3), Stops()], verbose=0)
+    model.fit(*blobs, batch_size=16, epochs=2, callbacks=[ks.RigL(period=4, until=3)], verbose=0)
+    assert any(kinds)
+    assert getattr(model.train_function, "__self__", None) is None
+    assert_dead_is_zero(model)

@@ -139,10 +139,12 @@ class GradientMaskingSteps(ReplacedTrainStep):
     def __init__(self, model, variables):
         super().__init__(model)
         self._variables = variables
-        self._train_function = model.train_function
+        owner = getattr(model.train_function, "__self__", None)
+        # An interrupted `fit` may have left its `NextBatch`.
+        self._train_function = owner.usual if isinstance(owner, NextBatch) else model.train_function
         # Steps are compiled when they are first called. Keep the train function beside the usual one, so that a loop
         # of many `fit` compiles it once.
-        made = vars(model.train_function).setdefault("masking_gradients", {})
+        made = vars(self._train_function).setdefault("masking_gradients", {})
         key = tuple(map(id, variables))
         if key not in made:
             self._make(force=True)
@@ -169,19 +171,22 @@ class NextBatch:
         model: compiled `keras.Model`, in `fit`.
         count: int, the number of batches of the execution.
         keep: function of the batch.
+
+    Attributes:
+        usual: the usual train function of the model.
     """
 
     of_one_fit = True
 
     def __init__(self, model, count, keep):
         self._model, self._count, self._keep = model, count, keep
-        self._usual = model.train_function
+        self.usual = model.train_function
         model.train_function = self.train
 
     def train(self, *arguments):
         """Runs the usual train function once, and restores it on the model."""
-        self._model.train_function = self._usual
-        return backend.train_and_keep_batch(self._model, self._usual, self._count, self._keep, *arguments)
+        self._model.train_function = self.usual
+        return backend.train_and_keep_batch(self._model, self.usual, self._count, self._keep, *arguments)
 
 
 class StepsOfFit:
