@@ -116,6 +116,20 @@ def test_each_kind_of_model_trains_alike(case, kinds):
     )
 
 
+@pytest.mark.parametrize("granularity", ["weight", "2x4"])
+def test_dense_layers_of_images_train_alike(granularity, kinds):
+    """On TensorFlow, the gradient of their kernels has no static shape."""
+
+    def make():
+        keras.utils.set_random_seed(1)
+        net = [keras.Input((4, 4, 4)), layers.Dense(8), layers.EinsumDense("bhwi,io->bhwo", (4, 4, 8))]
+        net = [*net, layers.Flatten(), layers.Dense(4)]
+        return ks.sparsify(keras.Sequential(net), 0.5, granularity=granularity)
+
+    x, y = np.random.default_rng(0).normal(size=(48, 4, 4, 4)).astype("float32"), np.arange(48) % 3
+    assert_same_steps(make, x, y, kinds, lambda: ks.DynamicSparse(fraction=0.3, period=2))
+
+
 class Inner(layers.Layer):
     """Computes with a masked layer where the backend handles gradients in its own way."""
 

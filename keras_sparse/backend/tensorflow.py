@@ -119,8 +119,11 @@ def with_gradient(weights, mask, gradient: Callable):
 
     @tf.custom_gradient
     def identity(x):
-        # The gradient of an embedding is `tf.IndexedSlices`, which become a tensor here.
-        return tf.identity(x), lambda upstream: gradient(mask, tf.convert_to_tensor(upstream))
+        def masked(upstream):
+            # The gradient of an embedding is `tf.IndexedSlices`, and that of some products has no static shape.
+            return gradient(mask, tf.ensure_shape(tf.convert_to_tensor(upstream), x.shape))
+
+        return tf.identity(x), masked
 
     mask = tf.convert_to_tensor(mask)
     return identity(tf.convert_to_tensor(weights))  # `ops.convert_to_tensor` returns Keras variables as they are.
