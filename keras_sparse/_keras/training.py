@@ -99,7 +99,16 @@ def has_loss_of_keras(model):
 
     Others may have penalties of the variables themselves, whose gradients are not 0 at dead weights.
     """
-    return type(model).compute_loss.__module__.startswith("keras.src.")
+    return is_own_code(model.compute_loss)
+
+
+def is_own_code(value):
+    """Returns whether a function or class, or the class of any other object, is one of Keras's own.
+
+    Modules of Keras are private: `keras.src`, since 3.0.
+    """
+    value = getattr(value, "__func__", value)
+    return (getattr(value, "__module__", None) or "").startswith("keras.src.")
 
 
 def callbacks_of_fit():

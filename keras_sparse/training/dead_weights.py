@@ -29,26 +29,6 @@ def _are_held_elsewhere(model, layers):
     return any(owners.get(i, x) is not x for x in flatten(model) for i in map(id, vars(x).values()))
 
 
-def stay_zero_between_steps(model: keras.Model) -> bool:
-    """Returns whether only the method writes to weights between two steps of an epoch of the present `fit`.
-
-    Callbacks of the user's that Keras calls there might, too, unless they say by `async_safe` that they may run in
-    another thread while a step runs. A `train_step` of the user's can do anything.
-    """
-    callbacks = _keras.callbacks_of_fit()
-    if callbacks is None or not _keras.has_train_step_of_keras(model):
-        return False
-    hooks = "on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end"
-    waiting = [x for x in callbacks if not getattr(x, "async_safe", False)]
-    return not any(_keras.has_own_hook(x, hook) for x in waiting for hook in hooks)
-
-
-def may_be_written_at_epoch_begin() -> bool:
-    """Returns whether a callback of the present `fit` may write to weights in `on_epoch_begin`."""
-    callbacks = _keras.callbacks_of_fit()
-    return callbacks is None or any(_keras.has_own_hook(x, "on_epoch_begin") for x in callbacks)
-
-
 def finite(layers: list) -> bool:
     """Returns whether the weights, dead ones included, are free of NaN and infinity.
 

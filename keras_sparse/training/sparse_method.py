@@ -113,7 +113,7 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
         for layer, mask_update in zip(layers, planned, strict=True):
             mask_update.write(layer, optimizer)
         # In a loop other than `fit`, which clears first, dead weights and their slots may have other values.
-        if self._thread is None or optimizer is None or not self._leaves_zeros:
+        if self._thread is None or optimizer is None or not leaves_zeros(model, layers, optimizer):
             clear(layers, optimizer)
         grown = sum(np.count_nonzero(x.alive) for x in planned)
         self._end_update(model, sum(len(x.alive) for x in planned) - grown, grown)
@@ -205,9 +205,7 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
         """Makes the updates that are due before the first step of the epoch, and prepares its steps."""
         model, self._thread = self.model, threading.get_ident()
         # Other callbacks may have restored older weights and masks, but not the optimizer state.
-        layers = trainable_masked_weights(model)
-        clear(layers, model.optimizer)
-        self._leaves_zeros = leaves_zeros(model, layers, model.optimizer)
+        clear(trainable_masked_weights(model), model.optimizer)
         self._dropped = self._grown = 0
         self._updated = False
         if self.update_schedule.started is not None:
@@ -311,7 +309,7 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
         self.growth_strategy.forget()
         self._epoch = self._step = 0
         self._dropped = self._grown = self._updates = self._skipped = self._moved = 0
-        self._put_off = self._updated = self._leaves_zeros = False
+        self._put_off = self._updated = False
         self._thread = None  # of the epoch that runs
         self._written = saved_state.LastWritten()
         self._steps = StepsOfFit(type(self).__name__)

@@ -8,14 +8,10 @@ from keras import Variable
 from keras_sparse import backend
 from keras_sparse.layers.gradient_masking import masking_only_gradients
 from keras_sparse.layers.traversal import masked_weights, trainable_masked_weights
-from keras_sparse.training.dead_weights import (
-    clear,
-    leaves_zeros,
-    may_be_written_at_epoch_begin,
-    stay_zero_between_steps,
-)
+from keras_sparse.training.dead_weights import clear
 from keras_sparse.training.layer_state import variables_of
 from keras_sparse.training.optimizer_state import batches_and_steps
+from keras_sparse.training.step_conditions import may_be_written_at_epoch_begin, may_mask_gradients_only
 
 
 class ReplacedTrainStep:
@@ -35,7 +31,7 @@ class ReplacedTrainStep:
         self._usual = model.train_step
         self._make = model.make_train_function
         # Replace the methods on the object, not on its class.
-        self._replaced = {name: vars(model).get(name) for name in ("train_step", "make_train_function")}
+        self._originals = {name: vars(model).get(name) for name in ("train_step", "make_train_function")}
         model.train_step = self.train_step
         model.make_train_function = self.make_train_function
 
@@ -55,14 +51,16 @@ class ReplacedTrainStep:
         model = self._model
         if getattr(vars(model).get("make_train_function"), "__self__", None) is not self:
             return  # released already, or replaced by another one
-        for name, value in self._replaced.items():
+        for name, value in self._originals.items():
+            if getattr(vars(model).get(name), "__self__", None) is not self:
+                continue  # replaced since, by the user
             if value is None:
                 delattr(model, name)
             else:
                 setattr(model, name, value)
-        self.released()
+        self.on_release()
 
-    def released(self) -> None:
+    def on_release(self) -> None:
         """Makes the model forget the train function of the replaced step."""
         self._model.train_function = None
 
@@ -119,10 +117,10 @@ class TrainStepHook(ReplacedTrainStep):
         """Returns how often the function has acted since the hook was made or renewed."""
         return int(backend.read(self._steps))
 
-    def released(self) -> None:
+    def on_release(self) -> None:
         """Makes the model forget the hook's variables and the train function that has them."""
         self._holder.carry([])
-        super().released()
+        super().on_release()
 
 
 class GradientMaskingSteps(ReplacedTrainStep):
@@ -138,12 +136,12 @@ class GradientMaskingSteps(ReplacedTrainStep):
 
     def __init__(self, model, variables):
         super().__init__(model)
-        self._variables = variables
+        self._variables, self._optimizer = variables, model.optimizer
         owner = getattr(model.train_function, "__self__", None)
         # An interrupted `fit` may have left its `NextBatch`.
         self._train_function = owner.usual if isinstance(owner, NextBatch) else model.train_function
-        # Steps are compiled when they are first called. Keep the train function beside the usual one, so that a loop
-        # of many `fit` compiles it once.
+        # Steps are compiled when they are first called. Keep the train function in the usual one, so that a loop of
+        # many `fit` compiles it once. It keeps the variables, so that their ids stay unique.
         made = vars(self._train_function).setdefault("masking_gradients", {})
         key = tuple(map(id, variables))
         if key not in made:
@@ -153,10 +151,12 @@ class GradientMaskingSteps(ReplacedTrainStep):
 
     def train_step(self, *arguments):
         """Makes a training step."""
-        with masking_only_gradients(self._variables):
+        # A callback may compile the model anew in the middle of a `fit`.
+        is_same = self._model.optimizer is self._optimizer
+        with masking_only_gradients(self._variables if is_same else []):
             return self._usual(*arguments)
 
-    def released(self) -> None:
+    def on_release(self) -> None:
         """Restores the usual train function, unless the model was compiled anew since."""
         is_mine = self._model.train_function is self._masking
         self._model.train_function = self._train_function if is_mine else None
@@ -201,7 +201,7 @@ class StepsOfFit:
 
     def __init__(self, name):
         self._name = name
-        self._replaced = self._shape = self._since = None
+        self._replacement = self._shape = self._since = None
         self._may_be_written = False
 
     def renew(self, model, step_action, action):
@@ -214,27 +214,27 @@ class StepsOfFit:
         """
         # The specs are constants of the compiled step: with other ones it must be compiled anew.
         shape = step_action and (step_action[0], len(step_action[1]))
-        if self._replaced and shape != self._shape:
+        if self._replacement and shape != self._shape:
             self.release()
             model.make_train_function()
         self._shape = shape
         if step_action is None:
             self._may_be_written = may_be_written_at_epoch_begin()
             weights = trainable_masked_weights(model)
-            if not self._replaced and leaves_zeros(model, weights, model.optimizer) and stay_zero_between_steps(model):
-                self._replaced = GradientMaskingSteps(model, [x.variable for x in weights])
+            if not self._replacement and may_mask_gradients_only(model, weights):
+                self._replacement = GradientMaskingSteps(model, [x.variable for x in weights])
             return
         specs, carried, settings = step_action
-        if self._replaced:
-            self._replaced.renew(carried, settings)
+        if self._replacement:
+            self._replacement.renew(carried, settings)
         else:
             variables = variables_of(trainable_masked_weights(model), model.optimizer)
-            self._replaced = TrainStepHook(model, functools.partial(action, specs), variables, carried, settings)
+            self._replacement = TrainStepHook(model, functools.partial(action, specs), variables, carried, settings)
         self._since = batches_and_steps(model.optimizer)[0]
 
     def begin(self, model):
         """Clears dead weights again before the first step of an epoch, if callbacks may have written to them since."""
-        if isinstance(self._replaced, GradientMaskingSteps) and self._may_be_written:
+        if isinstance(self._replacement, GradientMaskingSteps) and self._may_be_written:
             clear(trainable_masked_weights(model), model.optimizer)
 
     def end(self, model):
@@ -246,24 +246,24 @@ class StepsOfFit:
         if self._shape is None:
             return None
         now, per_step = batches_and_steps(model.optimizer)
-        expected, made = now // per_step - self._since // per_step, self._replaced.steps()
+        expected, made = now // per_step - self._since // per_step, self._replacement.steps()
         if made != expected:
             raise RuntimeError(
                 f"{self._name} acts inside of each training step, and was called in {made} of {expected} steps of this "
                 "epoch. Do not set `train_step` or call `make_train_function` or `train_on_batch` of "
                 f"{model.name!r} while `fit` runs."
             )
-        return self._shape[0], self._replaced.carried()
+        return self._shape[0], self._replacement.carried()
 
     def release(self) -> None:
         """Restores the training step of the model."""
-        if self._replaced:
-            self._replaced.release()
-        self._replaced = None
+        if self._replacement:
+            self._replacement.release()
+        self._replacement = None
 
     def __getstate__(self):
         """Returns the state without the replacement, which belongs to one `fit` of one model."""
-        return {**vars(self), "_replaced": None, "_shape": None}
+        return {**vars(self), "_replacement": None, "_shape": None}
 
 
 def _variable(array):
