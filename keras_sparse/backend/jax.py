@@ -121,11 +121,11 @@ def compiled(function: Callable) -> Callable:
 
 
 def with_gradient(weights, mask, gradient: Callable):
-    """Returns `weights`, whose gradient in a derivative is `gradient(mask, upstream)`.
+    """Returns `weights`, whose gradient is a function of the gradient of what is returned.
 
     Args:
         weights: float tensor.
-        mask: tensor of 0 and 1.
+        mask: tensor, the first argument of the function.
         gradient: function `(mask, upstream) -> tensor` of the shape of `weights`.
     """
     import jax

@@ -144,10 +144,10 @@ class MaskedWeight:
         return self.masked(self.variable)
 
     def masked(self, weights):
-        """Returns `weights` with 0 at dead positions.
+        """Returns `weights` with 0 at dead positions, and no gradient there.
 
         Args:
-            weights: the variable of the weight, or a tensor of its shape that is 0 wherever the variable is.
+            weights: tensor of the shape of the weight: its variable, or one that is 0 where that is.
         """
         apply = with_masked_gradient if masks_only_gradient(self.variable) else where_live
         return apply(self.mask.value, weights)
