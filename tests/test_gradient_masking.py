@@ -332,6 +332,22 @@ def test_a_step_that_the_user_sets_after_an_interrupted_fit_stays(blobs):
     assert model.train_step is own
 
 
+def test_a_loop_of_the_users_own_that_calls_the_callbacks(blobs, kinds):
+    model = compiled(mlp())
+    callbacks = keras.callbacks.CallbackList([METHODS["DynamicSparse"]()], model=model, epochs=1, steps=6)
+    callbacks.on_train_begin()
+    callbacks.on_epoch_begin(0)
+    for i in range(6):
+        callbacks.on_train_batch_begin(i)
+        model.train_on_batch(*blobs)
+        callbacks.on_train_batch_end(i)
+    callbacks.on_epoch_end(0)
+    callbacks.on_train_end()
+    assert kinds
+    assert not any(kinds)
+    assert_dead_is_zero(model)
+
+
 class Interrupts(keras.callbacks.Callback):
     async_safe = True
 

@@ -19,6 +19,7 @@ def may_mask_gradients_only(model: keras.Model, layers: list) -> bool:
 
     Then a training step need not mask them, but only their gradients. All of this must hold:
 
+    - It is a `fit` of Keras, not a loop of the user's that calls a `keras.callbacks.CallbackList`.
     - The optimizer and the other parts of the step of Keras leave zeros; see `leaves_zeros`.
     - No code of the user's runs in the step that might use weights past their masks: no `train_step`, layer or loss.
     - Nobody has replaced the regularizers, which see live weights only.
@@ -30,7 +31,8 @@ def may_mask_gradients_only(model: keras.Model, layers: list) -> bool:
         layers: list of its trainable masked weights.
     """
     return (
-        leaves_zeros(model, layers, model.optimizer)
+        model.train_function is not None
+        and leaves_zeros(model, layers, model.optimizer)
         and _keras.has_train_step_of_keras(model)
         and all(map(_has_own_code_of_keras, (model, *flatten(model))))
         and all(_keras.is_own_code(getattr(x, "fn", x)) for x in _losses(model))
