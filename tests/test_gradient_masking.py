@@ -105,6 +105,7 @@ OF_KERAS = ["lstm", "gru and simple", "stacked cells", "bidirectional", "time di
 OF_KERAS += ["convolutional lstm", "attention", "embedding"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", any_models.CASES)
 def test_each_kind_of_model_trains_alike(case, kinds):
     build, shape, _, include = any_models.CASES[case]
