@@ -99,11 +99,11 @@ def has_loss_of_keras(model):
 
     Others may have penalties of the variables themselves, whose gradients are not 0 at dead weights.
     """
-    return is_own_code(model.compute_loss)
+    return is_code_of_keras(model.compute_loss)
 
 
-def is_own_code(value):
-    """Returns whether a function or class, or the class of any other object, is one of Keras's own.
+def is_code_of_keras(value):
+    """Returns whether a function or class, or the class of any other object, is one of Keras's.
 
     Modules of Keras are private: `keras.src`, since 3.0.
     """
@@ -126,8 +126,8 @@ def callbacks_of_fit():
     return None
 
 
-def has_own_hook(callback, hook):
-    """Returns whether the code of a hook, such as "on_epoch_begin", is neither Keras's nor of this package.
+def has_hook_of_user(callback, hook):
+    """Returns whether the code of a callback's hook, such as "on_epoch_begin", is neither Keras's nor of this package.
 
     Modules of Keras are private: `keras.src`, since 3.0.
     """

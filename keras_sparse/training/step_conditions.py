@@ -34,19 +34,19 @@ def may_mask_gradients_only(model: keras.Model, layers: list) -> bool:
         model.train_function is not None
         and leaves_zeros(model, layers, model.optimizer)
         and _keras.has_train_step_of_keras(model)
-        and all(map(_has_own_code_of_keras, (model, *flatten(model))))
-        and all(_keras.is_own_code(getattr(x, "fn", x)) for x in _losses(model))
+        and all(map(_computes_by_keras, (model, *flatten(model))))
+        and all(_keras.is_code_of_keras(getattr(x, "fn", x)) for x in _losses(model))
         and all(isinstance(x.variable.regularizer, (LiveRegularizer, type(None))) for x in layers)
         and not _is_written_between_steps()
     )
 
 
-def _has_own_code_of_keras(layer):
+def _computes_by_keras(layer):
     """Returns whether a layer or model computes by code of Keras's only; masked layers do if their plain class does."""
     if isinstance(layer, Mask):
         return True
     cls = plain_class(layer)
-    return cls is not None and _keras.is_own_code(cls) and cls.__name__ not in _RUN_OTHER_CODE
+    return cls is not None and _keras.is_code_of_keras(cls) and cls.__name__ not in _RUN_OTHER_CODE
 
 
 def _losses(model):
@@ -61,10 +61,10 @@ def _is_written_between_steps():
     # A method inherits `async_safe`, so that it says nothing about what a subclass of the user's does.
     waiting = [x for x in callbacks if isinstance(x, MethodInterface) or not getattr(x, "async_safe", False)]
     hooks = "on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end"
-    return any(_keras.has_own_hook(x, hook) for x in waiting for hook in hooks)
+    return any(_keras.has_hook_of_user(x, hook) for x in waiting for hook in hooks)
 
 
 def may_be_written_at_epoch_begin() -> bool:
     """Returns whether a callback of the present `fit` may write to weights in `on_epoch_begin`."""
     callbacks = _keras.callbacks_of_fit()
-    return callbacks is None or any(_keras.has_own_hook(x, "on_epoch_begin") for x in callbacks)
+    return callbacks is None or any(_keras.has_hook_of_user(x, "on_epoch_begin") for x in callbacks)

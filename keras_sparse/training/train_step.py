@@ -202,7 +202,6 @@ class StepsOfFit:
     def __init__(self, name):
         self._name = name
         self._replacement = self._shape = self._since = None
-        self._may_be_written = False
 
     def renew(self, model, step_action, action):
         """Prepares the steps of an epoch, at whose beginning dead weights are 0.
@@ -219,7 +218,6 @@ class StepsOfFit:
             model.make_train_function()
         self._shape = shape
         if step_action is None:
-            self._may_be_written = may_be_written_at_epoch_begin()
             weights = trainable_masked_weights(model)
             if not self._replacement and may_mask_gradients_only(model, weights):
                 self._replacement = GradientMaskingSteps(model, [x.variable for x in weights])
@@ -234,7 +232,7 @@ class StepsOfFit:
 
     def begin(self, model):
         """Clears dead weights again before the first step of an epoch, if callbacks may have written to them since."""
-        if isinstance(self._replacement, GradientMaskingSteps) and self._may_be_written:
+        if isinstance(self._replacement, GradientMaskingSteps) and may_be_written_at_epoch_begin():
             clear(trainable_masked_weights(model), model.optimizer)
 
     def end(self, model):
