@@ -89,9 +89,7 @@ def refresh_held_state(model):
 
 def has_train_step_of_keras(model):
     """Whether the `train_step` of a model is the one of Keras, which `training/train_step.py` may have hooked."""
-    step = model.train_step
-    module = getattr(getattr(step, "__func__", step), "__module__", "")
-    return module.startswith(("keras.src.backend.", "keras_sparse.training."))
+    return _module_of(model.train_step).startswith(("keras.src.backend.", "keras_sparse.training."))
 
 
 def has_loss_of_keras(model):
@@ -107,8 +105,12 @@ def is_code_of_keras(value):
 
     Modules of Keras are private: `keras.src`, since 3.0.
     """
-    value = getattr(value, "__func__", value)
-    return (getattr(value, "__module__", None) or "").startswith("keras.src.")
+    return _module_of(value).startswith("keras.src.")
+
+
+def _module_of(value):
+    """Returns the name of the module of a function, method or class, or of the class of any other object."""
+    return getattr(getattr(value, "__func__", value), "__module__", None) or ""
 
 
 def callbacks_of_fit():
@@ -133,8 +135,7 @@ def has_hook_of_user(callback, hook):
     """
     if hook in vars(callback):
         return True  # `keras.callbacks.LambdaCallback` sets functions of the user's.
-    function = getattr(type(callback), hook)
-    return not (getattr(function, "__module__", None) or "").startswith(("keras.src.", "keras_sparse."))
+    return not _module_of(getattr(type(callback), hook)).startswith(("keras.src.", "keras_sparse."))
 
 
 def begin_after(model, epochs):

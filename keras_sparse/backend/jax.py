@@ -28,21 +28,25 @@ def to_numpy(value) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(value, tiled=True))
 
 
-def write_elements(positions: np.ndarray, *pairs: tuple) -> None:
+def write_elements(positions: np.ndarray, *writes: tuple) -> None:
     """Writes the same elements of some variables.
 
     Args:
         positions: 1-D int array of distinct flat positions.
-        *pairs: tuples `(variable, values)`: `keras.Variable`s of one shape, each with a scalar or an array of the shape
-            of `positions`.
+        *writes: tuples `(variable, values)` or `(variable, values, present)`: `keras.Variable`s of one shape, each with
+            a scalar or an array of the shape of `positions`, and what `read` returns, if it was called since the
+            variable was last written.
     """
     if not len(positions):
         return
     import jax
 
-    arrays = [common.copy_with_elements(read(variable), positions, values) for variable, values in pairs]
+    arrays = [
+        common.copy_with_elements(present[0] if present else read(variable), positions, values)
+        for variable, values, *present in writes
+    ]
     # One call for all variables, since a call takes longer than the copy.
-    for (variable, _), value in zip(pairs, jax.device_put(arrays), strict=True):
+    for (variable, *_), value in zip(writes, jax.device_put(arrays), strict=True):
         variable.assign(value)
 
 

@@ -35,20 +35,22 @@ def read(variable: keras.Variable) -> np.ndarray:
     return np.asarray(tf.raw_ops.ReadVariableOp(resource=resource.handle, dtype=resource.dtype))
 
 
-def write_elements(positions: np.ndarray, *pairs: tuple) -> None:
+def write_elements(positions: np.ndarray, *writes: tuple) -> None:
     """Writes the same elements of some variables.
 
     Args:
         positions: 1-D int array of distinct flat positions.
-        *pairs: tuples `(variable, values)`: `keras.Variable`s of one shape, each with a scalar or an array of the shape
-            of `positions`.
+        *writes: tuples `(variable, values)` or `(variable, values, present)`: `keras.Variable`s of one shape, each with
+            a scalar or an array of the shape of `positions`, and what `read` returns, if it was called since the
+            variable was last written.
     """
     if not len(positions):
         return
-    for variable, values in pairs:
+    for variable, values, *present in writes:
         # The scatter operations of TensorFlow would write in place. But from then on TensorFlow copies the variable
         # whenever it is read, which makes each training step of LeNet slower by 6% with XLA and by 17% without.
-        assign(variable, common.copy_with_elements(read(variable), positions, values))
+        array = present[0] if present else read(variable)
+        assign(variable, common.copy_with_elements(array, positions, values))
 
 
 def assign(variable: keras.Variable, value: np.ndarray) -> None:

@@ -11,17 +11,18 @@ from keras_sparse import _keras
 from keras_sparse.backend import common
 
 
-def write_elements(positions: np.ndarray, *pairs: tuple) -> None:
+def write_elements(positions: np.ndarray, *writes: tuple) -> None:
     """Writes the same elements of some variables, in place.
 
     Args:
         positions: 1-D int array of distinct flat positions.
-        *pairs: tuples `(variable, values)`: `keras.Variable`s of one shape, each with a scalar or an array of the shape
-            of `positions`.
+        *writes: tuples `(variable, values)` or `(variable, values, present)`: `keras.Variable`s of one shape, each with
+            a scalar or an array of the shape of `positions`, and what `read` returns, if it was called since the
+            variable was last written.
     """
     if not len(positions):
         return
-    for variable, values in pairs:
+    for variable, values, *_ in writes:
         new = ops.convert_to_tensor(np.broadcast_to(values, positions.shape).copy(), dtype=variable.dtype)
         flat = variable.value.data.reshape(-1)
         flat[ops.convert_to_tensor(positions)] = new

@@ -148,7 +148,7 @@ def _public_name(layer, name):
     if isinstance(layer, MaskedLayer) and name[1:] in layer.masked_attributes:
         return name[1:]
     reader = getattr(type(layer), name[1:], None) if name.startswith("_") else None
-    is_of_keras = isinstance(reader, property) and reader.fget.__module__.startswith("keras.")
+    is_of_keras = isinstance(reader, property) and _keras.is_code_of_keras(reader.fget)
     return name[1:] if is_of_keras else name
 
 

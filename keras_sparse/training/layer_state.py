@@ -7,19 +7,18 @@ the cell of an LSTM, counts as several layers.
 import dataclasses
 import functools
 import itertools
-import math
 from collections import defaultdict
 
 import keras
 import numpy as np
 
-from keras_sparse.backend import read, scope
+from keras_sparse.backend import read
 from keras_sparse.layers.connected_units import Units, plain_units
 from keras_sparse.layers.mask_elements import to_elements, where_live
 from keras_sparse.layers.nm_pattern import NMPattern
 from keras_sparse.layers.traversal import masked_weights, numbered_weights
 from keras_sparse.training.dead_weights import leaves_zeros
-from keras_sparse.training.optimizer_state import momentum, slots
+from keras_sparse.training.optimizer_state import build_optimizer, momentum, slots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +27,7 @@ class LayerState:
 
     Attributes:
         kernel: array, the weight. Do not write to it.
-        mask_shape: tuple of ints, shape of the mask, which divides that of the weight.
+        mask: boolean array, True where live, whose shape divides that of the weight. Do not write to it.
         live: sorted int array, positions of the live elements of the mask.
         units: `keras_sparse.layers.connected_units.Units`, the units that the weight connects.
         gradient: array of the weight's shape, the dense gradient; None for methods that do not need it.
@@ -36,7 +35,7 @@ class LayerState:
     """
 
     kernel: np.ndarray
-    mask_shape: tuple
+    mask: np.ndarray
     live: np.ndarray
     units: Units
     gradient: np.ndarray | None = None
@@ -48,7 +47,12 @@ class LayerState:
     ) -> "LayerState":
         """Returns the state of a weight with a boolean mask. `units` defaults to those of `(..., inputs, outputs)`."""
         units = units or plain_units(kernel.shape)
-        return cls(kernel, mask.shape, np.flatnonzero(mask), units, pattern=pattern)
+        return cls(kernel, mask, np.flatnonzero(mask), units, pattern=pattern)
+
+    @property
+    def mask_shape(self) -> tuple:
+        """The shape of the mask: tuple of ints."""
+        return self.mask.shape
 
     @property
     def weights(self) -> np.ndarray:
@@ -76,10 +80,10 @@ class LayerState:
         magnitude = np.abs(values)
         return magnitude[0] if len(magnitude) == 1 else magnitude.mean(axis=0)
 
-    @functools.cached_property
+    @property
     def size(self) -> int:
         """The number of mask elements."""
-        return math.prod(self.mask_shape)
+        return self.mask.size
 
     @property
     def element_size(self) -> int:
@@ -100,7 +104,8 @@ class LayerState:
 
 def layer_states(layers: list) -> list[LayerState]:
     """Returns the `LayerState` of each given masked weight."""
-    return [LayerState.of(read(x.variable), x.mask.numpy(), x.units, x.pattern) for x in layers]
+    # Views of the variables, not copies: bytes of 0 and 1 are booleans.
+    return [LayerState.of(read(x.variable), read(x.mask.value).view(bool), x.units, x.pattern) for x in layers]
 
 
 def live_weights(states: list[LayerState]) -> int:
@@ -195,10 +200,8 @@ def layer_specs(model: keras.Model, optimizer=None) -> tuple[LayerSpec, ...]:
         optimizer: the optimizer of the model; None for the one it is compiled with, which is built if necessary.
     """
     if optimizer is None:
+        build_optimizer(model)  # The specs need its slots.
         optimizer = model.optimizer
-        if not optimizer.built:  # TensorFlow would build it within the first step, but the specs need its slots now.
-            with scope(model):
-                optimizer.build(model.trainable_variables)
     layers = placed(model)
     zeros = leaves_zeros(model, [layer for _, layer in layers], optimizer)
     return tuple(LayerSpec.of(first, layer, optimizer, zeros) for first, layer in layers)

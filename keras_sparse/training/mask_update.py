@@ -17,12 +17,14 @@ class MaskUpdate:
     """The update of one masked weight: what to write, and where.
 
     Attributes:
+        state: `LayerState` before the update.
         elements: int array, positions of the mask elements that are dropped or grown.
         alive: boolean array of the same shape, True for those that are grown.
         weights: int array, positions of the weights of these elements. Their optimizer slots become fresh.
         values: float array of the same shape, the new weights: 0 for dropped ones.
     """
 
+    state: LayerState
     elements: np.ndarray
     alive: np.ndarray
     weights: np.ndarray
@@ -43,11 +45,12 @@ class MaskUpdate:
         weights = state.positions(elements)
         values = np.zeros(weights.shape)
         values[:, alive] = start
-        return cls(elements, alive, elements if state.element_size == 1 else weights.ravel(), values.ravel())
+        return cls(state, elements, alive, elements if state.element_size == 1 else weights.ravel(), values.ravel())
 
     def write(self, layer, optimizer) -> None:
         """Writes the update into the variables of a masked weight and of the optimizer."""
-        mask, kernel = (layer.mask.value, self.alive), (layer.variable, self.values)
+        mask = (layer.mask.value, self.alive, self.state.mask.view("uint8"))
+        kernel = (layer.variable, self.values, self.state.kernel)
         others = slots(optimizer, layer.variable)
         if self.weights is self.elements:  # Mask elements are single weights: one write for all.
             write_elements(self.elements, mask, kernel, *others)

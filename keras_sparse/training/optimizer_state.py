@@ -41,6 +41,17 @@ def slots(optimizer, variable: keras.Variable) -> list[tuple]:
     return found
 
 
+def build_optimizer(model: keras.Model) -> None:
+    """Makes the variables of the optimizer of a compiled model, unless it has them.
+
+    Otherwise TensorFlow makes them in the first step, and traces this step a second time since it made variables.
+    """
+    optimizer = model.optimizer
+    if isinstance(optimizer, keras.optimizers.Optimizer) and not optimizer.built:
+        with backend.scope(model):
+            optimizer.build(model.trainable_variables)
+
+
 def keeps_zeros(optimizer) -> bool:
     """Returns whether a weight of 0 without gradient stays 0, and its slots fresh.
 
@@ -83,7 +94,7 @@ def keras_name(optimizer) -> str | None:
     Names are compared, not classes, since on PyTorch the objects are of subclasses with the same names.
     """
     cls = type(optimizer)
-    return cls.__name__ if cls.__module__.startswith("keras.") and hasattr(keras.optimizers, cls.__name__) else None
+    return cls.__name__ if _keras.is_code_of_keras(cls) and hasattr(keras.optimizers, cls.__name__) else None
 
 
 def batches_and_steps(optimizer: keras.optimizers.Optimizer) -> tuple[int, int]:

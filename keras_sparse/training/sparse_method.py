@@ -7,19 +7,19 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from keras_sparse import backend
+from keras_sparse import _keras, backend
 from keras_sparse.layers.method_state import MethodState
 from keras_sparse.layers.traversal import numbered_weights, trainable_masked_weights
 from keras_sparse.replicas import check_replicas
 from keras_sparse.schedules import ScheduleLike
 from keras_sparse.training import checks, saved_state
 from keras_sparse.training.active_method import check_alone
-from keras_sparse.training.dead_weights import clear, leaves_zeros
+from keras_sparse.training.dead_weights import clear
 from keras_sparse.training.growth import Growth, RandomGrowth
 from keras_sparse.training.layer_state import sparsity
 from keras_sparse.training.mask_update import plan_update
 from keras_sparse.training.method_interface import MethodInterface
-from keras_sparse.training.optimizer_state import check_optimizer
+from keras_sparse.training.optimizer_state import build_optimizer, check_optimizer
 from keras_sparse.training.train_step import NextBatch, StepsOfFit
 from keras_sparse.training.update_schedule import UpdateSchedule
 from keras_sparse.validation import check_not_negative_int, check_seed
@@ -112,8 +112,7 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
             return
         for layer, mask_update in zip(layers, planned, strict=True):
             mask_update.write(layer, optimizer)
-        # In a loop other than `fit`, which clears first, dead weights and their slots may have other values.
-        if self._thread is None or optimizer is None or not leaves_zeros(model, layers, optimizer):
+        if self._thread is None:  # In another loop than `fit`, dead weights and their slots may have other values.
             clear(layers, optimizer)
         grown = sum(np.count_nonzero(x.alive) for x in planned)
         self._end_update(model, sum(len(x.alive) for x in planned) - grown, grown)
@@ -192,6 +191,8 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
         """Checks model, optimizer and callbacks, and resets what belongs to one `fit`."""
         model, params, name = self.model, self.params or {}, type(self).__name__
         layers = trainable_masked_weights(model)
+        if _keras.has_train_step_of_keras(model):  # Others may train by optimizers of their own.
+            build_optimizer(model)
         checks.check_optimizer_trains(name, model, layers)
         check_alone(model, self)
         self.growth_strategy.check(model)

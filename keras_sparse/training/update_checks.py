@@ -32,7 +32,7 @@ def check_update(
             )
     sizes = zip(layers, dropped, grown, strict=True)
     after = sum((len(s.live) - np.count_nonzero(d) + len(new)) * s.element_size for s, d, new in sizes)
-    again = any(_repeats(np.sort(np.concatenate([s.live, new]))) for s, new in zip(layers, grown, strict=True))
+    again = any(_is_live_or_repeated(s.live, np.sort(new)) for s, new in zip(layers, grown, strict=True))
     if after != budget or again:
         raise RuntimeError(
             f"{name} broke an invariant, and the update was not made: {budget} weights must be live after it (received "
@@ -67,6 +67,7 @@ def check_counts(name: str, layers: list[LayerState], counts: list[int]) -> None
         )
 
 
-def _repeats(numbers):
-    """Returns whether a sorted array has equal neighbours."""
-    return bool((numbers[1:] == numbers[:-1]).any())
+def _is_live_or_repeated(live, new):
+    """Returns whether an entry of the sorted array `new` is in the sorted array `live`, or occurs twice."""
+    place = np.searchsorted(live, new)  # A binary search, since few elements grow in comparison to the live ones.
+    return bool((live[place[place < len(live)]] == new[place < len(live)]).any() or (new[1:] == new[:-1]).any())
