@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+UNFINISHED = ".new."  # Names of the folders of unfinished writes begin with it: they stay if the process is killed.
+
 
 @contextlib.contextmanager
 def atomic_write(
@@ -37,7 +39,7 @@ def atomic_write(
             f"{str(path.parent)!r}, or give another path."
         )
     _check_existing(path, given, folder, replaces)
-    with tempfile.TemporaryDirectory(prefix=".new.", dir=path.parent) as temporary:
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=path.parent) as temporary:
         new = Path(temporary) / path.name
         yield new
         _flush(new)

@@ -537,3 +537,42 @@ class DeadAtEachStep(keras.callbacks.Callback):
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()
         assert_dead_is_zero(self.model)
+
+
+def test_an_update_after_an_interrupted_fit_clears_dead_weights(blobs):
+    class Interrupts(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch == 2:
+                raise KeyboardInterrupt
+
+    model, method = compiled(mlp()), ks.Static()
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(*blobs, batch_size=16, callbacks=[method, Interrupts()], verbose=0)
+    for layer in ks.masked_layers(model):
+        layer.kernel_variable.assign(numpy(layer.kernel_variable) + 1)
+    method.update(model, 3)
+    assert_dead_is_zero(model)
+
+
+def test_a_method_does_not_take_over_the_state_of_another_one_in_a_loop():
+    class Other(ks.DynamicSparse):
+        pass
+
+    model = compiled(mlp())
+    ks.DynamicSparse(15, 5, threshold=0.5).update(model, 1)
+    other = Other(15, 5, threshold=1e-6)
+    other.update(model, 2)
+    assert other.get_state()["threshold"] == 2e-6
+    same = Other(15, 5, threshold=1e-3)
+    same.update(model, 3)
+    assert same.get_state()["threshold"] == 4e-6
+
+
+def test_the_optimizer_is_built_before_the_first_step_is_traced(blobs):
+    """Otherwise TensorFlow traces it twice."""
+    model, built = compiled(mlp()), []
+    usual = model.compute_loss
+    model.compute_loss = lambda *args, **kwargs: built.append(model.optimizer.built) or usual(*args, **kwargs)
+    model.fit(*blobs, batch_size=48, callbacks=[ks.Static()], verbose=0)
+    assert built
+    assert all(built)

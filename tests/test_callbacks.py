@@ -109,3 +109,8 @@ def test_the_target_sparsity_is_reached_up_to_rounding():
 def test_an_invalid_sparsity_is_refused(sparsity):
     with pytest.raises(ValueError, match="`from_sparsity` is the removed fraction"):
         ks.EarlyStopping("loss", from_sparsity=sparsity)
+
+
+def test_early_stopping_does_not_make_keras_wait_for_each_step():
+    """Keras waits for callbacks that have a hook after batches."""
+    assert ks.EarlyStopping.on_train_batch_end is keras.callbacks.EarlyStopping.on_train_batch_end

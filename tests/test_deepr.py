@@ -365,3 +365,14 @@ def test_update_may_follow_a_fit_with_the_same_method(blobs):
         method.update(model, step)
     assert any((a != b).any() for (_, a), (_, b) in zip(before, state(model), strict=True))
     assert sum(m.sum() for _, m in before) == sum(m.sum() for _, m in state(model))
+
+
+def test_negated_weights_stay_so_with_an_optimizer_that_copies_them(blobs):
+    """ScheduleFreeAdamW computes the weights from a slot that starts as their copy."""
+    model = compiled(mlp(), keras.optimizers.ScheduleFreeAdamW(1e-6))
+    history = model.fit(*blobs, batch_size=96, callbacks=[ks.DeepR(0.0, 0.0)], verbose=0).history
+    assert history["dropped"] == [0]
+    first = ks.masked_layers(model)[0]
+    mask = first.kernel_mask.numpy()
+    signs = signs_for_life(0, 0, mask.size).reshape(mask.shape)
+    assert (numpy(first.kernel_variable)[mask] * signs[mask] > 0).all()

@@ -13,7 +13,7 @@ import pytest
 
 import keras_sparse as ks
 from keras_sparse.training.layer_state import LayerState
-from nets import assert_dead_is_zero, live_weights, mlp, ready, state
+from nets import assert_dead_is_zero, compiled, live_weights, mlp, ready, state
 
 
 def curve(step, begin=0, end=24, frequency=6, final=0.9):
@@ -240,3 +240,15 @@ def test_a_schedule_that_is_never_due_or_not_finished_gives_a_warning(blobs):
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         ks.GradualPruning(**arguments)
+
+
+def test_a_schedule_without_an_end(blobs):
+    class Endless:
+        begin_step, frequency, end_step = 0, 2, None
+
+        def __call__(self, step):
+            return True, 0.7
+
+    model = compiled(mlp(0.5))
+    model.fit(*blobs, batch_size=16, callbacks=[ks.GradualPruning(Endless())], verbose=0)
+    assert live_weights(model) == sum(round(w.size * 0.3) for w in ks.masked_weights(model))

@@ -104,3 +104,10 @@ def test_a_comparison_is_shown_like_a_report():
     assert comparison.to_html() == comparison._repr_html_()
     assert "/fc | 8x4 |" in comparison.to_markdown()
     assert "Jaccard index" in str(comparison)
+
+
+def test_models_of_different_granularity_are_not_compared():
+    dense = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+    blocks, single = ks.sparsify(dense, 0.5, granularity="4x4"), ks.sparsify(dense, 0.5)
+    with pytest.raises(ValueError, match=r"granularity. Received: \['\(8, 4\) with a mask of \(2, 1\)'\]"):
+        ks.compare(blocks, single)

@@ -1,10 +1,13 @@
 """Tests that a `fit` that is interrupted and resumed ends with the same bits as an uninterrupted one."""
 
+import shutil
+
 import keras
 import numpy as np
 import pytest
 
 import keras_sparse as ks
+from keras_sparse.atomic_write import atomic_write
 from nets import compiled, mlp, needs_steps_per_execution, numpy, ready
 from test_contract import METHODS
 
@@ -147,8 +150,10 @@ def test_an_interrupted_backup_keeps_the_previous_one(blobs, tmp_path, monkeypat
         model.fit(*blobs, epochs=5, callbacks=[backup], verbose=0)
     assert {p.name: p.read_bytes() for p in (tmp_path / "b").iterdir()} == {"2.epochs.weights.h5": before}
     # Incomplete files after SIGKILL are deleted at the next start, and never read.
-    (tmp_path / "b/.3.epochs.weights.h5.9f").mkdir()
-    (tmp_path / "b/.3.epochs.weights.h5.9f/3.epochs.weights.h5").write_bytes(before[:99])
+    with atomic_write(tmp_path / "b/3.epochs.weights.h5") as new:
+        new.write_bytes(before[:99])
+        shutil.copytree(new.parent, f"{new.parent}x")
+    (tmp_path / "b/3.epochs.weights.h5").unlink()
     other = compiled(mlp(seed=3))
     other.fit(*blobs, epochs=2, callbacks=[backup], verbose=0)
     assert [p.name for p in (tmp_path / "b").iterdir()] == ["2.epochs.weights.h5"]
@@ -190,3 +195,38 @@ def test_with_dropout_and_steps_that_cross_epochs(blobs, tmp_path, method, accum
     fit()
     for (path, a), (_, b) in zip(bits(expected), bits(resumed), strict=True):
         np.testing.assert_array_equal(a, b, err_msg=path)
+
+
+def test_after_an_interrupted_resume_the_next_fit_starts_at_its_first_epoch(blobs, tmp_path):
+    class Interrupts(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            raise KeyboardInterrupt
+
+    model = compiled(mlp())
+    model.fit(*blobs, epochs=2, callbacks=[ks.BackupAndRestore(tmp_path / "b", delete_checkpoint=False)], verbose=0)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(*blobs, epochs=5, callbacks=[Interrupts(), ks.BackupAndRestore(tmp_path / "b")], verbose=0)
+    assert len(model.fit(*blobs, epochs=3, verbose=0).history["loss"]) == 3
+
+
+def test_seed_generators_in_a_list_are_restored(blobs, tmp_path):
+    class Noise(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.generators = [keras.random.SeedGenerator(1), keras.random.SeedGenerator(2)]
+
+        def call(self, x, training=False):
+            return x + sum(keras.random.normal(x.shape[1:], seed=g) for g in self.generators) if training else x
+
+    def make():
+        keras.utils.set_random_seed(1)
+        layers = [keras.Input((8,)), keras.layers.Dense(4), Noise(), keras.layers.Dense(3)]
+        return compiled(ks.sparsify(keras.Sequential(layers), 0.5))
+
+    whole = make()
+    whole.fit(*blobs, epochs=4, shuffle=False, verbose=0)
+    for epochs in (2, 4):
+        model, backup = make(), ks.BackupAndRestore(tmp_path / "b", delete_checkpoint=False)
+        model.fit(*blobs, epochs=epochs, shuffle=False, callbacks=[backup], verbose=0)
+    for one, other in zip(whole.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)

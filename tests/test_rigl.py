@@ -304,3 +304,14 @@ def test_an_l1_regularizer_has_no_gradient_at_dead_weights():
     order = np.argsort(-np.where(before, -1, np.abs(gradient)).ravel())
     assert set(grown) == set(order[: len(grown)])
     assert len(grown) == 10
+
+
+def test_a_loop_after_a_fit_counts_whole_epochs_only(blobs):
+    """The steps of the `fit` say nothing about those of the loop."""
+    model = compiled(mlp(0.8))
+    method = ks.RigL(0.5, period=4, until=10, probe=blobs)
+    model.fit(*blobs, batch_size=16, callbacks=[method], verbose=0)
+    live = ks.masked_layers(model)[0].kernel_mask.numpy()
+    method.update(model, 1000, epoch=5)
+    gone = live & ~ks.masked_layers(model)[0].kernel_mask.numpy()
+    assert gone.sum() == round(0.25 * live.sum())

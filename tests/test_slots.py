@@ -211,3 +211,25 @@ def test_the_warning_for_nan_depends_on_the_optimizer():
         assert "epsilon_1=1e-16" in advice_for_nan(optimizer)
     for optimizer in (None, make("SGD"), make("Adafactor"), wrapped(make("Adam"))):
         assert advice_for_nan(optimizer) == "Lower the learning rate or clip gradients"
+
+
+@pytest.mark.parametrize(
+    ("make", "kept"),
+    [
+        (lambda: keras.optimizers.Adam(), True),
+        (lambda: keras.optimizers.Adam(epsilon=0.0), False),
+        (lambda: keras.optimizers.Adagrad(initial_accumulator_value=0.0), False),
+        (lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.RMSprop(epsilon=0.0)), False),
+    ],
+)
+def test_zero_divided_by_zero_does_not_stay_zero(make, kept):
+    assert keeps_zeros(make()) == kept
+
+
+def test_dead_weights_that_an_optimizer_makes_nan_have_no_effect(blobs):
+    # All live weights of a linear network have a gradient, so that none of them becomes NaN.
+    model = ks.sparsify(keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)]), 0.5)
+    compiled(model, keras.optimizers.Adam(0.01, epsilon=0.0))
+    model.fit(*blobs, batch_size=16, callbacks=[ks.DynamicSparse(fraction=0.2, period=2)], verbose=0)
+    assert_dead_is_zero(model)
+    assert np.isfinite(model.evaluate(*blobs, verbose=0))

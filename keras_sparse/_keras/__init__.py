@@ -36,6 +36,7 @@ from keras_sparse._keras.layers import (
     own_weights,
     remove_sublayer,
     scope_of,
+    seed_generators,
     set_layout,
     sublayers,
     unlocked,
@@ -61,7 +62,7 @@ from keras_sparse._keras.training import (
 
 # Kind of object -> private attributes that this folder uses.
 ATTRIBUTES = {
-    "layer": ("_layers", "_tracker", "_losses", "_loss_ids", "_trainable_variables"),
+    "layer": ("_layers", "_tracker", "_losses", "_loss_ids", "_trainable_variables", "_seed_generators"),
     "operation": ("_inbound_nodes", "_outbound_nodes"),
     "function": ("_nodes", "_nodes_by_depth", "_operations", "_operations_by_depth"),
     "model": ("_initial_epoch",),
@@ -112,6 +113,7 @@ __all__ = [
     "remove_sublayer",
     "renew_tracker_ids",
     "scope_of",
+    "seed_generators",
     "set_layout",
     "set_value",
     "sublayers",

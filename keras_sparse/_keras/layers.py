@@ -61,6 +61,14 @@ def own_weights(layer):
     return list(layer._trainable_variables)
 
 
+def seed_generators(layer):
+    """Returns the seed generators of a layer without those of its sublayers: `Layer._seed_generators`, since 3.0.
+
+    Those in lists and dicts are among them. Public: `Layer.non_trainable_variables` has their states among others.
+    """
+    return list(layer._seed_generators)
+
+
 def in_stateless_scope():
     """Whether a `keras.StatelessScope` is active. The class is public, but not this function (since 3.0)."""
     return keras.src.backend.in_stateless_scope()

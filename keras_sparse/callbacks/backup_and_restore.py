@@ -7,8 +7,9 @@ from pathlib import Path
 import keras
 
 from keras_sparse import _keras, backend
-from keras_sparse.atomic_write import atomic_write
+from keras_sparse.atomic_write import UNFINISHED, atomic_write
 from keras_sparse.layers.traversal import flatten
+from keras_sparse.training.optimizer_state import build_optimizer
 
 _SEEDS = "seed_generators"  # a group of the backup, which Keras does not read
 
@@ -64,13 +65,16 @@ class BackupAndRestore(keras.callbacks.Callback):
                 f"The model {model.name!r} is not built, so that no backup can be restored. Call it once on a batch "
                 "before `fit`, or start a Sequential model with keras.Input(shape)."
             )
-        for unfinished in self.backup_dir.glob(".*.weights.h5.*"):  # `atomic_write` was killed
+        for unfinished in self.backup_dir.glob(f"{UNFINISHED}*"):
             shutil.rmtree(unfinished, ignore_errors=True)
         if self.epoch:
-            if not model.optimizer.built:
-                model.optimizer.build(model.trainable_variables)
+            build_optimizer(model)
             self._restore(self._path(self.epoch))
             _keras.begin_after(model, self.epoch)
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Makes the next `fit` start at its first epoch, even if this one, which has started, is interrupted."""
+        _keras.begin_after(self.model, None)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Writes a backup, and deletes the previous one."""
@@ -84,7 +88,7 @@ class BackupAndRestore(keras.callbacks.Callback):
 
     def on_train_end(self, logs: dict | None = None) -> None:
         """Deletes the backup, if `delete_checkpoint` is set."""
-        _keras.begin_after(self.model, None)  # Otherwise the next `fit` would start after these epochs, too.
+        _keras.begin_after(self.model, None)  # There may have been no epoch left.
         if self.delete_checkpoint:
             for path in self._backups():
                 path.unlink(missing_ok=True)
@@ -129,6 +133,5 @@ def _load_seeds(model, path):
 
 def _seed_states(model):
     """Returns the variables of the seed generators of all layers, each once."""
-    held = [x for layer in (model, *flatten(model)) for x in vars(layer).values()]
-    states = {id(x): x.state for x in held if isinstance(x, keras.random.SeedGenerator)}
+    states = {id(x): x.state for layer in (model, *flatten(model)) for x in _keras.seed_generators(layer)}
     return list(states.values())

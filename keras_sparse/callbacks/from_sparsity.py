@@ -9,7 +9,7 @@ from keras_sparse.validation import check_sparsity
 
 
 class FromSparsity:
-    """Mixin that skips a callback's epochs and batches until an epoch ends with a sparsity of `from_sparsity`.
+    """Mixin that skips a callback's epochs until an epoch ends with a sparsity of `from_sparsity`.
 
     Args:
         from_sparsity: float in [0, 1), the sparsity of all masked kernels together.
@@ -40,11 +40,6 @@ class FromSparsity:
             )
         super().on_train_begin(logs)
         self._reached = is_as_sparse(self.model, self.from_sparsity)
-
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Calls the callback if the network is sparse enough."""
-        if self._reached:
-            super().on_train_batch_end(batch, logs)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Calls the callback if the network is sparse enough."""

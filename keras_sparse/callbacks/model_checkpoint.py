@@ -26,3 +26,8 @@ class ModelCheckpoint(FromSparsity, keras.callbacks.ModelCheckpoint):
     model.fit(x, y, validation_data=(x_val, y_val), epochs=50, callbacks=[method, checkpoint])
     ```
     """
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Saves after `save_freq` batches if the network is sparse enough."""
+        if self._reached:
+            super().on_train_batch_end(batch, logs)

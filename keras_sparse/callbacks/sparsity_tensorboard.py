@@ -228,7 +228,7 @@ def _mask_scalars(statistics, dropped, grown, explored):
     """Returns statistics of each masked weight and of all together, a dict from tag to number.
 
     Args:
-        statistics: `keras_sparse.report.Report`.
+        statistics: `Report`, what `keras_sparse.report` returns.
         dropped: array of ints, mask elements dropped in each masked weight since the last entry.
         grown: array of ints, mask elements grown in each masked weight since the last entry.
         explored: list of floats, the fraction of mask elements of each masked weight that were ever live.

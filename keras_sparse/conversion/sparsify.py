@@ -52,8 +52,9 @@ def sparsify(
         keep_dense: layers that stay dense, or as they are if they have masks: list of names or paths, or function
             `layer -> bool`. All layers inside a model or composite layer that it selects stay so, too.
         granularity: "weight" for single weights, "kernel_slice" for k x k slices of convolutions, `(4, 4)` or "4x4" for
-            blocks of inputs by outputs, "2:4" for two live weights of each four inputs; or, if all weights have the
-            same rank, the shape of the mask, a tuple that broadcasts to the shape of each weight.
+            blocks of the last two axes, in most layers inputs by outputs, "2:4" for two live weights of each four
+            inputs; or, if all weights have the same rank, the shape of the mask, a tuple that broadcasts to the shape
+            of each weight.
         seed: int of at least 0. A random mask is a function of the seed and the place of the weight in the model.
         initial: the weights that are live first: "random"; "magnitude", those with the largest |w| in each layer; or
             "global_magnitude", those with the largest |w| in the network, so that a layer has no sparsity of its own.

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 import keras
 
 from keras_sparse.conversion.trainable_weights import TrainableWeight, is_masked_by_default
+from keras_sparse.layers.kinds import is_modified
 from keras_sparse.layers.masked import MaskedLayer
 from keras_sparse.layers.traversal import flatten
 from keras_sparse.validation import check_callable
@@ -75,10 +76,10 @@ def select_weights(
             "EinsumDense and recurrent layers that `keep_dense` does not keep, and those that `include` names. The "
             f"model's layers: {sorted({type(x).__name__ for x in flatten(model)})}."
         )
-    changed = [x.name for x in flatten(model) if _is_changed(x) and id(x) not in dense_layers]
-    if changed:
+    maskable = [x for x in flatten(model) if is_masked_by_default(x) and id(x) not in dense_layers]
+    if modified := [x.name for x in maskable if is_modified(x)]:
         raise ValueError(
-            f"LoRA-enabled and quantized layers cannot be masked: {changed}. Give `sparsify` the model as it was "
+            f"LoRA-enabled and quantized layers cannot be masked: {modified}. Give `sparsify` the model as it was "
             "before, or keep them as they are by `keep_dense`."
         )
     return found, kept
@@ -94,12 +95,6 @@ def named_sparsity(weight: TrainableWeight, sparsities: dict) -> float | None:
     if is_masked_by_default(weight.layer) and not weight.masked_by_default:
         names = [n for n in names if n.split("/")[-1] == weight.attribute]
     return sparsities[max(names, key=lambda n: (n.count("/"), weight.depth_of(n)))] if names else None
-
-
-def _is_changed(layer):
-    """Returns whether a layer that is masked by default is quantized or has LoRA enabled."""
-    changed = getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None)
-    return bool(changed) and is_masked_by_default(layer)
 
 
 def _layers_kept_dense(model, keep_dense):

@@ -6,7 +6,7 @@ import numpy as np
 from keras_sparse import _keras
 from keras_sparse.export import channel_rules as rules
 from keras_sparse.export import weighted_channel_rules as weighted
-from keras_sparse.layers.kinds import DEPTHWISE_CONVOLUTIONS, SEPARABLE_CONVOLUTIONS
+from keras_sparse.layers.kinds import DEPTHWISE_CONVOLUTIONS, SEPARABLE_CONVOLUTIONS, is_modified
 
 _LINEAR = (
     *(keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D),
@@ -56,7 +56,7 @@ def select_rule(node, outputs, once):
         return rules.ChannelWise(*call, combine=lambda given, _: combine(given))
     if len(tensors) != 1 or len(node.arguments.args) != 1 or node.arguments.args[0] is not tensors[0]:
         return rules.ChannelRule(*call)
-    if kind in _LINEAR and getattr(operation, "groups", 1) == 1 and not _is_modified(operation):
+    if kind in _LINEAR and getattr(operation, "groups", 1) == 1 and not is_modified(operation):
         return weighted.Linear(*call)
     if kind in SEPARABLE_CONVOLUTIONS:
         return weighted.SeparableConv(*call)
@@ -106,11 +106,6 @@ def _operator_of(node):
     if name is None or len(node.arguments.args) != 2 or len(node.arguments.keras_tensors) != 2:
         return None
     return getattr(keras.layers, name, None)
-
-
-def _is_modified(layer):
-    """Returns whether LoRA or quantization changes what the layer computes with its kernel."""
-    return bool(getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None))
 
 
 def _inference_function(layer):

@@ -113,9 +113,8 @@ def export(
                 else:
                     run = run_exported.saved_model_function(new, Signature.of(dense))
             check_exported_outputs(model, run, compared, weights, path)
-            _warn_no_benefit(
-                path, f"neither smaller nor faster than that of a dense model: {format!r} stores zeros as numbers", ""
-            )
+            words = f"neither smaller nor faster than that of a dense model: {format!r} stores zeros as numbers"
+            _warn_no_benefit(path, words, ", target='onnxruntime'" if format == "onnx" else None)
     return _size_in_bytes(path)
 
 
@@ -295,13 +294,17 @@ def _missing_benefit(converted):
 
 
 def _warn_no_benefit(path, words, arguments):
+    """Warns that sparsity does not improve a file, as `words` say.
+
+    Args:
+        path: `Path` of the file.
+        words: str, in which respects; None to give no warning.
+        arguments: str, the further arguments of the `deployment_report` with the reasons; None if there is none.
+    """
+    report = f"keras_sparse.deployment_report(model{arguments}) gives the reasons for each layer."
     if words:
-        warnings.warn(
-            f"The export to {str(path)!r} will be {words}. keras_sparse.deployment_report(model{arguments}) gives the "
-            "reasons for each layer.",
-            UserWarning,
-            stacklevel=3,
-        )
+        told = f"The export to {str(path)!r} will be {words}."
+        warnings.warn(told if arguments is None else f"{told} {report}", UserWarning, stacklevel=3)
 
 
 def _size_in_bytes(path):

@@ -16,9 +16,10 @@ def mask_shape(granularity: str | tuple, weight_shape: tuple, spatial_rank: int 
 
     Args:
         granularity: "weight" for single weights; "kernel_slice" for k x k slices of a convolution, or single weights
-            where there are no spatial axes; "4x4" for blocks of 4 inputs by 4 outputs, the last two axes; "2:4" for
-            single weights, of which 2 of each 4 inputs are live; or the shape of the mask, a tuple that broadcasts to
-            the shape of the weight, such as `(1, 1, 1, channels_out)`.
+            where there are no spatial axes; "4x4" for blocks of 4 by 4 entries of the last two axes, which are inputs
+            and outputs in dense layers and convolutions; "2:4" for single weights, of which 2 of each 4 inputs are
+            live; or the shape of the mask, a tuple that broadcasts to the shape of the weight, such as
+            `(1, 1, 1, channels_out)`.
         weight_shape: tuple of ints.
         spatial_rank: int of at least 0, the number of leading axes that are spatial.
 
@@ -42,7 +43,7 @@ def mask_shape(granularity: str | tuple, weight_shape: tuple, spatial_rank: int 
     if is_shape and all(n in (1, k) for n, k in zip(granularity, shape, strict=True)):
         return granularity
     if (block := block_of(granularity)) is not None:
-        if any(k % n for k, n in zip(shape[-2:], block, strict=True)):
+        if len(shape) < 2 or any(k % n for k, n in zip(shape[-2:], block, strict=True)):
             raise ValueError(
                 f"`granularity`={granularity!r} needs weights whose last two axes are multiples of {block}. Received: "
                 f"the shape {shape}. Choose smaller blocks, or keep this layer dense by `keep_dense`."

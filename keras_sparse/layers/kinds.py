@@ -1,4 +1,4 @@
-"""Kinds of Keras's layers: tuples of classes, for `isinstance`."""
+"""Kinds of Keras's layers: tuples of classes, for `isinstance`, and properties of these layers."""
 
 import keras
 
@@ -20,3 +20,8 @@ def spatial_rank(layer: keras.Layer) -> int:
     """Returns the number of leading spatial axes of a layer's weights: the rank of a convolution, otherwise 0."""
     convolutions = (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS, *DEPTHWISE_CONVOLUTIONS, *SEPARABLE_CONVOLUTIONS)
     return layer.rank if isinstance(layer, (*convolutions, *CONVOLUTIONAL_CELLS)) else 0
+
+
+def is_modified(layer) -> bool:
+    """Returns whether LoRA or quantization changes what a layer computes with its kernel."""
+    return bool(getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None))

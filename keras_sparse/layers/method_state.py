@@ -26,6 +26,10 @@ class MethodState:
     last_update: int = -1
     state: dict = dataclasses.field(default_factory=dict)
 
+    def state_of(self, method: str) -> dict:
+        """Returns the state if it is that of a method of this name; {} if another one has trained the model."""
+        return self.state if self.method in (None, method) else {}
+
     def to_bytes(self) -> np.ndarray:
         """Returns the state as a uint8 array of length `CAPACITY`.
 

@@ -14,6 +14,7 @@ from keras_sparse.layers.traversal import trainable_masked_weights
 from keras_sparse.schedules import ScheduleLike, by_epoch
 from keras_sparse.training import rewiring
 from keras_sparse.training.layer_state import LayerSpec, placed
+from keras_sparse.training.optimizer_state import slots
 from keras_sparse.training.pattern_rewiring import activate_in_groups
 from keras_sparse.training.per_step_method import PerStepMethod
 from keras_sparse.training.rewiring import activate, elements_at, parts_of, with_elements
@@ -109,7 +110,14 @@ class DeepR(PerStepMethod):
                 live = _live(layer)
                 weights = backend.read(layer.variable).ravel()[live]
                 against = weights * self._signs(live + first) < 0
-                backend.write_elements(live[against], (layer.variable, -weights[against]))
+                positions, negated = live[against], -weights[against]
+                # ScheduleFreeAdamW starts a slot as a copy of the weights, and computes the weights from it.
+                copies = [
+                    (slot, negated)
+                    for slot, _ in slots(model.optimizer, layer.variable)
+                    if np.array_equal(backend.read(slot).ravel()[positions], weights[against])
+                ]
+                backend.write_elements(positions, (layer.variable, negated), *copies)
 
     def begin(self, specs: tuple[LayerSpec, ...], layers: list) -> list[np.ndarray]:
         """Returns what `act` carries from step to step.

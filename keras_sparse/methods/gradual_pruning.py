@@ -97,7 +97,8 @@ class GradualPruning(SparseMethod):
     Args:
         schedule: function `step -> (due, sparsity)`: whether to prune before that training step, and the sparsity to
             prune to. Steps count from 1, as in TF-MOT. `keras_sparse.schedules.polynomial_decay` returns the paper's
-            schedule. Schedules of TF-MOT, such as `tfmot.sparsity.keras.PolynomialDecay(...)`, are accepted, too.
+            schedule. Schedules of TF-MOT, such as `tfmot.sparsity.keras.PolynomialDecay(...)`, are accepted, too: one
+            with int attributes `begin_step` and `frequency` is only asked at the steps that are so given.
         scope: "layer" prunes each layer to the sparsity. "network" prunes all layers together, by one threshold, to
             that sparsity; layers whose mask elements hold different numbers of weights are pruned separately.
         until: int, the number of epochs after which the masks stay fixed; None for no end.
@@ -171,7 +172,9 @@ class GradualPruning(SparseMethod):
 
     def warn(self) -> None:
         """Warns if training ended before the schedule."""
-        last = getattr(self.schedule, "end_step", -1)
+        last = getattr(self.schedule, "end_step", None)
+        if not isinstance(last, numbers.Integral):
+            last = -1
         if not 0 <= last <= self.update_schedule.started:  # Otherwise the schedule had ended before this `fit`.
             super().warn()
         if self.update_schedule.examined + 1 < last:

@@ -24,7 +24,7 @@ class RigL(SparseMethod):
     At each update, in each layer:
 
     1. Drop the fraction f(t) = alpha / 2 * (1 + cos(pi * t / T_end)) of the live weights, those with the smallest |w|.
-       t is the number of epochs of this `fit` so far, fractions included, and T_end is `until`.
+       t is the number of epochs so far, fractions included (in `fit`), and T_end is `until`.
     2. Grow as many weights, with value 0, at the dead positions with the largest magnitude of the gradient of the loss
        with respect to the dense kernel.
 
@@ -79,7 +79,7 @@ class RigL(SparseMethod):
     def drop(self, layers: list[LayerState]) -> list[np.ndarray]:
         """Drops the weakest elements of each layer, a fraction that decays along half a cosine."""
         # f(t) = alpha / 2 * (1 + cos(pi * t / T_end))
-        progress = min(self.update_schedule.progress(self._step), 1.0)
+        progress = min(self.update_schedule.progress(self._step if self._within_fit else None), 1.0)
         fraction = self.fraction / 2 * (1 + math.cos(math.pi * progress))
         # A layer drops no more than it can grow, so that it keeps its sparsity, and is never emptied.
         counts = [min(round(fraction * len(x.live)), x.free, max(0, len(x.live) - 1)) for x in layers]

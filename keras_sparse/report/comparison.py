@@ -109,9 +109,10 @@ def compare(model_a: keras.Model, model_b: keras.Model) -> Comparison:
     first, second = masked_weights(model_a), masked_weights(model_b)
     shapes = [[(w.shape, tuple(w.mask.value.shape)) for w in x] for x in (first, second)]
     if not first or shapes[0] != shapes[1]:
+        received = [[f"{weight} with a mask of {mask}" for weight, mask in x] for x in shapes]
         raise ValueError(
-            "`compare` needs two models with masked weights of the same shapes. Received: "
-            f"{[s for s, _ in shapes[0]]} in {model_a.name!r} and {[s for s, _ in shapes[1]]} in {model_b.name!r}."
+            "`compare` needs two models with masked weights of the same shapes and granularity. Received: "
+            f"{received[0]} in {model_a.name!r} and {received[1]} in {model_b.name!r}."
         )
     layers = []
     for a, b in zip(first, second, strict=True):

@@ -26,7 +26,7 @@ class Table:
 
 
 def report_tables(report) -> list[Table]:
-    """Returns the tables of a `keras_sparse.report.Report`: masked weights and, if there are any, dense weights."""
+    """Returns the tables of a `Report`: masked weights and, if there are any, dense weights."""
     rows = [
         (
             x.name,

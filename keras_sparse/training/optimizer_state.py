@@ -55,15 +55,17 @@ def build_optimizer(model: keras.Model) -> None:
 def keeps_zeros(optimizer) -> bool:
     """Returns whether a weight of 0 without gradient stays 0, and its slots fresh.
 
-    This is true for Keras's optimizers except Muon and Adafactor, which work on whole rows, columns or kernels. For
-    other optimizers it is unknown, and False is returned.
+    This is true for Keras's optimizers except Muon and Adafactor, which work on whole rows, columns or kernels, and
+    those that divide by statistics of the gradient without adding a number: 0 / 0 is NaN. For other optimizers it is
+    unknown, and False is returned.
     """
     if optimizer is None:
         return True
     inner = _keras.wrapped_optimizers(optimizer)
     if inner:
         return all(map(keeps_zeros, inner))
-    return keras_name(optimizer) not in (None, "Muon", "Adafactor")
+    divides_by_zero = not all(getattr(optimizer, name, 1) for name in ("epsilon", "initial_accumulator_value"))
+    return keras_name(optimizer) not in (None, "Muon", "Adafactor") and not divides_by_zero
 
 
 def trains(optimizer, variable: keras.Variable) -> bool:

@@ -48,7 +48,7 @@ def resume(method, model: keras.Model, epoch: int) -> tuple[int, int | None]:
         saved = MethodState(saved.method)
     if loaded and method.owes_updates:
         checks.check_same_method(name, saved)
-    method.set_state(saved.state if saved.method in (None, name) else {})
+    method.set_state(saved.state_of(name))
     owed = schedule.owed(epoch, saved.last_update if method.owes_updates else -1, loaded)
     # Before the first update, the starting step is saved, so that a resumed run knows it.
     is_first = saved.last_update < 0 and not schedule.is_never()

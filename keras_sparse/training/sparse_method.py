@@ -112,7 +112,7 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
             return
         for layer, mask_update in zip(layers, planned, strict=True):
             mask_update.write(layer, optimizer)
-        if self._thread is None:  # In another loop than `fit`, dead weights and their slots may have other values.
+        if not self._within_fit:  # In another loop, dead weights and their slots may have other values.
             clear(layers, optimizer)
         grown = sum(np.count_nonzero(x.alive) for x in planned)
         self._end_update(model, sum(len(x.alive) for x in planned) - grown, grown)
@@ -152,7 +152,7 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
         optimizer = optimizer or getattr(model, "optimizer", None)
         if optimizer is None:
             checks.warn_of_no_optimizer(type(self).__name__, model)
-        if self._thread is not None and not self._updates:  # The optimizer may not have been built before.
+        if self._within_fit and not self._updates:  # The optimizer may not have been built before.
             checks.check_optimizer_trains(type(self).__name__, model, [weight for _, weight in numbered])
         self._epoch, self._step = epoch, step
         self.update_schedule.epoch = epoch
@@ -162,7 +162,7 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
     def _synchronize(self, model):
         """Restores the state in a model, unless it is the one that this method wrote last."""
         if not self._written.is_in(model):
-            self.set_state(saved_state.read_state(model).state)
+            self.set_state(saved_state.read_state(model).state_of(type(self).__name__))
 
     def _end_update(self, model, dropped, grown):
         """Writes the state into the model, and updates the counts."""
@@ -231,9 +231,17 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
         if step is None:
             return
         if self.growth_strategy.is_ready:
-            self.update(model, step, epoch)
+            self._update_within_fit(model, step, epoch)
         else:
             self._put_off = True
+
+    def _update_within_fit(self, model, step, epoch):
+        """Makes an update that is due in this `fit`, whose steps leave dead weights and their slots clear."""
+        self._within_fit = True
+        try:
+            self.update(model, step, epoch)
+        finally:
+            self._within_fit = False
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         """Makes the update that is due, if there is one, and keeps the batch if an update after it needs gradients."""
@@ -275,7 +283,7 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
         if self._updated:
             self._written.check(model, type(self).__name__)
         if step is not None:
-            self.update(model, step, self.update_schedule.epoch)
+            self._update_within_fit(model, step, self.update_schedule.epoch)
         backend.refresh_held_state(model)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
@@ -310,7 +318,7 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
         self.growth_strategy.forget()
         self._epoch = self._step = 0
         self._dropped = self._grown = self._updates = self._skipped = self._moved = 0
-        self._put_off = self._updated = False
+        self._put_off = self._updated = self._within_fit = False
         self._thread = None  # of the epoch that runs
         self._written = saved_state.LastWritten()
         self._steps = StepsOfFit(type(self).__name__)

@@ -32,12 +32,17 @@ def check_update(
             )
     sizes = zip(layers, dropped, grown, strict=True)
     after = sum((len(s.live) - np.count_nonzero(d) + len(new)) * s.element_size for s, d, new in sizes)
-    again = any(_is_live_or_repeated(s.live, np.sort(new)) for s, new in zip(layers, grown, strict=True))
-    if after != budget or again:
+    if after != budget:
         raise RuntimeError(
-            f"{name} broke an invariant, and the update was not made: {budget} weights must be live after it (received "
-            f"{after}), and only elements dead before the update may grow, each once (received others: {again})."
+            f"{name} broke an invariant, and the update was not made: {budget} weights must be live after it, as "
+            f"`budget` says. Received: drops and growth that leave {after}. `redistribute` decides how many grow."
         )
+    for i, (layer, new) in enumerate(zip(layers, grown, strict=True)):
+        if _is_live_or_repeated(layer.live, np.sort(new)):
+            raise RuntimeError(
+                f"{name} broke an invariant, and the update was not made: only elements dead before the update may "
+                f"grow, each once. Received from `grow`, for weight {i} of the shape {layer.kernel.shape}: {new!r}."
+            )
     for layer, d, new in zip(layers, dropped, grown, strict=True):
         pattern_update.check_pattern(name, layer, d, new)
 

@@ -16,8 +16,8 @@ class UpdateSchedule:
     """Finds the steps at which updates are due, and counts the epochs and batches of a `fit`.
 
     An update is due if a multiple of the period lies in the steps since the last check. It does not suffice to test
-    `step % period == 0`: many steps may be executed at once, and a step may take many batches. Updates at the end of an
-    epoch are made when the next one begins, so that callbacks at the end of the epoch see the network that was
+    `step % period == 0`: many steps may be executed at once, and a step may take many batches. With the period "epoch",
+    updates are made when the next epoch begins, so that callbacks at the end of the epoch see the network that was
     evaluated.
 
     Args:
@@ -68,15 +68,19 @@ class UpdateSchedule:
         """Returns the number of epochs of this `fit` that may have updates; None if it is unknown."""
         return self._epochs and min(self._epochs, self.until or self._epochs)
 
-    def progress(self, step: int) -> float:
+    def progress(self, step: int | None) -> float:
         """Returns the number of epochs completed at a step, divided by `ends()`. It is above 1 after the last update.
 
-        Epochs of this `fit` are counted, not optimizer steps, since the optimizer may have trained before.
+        Epochs are counted, not optimizer steps, since the optimizer may have trained before.
+
+        Args:
+            step: int, an optimizer step of this `fit`; None in another loop, where whole epochs are counted.
         """
-        steps = self._steps_per_epoch
-        within = (step - self.batches // self._per_step) / steps if steps else 0
-        if steps and self.epoch == self._begun - 1:  # owed to the end of the epoch before: `batches` are those since
-            within += 1
+        within = 0
+        if step is not None and self._steps_per_epoch:
+            within = (step - self.batches // self._per_step) / self._steps_per_epoch
+            if self.epoch == self._begun - 1:  # owed to the end of the epoch before: `batches` are those since
+                within += 1
         return (self.epoch + within) / self.ends()
 
     # During a `fit`.
