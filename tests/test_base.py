@@ -568,6 +568,7 @@ def test_a_method_does_not_take_over_the_state_of_another_one_in_a_loop():
     assert same.get_state()["threshold"] == 4e-6
 
 
+@pytest.mark.tensorflow
 def test_the_optimizer_is_built_before_the_first_step_is_traced(blobs):
     """Otherwise TensorFlow traces it twice."""
     model, built = compiled(mlp()), []
