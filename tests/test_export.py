@@ -645,3 +645,13 @@ def test_recurrent_models_of_any_batch_size_are_told_how(tmp_path):
     model = keras.Sequential([keras.Input((6, 4)), layers.LSTM(8), layers.Dense(3)])
     with pytest.raises(RuntimeError, match="Recurrent layers need a fixed `batch_size`, or unroll=True"):
         ks.export(model, tmp_path / "m.tflite", batch_size=None)
+
+
+@pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")  # of tf2onnx
+@pytest.mark.parametrize(
+    ("name", "told"), [("m.onnx", r"numbers\. .*target='onnxruntime'\) gives"), ("m", r"numbers\.$")]
+)
+def test_the_warning_for_formats_without_sparsity_names_a_report_of_this_format(tmp_path, name, told):
+    pytest.importorskip("tf2onnx")
+    with pytest.warns(UserWarning, match=told):
+        ks.export(mlp(), tmp_path / name)
