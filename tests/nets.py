@@ -81,3 +81,13 @@ def assert_dead_is_zero(model):
         assert not numpy(layer.kernel_variable)[~mask].any(), layer.name
         for slot, fresh in slots(model.optimizer, layer.kernel_variable):
             np.testing.assert_array_equal(numpy(slot)[~mask], np.float32(fresh), err_msg=slot.path)
+
+
+class Interrupts(keras.callbacks.Callback):
+    """Interrupts `fit` before the third batch of an epoch, as Ctrl-C does."""
+
+    async_safe = True
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 2:
+            raise KeyboardInterrupt

@@ -13,7 +13,17 @@ from keras_sparse.layers import MaskedDense
 from keras_sparse.training.layer_state import LayerState, by_element_size
 from keras_sparse.training.optimizer_state import slots
 from keras_sparse.training.saved_state import LastWritten, read_state
-from nets import assert_dead_is_zero, compiled, live_weights, mlp, needs_steps_per_execution, numpy, ready, state
+from nets import (
+    Interrupts,
+    assert_dead_is_zero,
+    compiled,
+    live_weights,
+    mlp,
+    needs_steps_per_execution,
+    numpy,
+    ready,
+    state,
+)
 
 
 class Recorder(ks.DynamicSparse):
@@ -540,11 +550,6 @@ class DeadAtEachStep(keras.callbacks.Callback):
 
 
 def test_an_update_after_an_interrupted_fit_clears_dead_weights(blobs):
-    class Interrupts(keras.callbacks.Callback):
-        def on_train_batch_begin(self, batch, logs=None):
-            if batch == 2:
-                raise KeyboardInterrupt
-
     model, method = compiled(mlp()), ks.Static()
     with pytest.raises(KeyboardInterrupt):
         model.fit(*blobs, batch_size=16, callbacks=[method, Interrupts()], verbose=0)

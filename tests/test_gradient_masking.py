@@ -9,7 +9,7 @@ import any_models
 import keras_sparse as ks
 from keras_sparse.layers import gradient_masking
 from keras_sparse.layers.traversal import masked_weights
-from nets import assert_dead_is_zero, compiled, mlp, numpy, state
+from nets import Interrupts, assert_dead_is_zero, compiled, mlp, numpy, state
 from test_contract import METHODS
 
 BACKEND = keras.backend.backend()
@@ -347,14 +347,6 @@ def test_a_loop_of_the_users_own_that_calls_the_callbacks(blobs, kinds):
     assert kinds
     assert not any(kinds)
     assert_dead_is_zero(model)
-
-
-class Interrupts(keras.callbacks.Callback):
-    async_safe = True
-
-    def on_train_batch_begin(self, batch, logs=None):
-        if batch == 2:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("again", [False, True])

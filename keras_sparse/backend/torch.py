@@ -16,9 +16,9 @@ def write_elements(positions: np.ndarray, *writes: tuple) -> None:
 
     Args:
         positions: 1-D int array of distinct flat positions.
-        *writes: tuples `(variable, values)` or `(variable, values, present)`: `keras.Variable`s of one shape, each with
-            a scalar or an array of the shape of `positions`, and what `read` returns, if it was called since the
-            variable was last written.
+        *writes: tuples `(variable, values)` or `(variable, values, present)`: `keras.Variable`s of one shape; a scalar
+            or an array of the shape of `positions`; and the present values, as `read` returns them, if the caller has
+            them already.
     """
     if not len(positions):
         return

@@ -75,4 +75,6 @@ def check_counts(name: str, layers: list[LayerState], counts: list[int]) -> None
 def _is_live_or_repeated(live, new):
     """Returns whether an entry of the sorted array `new` is in the sorted array `live`, or occurs twice."""
     place = np.searchsorted(live, new)  # A binary search, since few elements grow in comparison to the live ones.
-    return bool((live[place[place < len(live)]] == new[place < len(live)]).any() or (new[1:] == new[:-1]).any())
+    inside = place < len(live)
+    is_live = (live[place[inside]] == new[inside]).any()
+    return bool(is_live or (new[1:] == new[:-1]).any())
