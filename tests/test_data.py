@@ -235,6 +235,13 @@ class TestExported:
             export("squares", tmp_path, data_dir, ["test", "nope"])
         assert not list(tmp_path.iterdir())
 
+    def test_an_interrupted_second_export_leaves_nothing_that_is_loaded(self, data_dir, tmp_path, monkeypatch):  # noqa: F811
+        export("squares", tmp_path, data_dir)
+        monkeypatch.setattr(np, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            export("squares", tmp_path, data_dir)
+        assert not (tmp_path / "squares" / "info.json").exists()
+
 
 @pytest.mark.parametrize("harm", ["cut off", "missing", "no json"])
 def test_damaged_exported_arrays_are_refused(tmp_path, harm):

@@ -99,7 +99,7 @@ def test_a_run_waits_for_memory(monkeypatch, tmp_path):
     class Options:
         fresh, go_on, metric = "", "", "score"
 
-    sweep_ = sweep.Sweep(runs, 3, 2000, Options)
+    sweep_ = sweep.Sweep(runs, 3, 2000, Options, sweep.Record(tmp_path / "o"))
     running = []
     start = jobs.start
     monkeypatch.setattr(jobs, "start", lambda *x: running.append(len(sweep_._running)) or start(*x))

@@ -13,7 +13,8 @@ import benchmark_page
 import compare
 import sweep
 from processes import Script
-from runs import find_runs
+from published import published_accuracy
+from runs import find_runs, group_by_settings
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,18 +41,49 @@ def test_seeds_make_one_row_and_other_settings_another(tmp_path):
     write_run(tmp_path / "d", 0.6, epochs=3)
     table = compare.rows(find_runs([tmp_path]))
     assert len(table) == 3
-    row = next(r for r in table if r[6] == "2")
-    assert row == ("dynamic_sparse", "0.98", "5,324", "97.50 ± 0.71", "98.00 ± 0.00", "98.14 ± .14", "2", "70 s")
-    assert compare.markdown(table).splitlines()[0].startswith("| method | sparsity |")
+    row = next(r for r in table if r[7] == "2")
+    assert row[:4] == ("mnist", "dynamic_sparse", "0.98", "5,324")
+    assert row[4:] == ("97.50 ± 0.71", "98.00 ± 0.00", "98.14 ± .14", "2", "70 s")
+    assert compare.markdown(table).splitlines()[0].startswith("| recipe | method | sparsity |")
 
 
 def test_runs_of_another_recipe_do_not_change_the_rows(tmp_path):
     write_run(tmp_path / "a", 0.97, settings="paper")
     write_run(tmp_path / "b", 0.99, settings="ours")
     alone = compare.rows(find_runs([tmp_path]))
-    assert [row[5] for row in alone] == ["98.14 ± .14", ""]
+    assert [row[6] for row in alone] == ["98.14 ± .14", ""]
     write_run(tmp_path / "c", 0.5, dataset="cifar10", depth=10)
-    assert [row for row in compare.rows(find_runs([tmp_path])) if row[3] != "50.00"] == alone
+    assert [row for row in compare.rows(find_runs([tmp_path])) if row[4] != "50.00"] == alone
+
+
+def test_recipes_of_one_data_set_are_not_mixed(tmp_path):
+    """The LSTM and the Transformer have the same flags, and LeNet has one more, in which its runs differ."""
+    for recipe, accuracies in (("lstm_mnist", (0.9, 0.91)), ("transformer_mnist", (0.8, 0.81))):
+        for seed, accuracy in enumerate(accuracies):
+            write_run(tmp_path / f"{recipe}{seed}", accuracy, seed=seed, recipe=recipe)
+    for settings, accuracy in (("paper", 0.6), ("ours", 0.7)):
+        write_run(tmp_path / settings, accuracy, recipe="lenet_mnist", settings=settings)
+    write_run(tmp_path / "wide", 0.5, recipe="lenet_mnist", settings="paper", widen_factor=0.5, sparsity=0.975)
+    found = find_runs([tmp_path])
+    means = {(row[0], row[2], row[4].split(" ")[0], row[6]) for row in compare.rows(found)}
+    assert means == {
+        ("lstm_mnist", "0.98", "90.50", ""),
+        ("transformer_mnist", "0.98", "80.50", ""),
+        ("lenet_mnist", "0.98", "60.00", "98.14 ± .14"),
+        ("lenet_mnist", "0.98", "70.00", ""),
+        ("lenet_mnist", "0.975", "50.00", ""),
+    }
+    assert [len(same) for same in group_by_settings(found).values()] == [2, 1, 1, 2, 1]
+
+
+@pytest.mark.parametrize(
+    "flag", [("widen_factor", 0.5), ("l1", 1e-4), ("batch_size", 50), ("period", 10), ("depth", 9)]
+)
+def test_other_networks_and_settings_have_no_published_accuracy(flag):
+    config = {"recipe": "wrn_cifar10", "dataset": "cifar10", "method": "static", "sparsity": 0.9, "epochs": 200}
+    config |= {"widen_factor": 2, "l1": 0.0, "batch_size": 100, "period": None, "depth": 28}
+    assert published_accuracy(config) == "92.04"
+    assert published_accuracy({**config, **dict([flag])}) == ""
 
 
 @pytest.mark.parametrize(("made", "given", "same"), [(1e-4, "1e-4", True), (0.9, "0.90", True), (0.9, "0.91", False)])
@@ -59,10 +91,34 @@ def test_flags_of_a_finished_run_are_compared_as_numbers(tmp_path, made, given, 
     write_run(tmp_path / "run", 0.97, l1=made, jit_compile=True)
     command = [sys.executable, "r.py", f"--output_dir={tmp_path / 'run'}", f"--l1={given}", "--jit_compile=true"]
     if same:
-        sweep._check_same_flags(tmp_path / "run", command)
+        sweep.Record(tmp_path).check(tmp_path / "run", command)
     else:
         with pytest.raises(SystemExit):
-            sweep._check_same_flags(tmp_path / "run", command)
+            sweep.Record(tmp_path).check(tmp_path / "run", command)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "message"),
+    [
+        ([], ["--period=10"], "period=None, not 10"),
+        (["--l1=5e-4", "--jit_compile"], [], "jit_compile=, not the default"),
+        (["--l1=5e-4"], [], "l1=5e-4, not the default"),
+        ([], ["--check_replicas"], "check_replicas=the default, not "),
+        (["--l1", "5e-4"], ["--l1=0.0005"], None),
+        ([], ["--epochs=100"], None),
+        ([], ["--other=3"], "other=the default, not 3"),
+    ],
+)
+def test_a_sweep_does_not_take_a_run_with_other_flags_for_its_own(tmp_path, before, now, message):
+    write_run(tmp_path / "run", 0.97, period=None, l1=5e-4)
+    command = [sys.executable, "r.py", f"--output_dir={tmp_path / 'run'}"]
+    sweep.Record(tmp_path).add(tmp_path / "run", [*command, *before])
+    again = sweep.Record(tmp_path)
+    if message is None:
+        again.check(tmp_path / "run", [*command, *now])
+    else:
+        with pytest.raises(SystemExit, match=message):
+            again.check(tmp_path / "run", [*command, *now])
 
 
 def test_a_folder_without_results_is_refused(tmp_path):
@@ -190,7 +246,10 @@ def test_a_damaged_run_is_left_out_with_a_note(tmp_path, capfd):
     (tmp_path / "bad" / "result.json").write_text("{")
     write_run(tmp_path / "lost", 0.9)
     (tmp_path / "lost" / "config.json").unlink()
+    write_run(tmp_path / "foreign", 0.9)
+    (tmp_path / "foreign" / "config.json").write_text('{"rate": 0.1}')
     assert [run.path.name for run in find_runs([tmp_path])] == ["good"]
     notes = capfd.readouterr().err
     assert f"{tmp_path / 'bad'} is left out" in notes
     assert f"{tmp_path / 'lost'} is left out" in notes
+    assert "its files lack dataset, method, which those of a recipe have" in notes

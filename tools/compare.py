@@ -11,9 +11,9 @@ import sys
 from collections import defaultdict
 
 from published import published_accuracy
-from runs import IGNORED_FLAGS, find_runs
+from runs import distinguishing_flags, find_runs, recipe_of
 
-COLUMNS = ("method", "sparsity", "live weights", "last epoch", "best epoch", "published", "runs", "time")
+COLUMNS = ("recipe", "method", "sparsity", "live weights", "last epoch", "best epoch", "published", "runs", "time")
 
 
 def rows(runs):
@@ -26,24 +26,17 @@ def rows(runs):
         Sorted list of tuples of str, in the order of `COLUMNS`.
     """
     groups = defaultdict(list)
-    flags = defaultdict(list)
-    for run in runs:
-        flags[run.config.get("dataset")].append(set(run.config) - set(IGNORED_FLAGS))
-    # Runs of older versions of a recipe may lack a flag: only flags that all runs have distinguish rows.
-    common = {dataset: set.intersection(*sets) for dataset, sets in flags.items()}
-    for run in runs:
-        key = {k: run.config[k] for k in common[run.config.get("dataset")]}
-        if key["method"] == "dense":  # which has no sparsity
-            key.pop("sparsity", None)
-        groups[json.dumps(key, sort_keys=True)].append(run.result)
+    for run, flags in zip(runs, distinguishing_flags(runs), strict=True):
+        groups[recipe_of(run), json.dumps(flags, sort_keys=True)].append(run.result)
     table = []
-    for key, results in groups.items():
+    for (recipe, key), results in groups.items():
         config = json.loads(key)
-        method, sparsity = config["method"], config.get("sparsity")
+        sparsity = config.get("sparsity")
         table.append(
             (
-                method,
-                "" if sparsity is None else f"{sparsity:.2f}",
+                recipe,
+                config["method"],
+                "" if sparsity is None else max(f"{sparsity:.2f}", f"{sparsity:g}", key=len),
                 f"{results[0]['live_weights'] or results[0]['parameters']:,}",
                 _mean_and_deviation([100 * r["test_accuracy"] for r in results]),
                 _mean_and_deviation([100 * r["best_test_accuracy"] for r in results]),

@@ -39,6 +39,7 @@ def export(dataset, output_dir, data_dir=None, splits=None, side=256):
     builder = tfds.builder(dataset, data_dir, {"splits": "+".join(splits)} if splits else {})
     folder = Path(output_dir) / dataset
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "info.json").unlink(missing_ok=True)  # Without it nothing reads the arrays until all are written.
     shape = builder.info.features["image"].shape
     fixed = None not in shape
     if not fixed:

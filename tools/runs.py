@@ -21,7 +21,7 @@ class Run:
 
     Attributes:
         path: `Path` of its folder.
-        config: dict, the flags, from config.json.
+        config: dict, the recipe's name and the flags, from config.json.
         result: dict, the final numbers, from result.json.
     """
 
@@ -54,17 +54,40 @@ class Run:
 def find_runs(paths) -> list[Run]:
     """Returns the finished runs in some folders and their subfolders, sorted by path: "set_0.9" before "set_0.98".
 
-    Prints a note for each run whose files are damaged or missing, and leaves it out.
+    Prints a note for each run that has damaged or missing files, or is not a recipe's, and leaves it out.
     """
     results = sorted({r for path in paths for r in Path(path).rglob("result.json")}, key=_words_and_numbers)
     runs = []
     for path in results:
         try:
-            config = json.loads((path.parent / "config.json").read_text())
-            runs.append(Run(path.parent, config, json.loads(path.read_text())))
+            config, result = (json.loads((path.parent / x).read_text()) for x in ("config.json", "result.json"))
+            if missing := {"method", "dataset"} - set(config) | {"test_accuracy", "parameters"} - set(result):
+                raise ValueError(f"its files lack {', '.join(sorted(missing))}, which those of a recipe have")
+            runs.append(Run(path.parent, config, result))
         except (OSError, ValueError) as error:
             print(f"Note: {path.parent} is left out, since it cannot be read: {error}", file=sys.stderr)
     return runs
+
+
+def recipe_of(run) -> str:
+    """Returns the name of a run's recipe; that of its data set if an older version has written the run."""
+    return run.config.get("recipe") or run.config["dataset"]
+
+
+def distinguishing_flags(runs) -> list[dict]:
+    """Returns, for each run, the flags that distinguish it from other runs of its recipe, with their values.
+
+    Runs of older versions of a recipe may lack a flag: only those that all runs of the recipe have distinguish them.
+    """
+    names = {}
+    for run in runs:
+        own = set(run.config) - set(IGNORED_FLAGS)
+        names[recipe_of(run)] = own & names.get(recipe_of(run), own)
+    found = [{name: run.config[name] for name in names[recipe_of(run)]} for run in runs]
+    for settings in found:
+        if settings["method"] == "dense":  # which has no sparsity
+            settings.pop("sparsity", None)
+    return found
 
 
 def _words_and_numbers(path):
@@ -83,13 +106,13 @@ def group_by_settings(runs, ignored=()) -> dict:
     Returns:
         Dict from a label to a list of `Run`. A label is the method, followed by the flags in which groups differ.
     """
-    keys = [{k: v for k, v in run.config.items() if k not in (*IGNORED_FLAGS, *ignored)} for run in runs]
-    shared = set.intersection(*(set(key) for key in keys)) if keys else set()
-    differing = sorted(k for k in shared - {"method"} if len({json.dumps(key[k]) for key in keys}) > 1)
+    keys = [{k: v for k, v in key.items() if k not in ignored} for key in distinguishing_flags(runs)]
+    names = sorted({k for key in keys for k in key} - {"method"})
+    differing = [k for k in names if len({json.dumps(key[k]) for key in keys if k in key}) > 1]
     found = defaultdict(list)
     for run, key in zip(runs, keys, strict=True):
-        flags = [f"{k}={key[k]}" for k in differing if not (k == "sparsity" and key["method"] in ("dense",))]
-        found[" ".join([str(key.get("method", run.path.name)).replace("_", " "), *flags])].append(run)
+        flags = [f"{k}={key[k]}" for k in differing if k in key]
+        found[" ".join([str(key["method"]).replace("_", " "), *flags])].append(run)
     return dict(found)
 
 

@@ -2,14 +2,17 @@
 
     python tools/sweep.py --recipe recipes/lenet_mnist.py --output_dir runs/lenet \
         --grid "dynamic_sparse:0.98,0.99 static:0.98 dense" --seeds 0,1,2,3,4 -- --verbose 0
-    python tools/sweep.py --recipe mine.py --output_dir runs/mine --grid "" --vary "rate=0.1,0.01 width=1,2"
+    python tools/sweep.py --recipe mine.py --output_dir runs/mine --grid "" --seeds "" --fresh "" \
+        --vary "rate=0.1,0.01 width=1,2"
 
 Arguments after `--` are passed to the recipe, with `{seed}` replaced by the seed of the run. A recipe is any script
-that takes `--output_dir` and the flags that are varied, and writes `result.json` to that folder at the end.
+that takes `--output_dir` and the flags that are varied, and writes `result.json` to that folder at the end. Unless
+`--seeds`, `--fresh` or `--go_on` are empty, it also takes `--seed`, `--overwrite`, or `--resume` for runs with a
+backup.
 
-Finished runs are skipped, and an interrupted run is resumed if its folder has a `backup/`. A run that fails does not
-stop the others. Ctrl-C stops all runs; the same command resumes them. The output of a run is written to a file beside
-its folder. `tools/compare.py` prints a table of the results.
+Finished runs are skipped if they had the same flags, which `sweep.json` records, and an interrupted run is resumed if
+its folder has a `backup/`. A run that fails does not stop the others. Ctrl-C stops all runs; the same command resumes
+them. The output of a run is written to a file beside its folder. `tools/compare.py` prints a table of the results.
 
 `--jobs` runs are processed in parallel, each on its share of the cores, while there is enough free memory for another
 one. Fewer cores may change the order of sums, and so their rounding.
@@ -79,25 +82,65 @@ def commands(recipe, grid, seeds, extra, output_dir, vary=""):
     return runs
 
 
-def _check_same_flags(folder, command):
-    """Exits if a finished run had other flags than those of the sweep."""
-    if not (folder / "config.json").exists():
-        return
-    config = json.loads((folder / "config.json").read_text())
-    given = " ".join(command[2:]).replace("=", " ").split(" --")  # both "--flag=value" and "--flag value"
-    for name, _, value in (flag.removeprefix("--").partition(" ") for flag in given):
-        used = config.get(name)
-        same = value in (str(used), json.dumps(used)) or _number(value) == used
-        if value and used is not None and name not in ("output_dir", "verbose") and not same:
-            sys.exit(f"{folder} holds a run with {name}={used}, not {value}. Name another --output_dir.")
+_DEFAULT = "the default"
 
 
-def _number(text):
-    """Returns a text as a float, or None if it is not a number."""
+class Record:
+    """The flags of all runs of a folder, in its file `sweep.json`.
+
+    Args:
+        output_dir: `Path` of the folder.
+    """
+
+    def __init__(self, output_dir):
+        self._path = output_dir / "sweep.json"
+
+    def _read(self):
+        return _read(self._path) if self._path.exists() else {}
+
+    def add(self, folder, command):
+        """Writes the flags of a run that starts."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        flags_by_run = {**self._read(), folder.name: _flags(command)}
+        self._path.write_text(json.dumps(flags_by_run, indent=2, sort_keys=True) + "\n")
+
+    def check(self, folder, command):
+        """Exits if a finished run had other flags than those of the sweep.
+
+        If the record lacks the run, only the flags of its config.json are compared.
+        """
+        given, before, path = _flags(command), self._read().get(folder.name), folder / "config.json"
+        config = _read(path) if path.exists() else {}
+        used = {**config, **(before or {})}
+        names = given.keys() & config.keys() if before is None else given.keys() | before.keys()
+        for name in sorted(names - {"output_dir", "verbose"}):
+            now, then = given.get(name, _DEFAULT), used.get(name, _DEFAULT)
+            if not _is_same(now, then):
+                sys.exit(f"{folder} holds a run with {name}={then}, not {now}. Name another --output_dir.")
+
+
+def _flags(command):
+    """Returns the flags of a command, given as "--flag=value" or "--flag value": dict from names to values."""
+    given = " ".join(map(str, command[2:])).replace("=", " ").split(" --")
+    return {name: value for name, _, value in (flag.removeprefix("--").partition(" ") for flag in given)}
+
+
+def _is_same(value, used):
+    """Returns whether the text of a flag is a value of JSON. A flag without a value stands for true."""
+    if value in (str(used), json.dumps(used)) or (value == "" and used is True):
+        return True
     try:
-        return float(text)
-    except ValueError:
-        return None
+        return float(value) == float(used)
+    except (TypeError, ValueError):
+        return False
+
+
+def _read(path):
+    """Returns the content of a JSON file; exits if it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        sys.exit(f"{path} is damaged: {error}. Delete it to run again what it belongs to.")
 
 
 def _has_backup(folder):
@@ -113,14 +156,15 @@ class Sweep:
         jobs: int, the number of parallel runs.
         memory: int, the free bytes that are required to start another run in parallel.
         options: parsed flags.
+        record: `Record` of the folder of the runs.
 
     Attributes:
         failed: list of the folders of failed runs.
     """
 
-    def __init__(self, runs, jobs, memory, options):
+    def __init__(self, runs, jobs, memory, options, record):
         self._waiting, self._running, self.failed = list(runs), [], []
-        self._jobs, self._memory, self._options = jobs, memory, options
+        self._jobs, self._memory, self._options, self._record = jobs, memory, options, record
         self._total, self._done, self._seconds = len(runs), 0, []
 
     def run(self):
@@ -150,6 +194,7 @@ class Sweep:
             self._print_result(folder, "finished before")
             return
         slot = min(set(range(self._jobs)) - {job.slot for job in self._running})
+        self._record.add(folder, command)
         flag = self._options.go_on if _has_backup(folder) else self._options.fresh
         self._running.append(jobs_.start(slot, self._jobs, folder, [*command, flag] if flag else command))
 
@@ -199,12 +244,13 @@ class Sweep:
 
 def main(argv):
     """Runs the sweep, and exits with an error if a run failed."""
-    runs = commands(FLAGS.recipe, FLAGS.grid, FLAGS.seeds, argv[1:], Path(FLAGS.output_dir), FLAGS.vary)
+    output_dir = Path(FLAGS.output_dir)
+    runs, record = commands(FLAGS.recipe, FLAGS.grid, FLAGS.seeds, argv[1:], output_dir, FLAGS.vary), Record(output_dir)
     for folder, command in runs:
         if (folder / "result.json").exists():
-            _check_same_flags(folder, command)
+            record.check(folder, command)
     jobs = FLAGS.jobs or len(jobs_.cores_for_slot(0, 1))
-    sweep = Sweep(runs, jobs, int(FLAGS.memory * 2**30), FLAGS)
+    sweep = Sweep(runs, jobs, int(FLAGS.memory * 2**30), FLAGS, record)
     try:
         sweep.run()
     except KeyboardInterrupt:

@@ -151,6 +151,13 @@ def _data_parallel(options):
             )
         keras.distribution.initialize(options.coordinator, options.processes, options.process)
     devices = keras.distribution.list_devices()
+    if options.devices and len(devices) != options.devices * options.processes:
+        if options.processes > 1 or options.devices > len(devices):
+            raise app.UsageError(
+                f"--devices={options.devices} for each of {options.processes} processes, but they have {len(devices)} "
+                "devices together. Leave the flag out to use all of them."
+            )
+        devices = devices[: options.devices]
     keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False))
     return Devices(len(devices), (jax.process_index(), jax.process_count()))
 

@@ -22,8 +22,8 @@ FREE = {"resume", "overwrite", "verbose", "output_dir", "data_dir"}  # flags tha
 class RunFolder:
     """The files of a run.
 
-    `config.json` is written first, and holds all flags. `result.json` is written last: a folder with it holds a
-    finished run.
+    `config.json` is written first, and holds the recipe's name and all flags. `result.json` is written last: a folder
+    with it holds a finished run.
 
     Args:
         path: path of the folder.
@@ -43,7 +43,7 @@ class RunFolder:
         """Raises `app.UsageError` if the folder holds a run of at least one epoch that must not be lost.
 
         Args:
-            config: dict of all flags.
+            config: dict of the recipe's name and all flags.
             resume: bool, whether a run with the same flags is resumed.
             overwrite: bool, whether any other run is deleted.
         """
@@ -69,8 +69,10 @@ class RunFolder:
     def _check_same(self, config):
         before = _read(self.path / "config.json")
         changed = {name: value for name, value in config.items() if name not in FREE and value != before.get(name)}
-        names = {name: "KERAS_BACKEND" if name == "backend" else f"--{name}" for name in changed}
-        other = [f"{names[name]}={value} (there: {before.get(name)})" for name, value in changed.items()]
+        names = {"backend": "KERAS_BACKEND", "recipe": "recipe"}  # the others are flags
+        other = [
+            f"{names.get(name, f'--{name}')}={value} (there: {before.get(name)})" for name, value in changed.items()
+        ]
         if other:
             raise app.UsageError(
                 f"--resume goes on with the run in {self.path}, which has other flags. Received: {', '.join(other)}. "

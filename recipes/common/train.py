@@ -19,9 +19,9 @@ from keras_sparse.callbacks import event_file
 def run(experiment, build, load=data.load, options=flags.FLAGS):
     """Trains and evaluates one network, and writes the run into its folder.
 
-    The folder has `config.json` (all flags), `history.csv` (one line per epoch), `tensorboard/` (if that package is
-    installed), `model.keras` and `result.json`, which is written last. Until then, `backup/` has the state after the
-    last epoch, from which `--resume` continues; on the same machine with the same bits.
+    The folder has `config.json` (the recipe and all flags), `history.csv` (one line per epoch), `tensorboard/` (if that
+    package is installed), `model.keras` and `result.json`, which is written last. Until then, `backup/` has the state
+    after the last epoch, from which `--resume` continues; on the same machine with the same bits.
 
     Args:
         experiment: `common.experiment.Experiment`.
@@ -43,15 +43,16 @@ def run(experiment, build, load=data.load, options=flags.FLAGS):
             f"--dense_model={options.dense_model} lies in the folder {path} that this run is written to, and would be "
             "replaced. Give another --output_dir."
         )
-    runs.check(given(options), options.resume, options.overwrite)
+    config = {**given(options), "recipe": experiment.name}
+    runs.check(config, options.resume, options.overwrite)
     if options.resume and runs.result():
         print(f"The run in {path} is finished already: test accuracy {runs.result()['test_accuracy']:.2%}.")
         return runs.result()
     with contextlib.closing(runs), endings.explained(options, runs), endings.CtrlC() as ctrl_c:
-        return _run(experiment, build, load, options, runs, ctrl_c)
+        return _run(experiment, build, load, options, runs, config, ctrl_c)
 
 
-def _run(experiment, build, load, options, runs, ctrl_c):
+def _run(experiment, build, load, options, runs, config, ctrl_c):
     if experiment.ours and options.settings == "ours":
         experiment = experiment.ours
     keras.utils.set_random_seed(options.seed)
@@ -73,7 +74,7 @@ def _run(experiment, build, load, options, runs, ctrl_c):
             "needs one. Take a larger split."
         )
     if machine.leads:
-        runs.begin(given(options), options.overwrite)
+        runs.begin(config, options.overwrite)
         if error := event_file.import_error():
             print(f"Note: no TensorBoard logs are written ({error}). To have them: pip install tensorboard")
     with machine.scope():
