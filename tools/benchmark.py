@@ -19,7 +19,7 @@ prints the time to load and augment a batch of the recipe's data, without traini
 print the time of a plain call of `fit` for dense, masked and dynamic sparse networks, and that of TensorBoard's logs.
 
     python tools/benchmark.py export --rounds 30                         # see benchmark_export.py
-    python tools/benchmark.py peers --rounds 10 --steps 100              # see benchmark_peers.py
+    python tools/benchmark.py peers --rounds 10                           # see benchmark_peers.py
 
 print the size and latency of exported models, and the times of other libraries for sparse training. With --write they
 write these tables to docs/benchmarks.md.
@@ -210,9 +210,9 @@ def print_update_times(masked, experiment, options, images):
     weights = masked.model.get_weights()
     for name in ("dynamic_sparse", "set", "rigl", "compressed"):
         if name == "compressed":
-            method = time_updates(
-                ks.GradualPruning(functools.partial(pruning_schedule, experiment.sparsity, options.period))
-            )
+            begin = int(keras.ops.convert_to_numpy(masked.model.optimizer.iterations))
+            schedule = functools.partial(pruning_schedule, experiment.sparsity, options.period, begin)
+            method = time_updates(ks.GradualPruning(schedule))
             update_rate = settings.prunings / (settings.epochs * per_epoch)
         else:
             table = methods.callback(name, experiment, recipe_options(experiment), masked.model)
@@ -230,9 +230,17 @@ def print_update_times(masked, experiment, options, images):
     masked.model.set_weights(weights)  # restores the pruned weights
 
 
-def pruning_schedule(start, period, step):
-    """Returns `(due, sparsity)` of a schedule that removes one percent of the live weights every `period` steps."""
-    return step % period == 0, 1 - (1 - start) * 0.99 ** (step // period)
+def pruning_schedule(start, period, begin, step):
+    """Returns `(due, sparsity)` of a schedule that removes one percent of the live weights every `period` steps.
+
+    The sparsity is `start` at the step `begin`.
+    """
+    return step % period == 0, 1 - (1 - start) * 0.99 ** ((step - begin) // period)
+
+
+def _period(steps):
+    """Returns the largest divisor of a number of steps up to 100, so that each execution ends at an update."""
+    return max(n for n in range(1, min(steps, 100) + 1) if steps % n == 0)
 
 
 def recipe_options(experiment, *arguments):
@@ -253,7 +261,7 @@ def benchmark_step(build, experiment, images):
             times[network].append(network.time_epoch())
     d, m, ratio = medians(times[dense], times[masked])
     print(f"{FLAGS.network}: dense {d:.2f} ms a step, masked {m:.2f} ms, masked/dense {ratio:.3f}")
-    options = recipe_options(experiment, f"--period={steps_per_execution(FLAGS.steps, most=100)}")
+    options = recipe_options(experiment, f"--period={_period(FLAGS.steps)}")
     print_update_times(masked, experiment, options, images)
 
     # One `fit` for all rounds, since DeepR compiles in the first epoch of each `fit`.

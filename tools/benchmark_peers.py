@@ -118,13 +118,13 @@ def peers(rounds, steps, batch_size):
 
     Args:
         rounds: int, the number of measurements of each library.
-        steps: int, training steps of LeNet in each measurement. WRN-28-2, whose step takes about 500 times as long,
-            has a fiftieth of them.
+        steps: int, training steps of LeNet in each measurement, an epoch. WRN-28-2, whose step takes 150 to 1,000
+            times as long, has a 300th of them.
         batch_size: int of at least 1.
     """
     rows, missing_peers = [], []
     for network in FLAGS.networks:
-        count = steps if network == "lenet" else max(1, steps // 50)
+        count = steps if network == "lenet" else max(1, steps // 300)
         started = []
         for name in FLAGS.peers:
             missing = [x for x in PEERS[name][2] if importlib.util.find_spec(x) is None]
@@ -157,7 +157,7 @@ def _text(rows, missing_peers, rounds, steps, batch_size):
             "",
             f"{benchmark_page.machine_description()}. Batch size {batch_size}, sparsity {FLAGS.peer_sparsity}, SGD "
             f"with momentum, default settings of each library. Each library has its own process, on {cores}. The "
-            f"processes take turns in {rounds} rounds of {steps} steps (LeNet) or {max(1, steps // 50)} steps "
+            f"processes take turns in {rounds} rounds of {steps} steps (LeNet) or {max(1, steps // 300)} steps "
             "(WRN-28-2). Times are medians, and ratios medians over pairs. The time of a step excludes updates of the "
             "masks, which are measured separately, but for those of JaxPruner, which are part of its steps.",
             "",
