@@ -32,7 +32,7 @@ def atomic_write(
     """
     given, path = path, Path(path).absolute()
     # A link stays, and what it points to is replaced. "." and ".." have no name that could be given to the new folder.
-    path = Path(os.path.realpath(path))
+    name, path = path.name, Path(os.path.realpath(path))
     if not path.parent.is_dir():
         raise FileNotFoundError(
             f"The parent folder of `path` must exist. Received: path={str(given)!r}. Make the folder "
@@ -40,13 +40,13 @@ def atomic_write(
         )
     _check_existing(path, given, folder, replaces)
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=path.parent) as temporary:
-        new = Path(temporary) / path.name
+        new = Path(temporary) / (path.name if name == ".." else name)
         yield new
         _flush(new)
         if path.is_file():
             shutil.copymode(path, new)
         if path.is_dir():
-            _swap_folders(new, path, Path(temporary) / "old")
+            _swap_folders(new, path, new.with_name(f"{new.name}.old"))
         else:
             os.replace(new, path)
 

@@ -14,10 +14,10 @@ def prune(step):
 
 
 class Score(keras.callbacks.Callback):
-    """Adds a score to the logs that gets worse in every epoch."""
+    """Adds a score of an evaluation to the logs, which gets worse in every epoch."""
 
     def on_epoch_end(self, epoch, logs=None):
-        logs["score"] = float(epoch)
+        logs["val_score"] = float(epoch)
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def fit(model, blobs, *callbacks, epochs=8):
 
 def test_the_checkpoint_ignores_epochs_that_are_not_sparse_enough(model, blobs, tmp_path):
     """The checkpoint of Keras saves the first epoch as the best, in which the network is not sparse yet."""
-    arguments = {"monitor": "score", "mode": "min", "save_best_only": True}
+    arguments = {"monitor": "val_score", "mode": "min", "save_best_only": True}
     early = keras.callbacks.ModelCheckpoint(tmp_path / "early.keras", **arguments)
     late = ks.ModelCheckpoint(tmp_path / "late.keras", **arguments, from_sparsity=0.9)
     fit(model, blobs, early, late)
@@ -43,11 +43,33 @@ def test_the_checkpoint_ignores_epochs_that_are_not_sparse_enough(model, blobs, 
 
 
 def test_early_stopping_ignores_epochs_that_are_not_sparse_enough(model, blobs):
-    stop = ks.EarlyStopping("score", mode="min", patience=2, restore_best_weights=True, from_sparsity=0.9)
+    stop = ks.EarlyStopping("val_score", mode="min", patience=2, restore_best_weights=True, from_sparsity=0.9)
     history = fit(model, blobs, stop)
-    assert len(history["score"]) == 4  # the target is reached in the second epoch; patience is 2
+    assert len(history["val_score"]) == 4  # the target is reached in the second epoch; patience is 2
     assert stop.best == 1.0
     assert live_weights(model) == 36
+
+
+def test_a_metric_of_training_counts_from_the_first_epoch_that_begins_sparse_enough(model, blobs, tmp_path):
+    """Epoch 1, from 0, ends with the last pruning. Its loss is that of the denser network before."""
+    best = ks.ModelCheckpoint(tmp_path / "best.keras", monitor="loss", save_best_only=True, from_sparsity=0.9)
+    each = ks.ModelCheckpoint(tmp_path / "{epoch}.keras", monitor="loss", from_sparsity=0.9)
+    stop = ks.EarlyStopping("loss", patience=99, from_sparsity=0.9)
+    losses = fit(model, blobs, best, each, stop, epochs=5)["loss"]
+    assert losses[1] < min(losses[2:])
+    assert best.best == stop.best == pytest.approx(min(losses[2:]))
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["2.keras", "3.keras", "4.keras", "5.keras", "best.keras"]
+    with pytest.warns(UserWarning, match="EarlyStopping has done nothing: no epoch began with a network as sparse"):
+        fit(ready(mlp, 0.0), blobs, stop, epochs=2)
+
+
+def test_a_network_that_a_later_callback_restores_is_sparse_enough(model, blobs, tmp_path):
+    fit(model, blobs, epochs=3)
+    weights = [numpy(v).copy() for v in model.weights]
+    restores = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: model.set_weights(weights))
+    saves = ks.ModelCheckpoint(tmp_path / "{epoch}_{batch}.keras", save_freq=6, from_sparsity=0.9)
+    ready(mlp, 0.0).fit(*blobs, batch_size=8, callbacks=[ks.Static(), saves, restores], verbose=0)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 class FirstWeights(keras.callbacks.Callback):
@@ -73,7 +95,7 @@ def moving():
 
 def test_restoring_masks_clears_the_momentum_of_dead_weights(blobs):
     model = ready(mlp)
-    score = {"monitor": "score", "mode": "min", "restore_best_weights": True}
+    score = {"monitor": "val_score", "mode": "min", "restore_best_weights": True}
     stop = ks.EarlyStopping(**score, patience=3, from_sparsity=0.5)
     model.fit(*blobs, batch_size=8, epochs=6, callbacks=[moving(), Score(), stop], verbose=0)
     assert stop.stopped_epoch == 3

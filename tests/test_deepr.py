@@ -16,6 +16,7 @@ from keras_sparse.backend import tensors
 from keras_sparse.layers import MaskedDense
 from keras_sparse.training import rewiring
 from keras_sparse.training.layer_state import layer_specs, variables_of
+from keras_sparse.training.optimizer_state import slots
 from nets import assert_dead_is_zero, compiled, live_weights, mlp, needs_steps_per_execution, numpy, ready, state
 from replay import Replay
 
@@ -376,3 +377,16 @@ def test_negated_weights_stay_so_with_an_optimizer_that_copies_them(blobs):
     mask = first.kernel_mask.numpy()
     signs = signs_for_life(0, 0, mask.size).reshape(mask.shape)
     assert (numpy(first.kernel_variable)[mask] * signs[mask] > 0).all()
+
+
+def test_an_update_of_a_model_that_is_not_compiled(blobs):
+    """ScheduleFreeAdamW holds a copy of the weights, which must be negated with them."""
+    model, optimizer = mlp(), keras.optimizers.ScheduleFreeAdamW(1e-6)
+    optimizer.build(model.trainable_variables)
+    before = state(model)
+    ks.DeepR(0.0, 0.0).update(model, 1, optimizer=optimizer)
+    for layer, (weights, mask) in zip(ks.masked_layers(model), before, strict=True):
+        now, copies = numpy(layer.kernel_variable), [numpy(v) for v, _ in slots(optimizer, layer.kernel_variable)]
+        np.testing.assert_array_equal(abs(now[mask]), abs(weights[mask]))
+        assert any((now[mask] == copy[mask]).all() for copy in copies)
+    assert_dead_is_zero(compiled(model))

@@ -221,3 +221,42 @@ def test_the_inputs_of_einsum_layers_are_those_of_their_equation(features, faste
     report = ks.deployment_report(model)
     assert [row(report, name).faster for name in ("query", "key", "value")] == [faster] * 3
     assert row(report, "attention_output").faster  # 300 inputs
+
+
+def test_a_mobile_network_inside_of_a_model_and_with_operations():
+    """An export inlines nested models, and activation functions are operators like layers."""
+    images = keras.Input((32, 32, 3))
+    x = layers.ZeroPadding2D(1)(layers.GaussianNoise(0.1)(layers.RandomFlip()(images)))
+    inner_input = keras.Input(x.shape[1:])
+    y = keras.ops.relu(layers.Conv2D(16, 3, strides=2, name="stem")(inner_input))
+    y = keras.activations.silu(layers.Conv2D(16, 1, name="expand")(y)) * y + y
+    backbone = keras.Model(inner_input, y, name="backbone")
+    outputs = layers.Dense(10)(layers.GlobalAveragePooling2D()(layers.Conv2D(8, 1, name="head")(backbone(x))))
+    model = ks.sparsify(keras.Model(images, outputs), 0.9, keep_dense=["stem"])
+    report = ks.deployment_report(model, "litert-arm64")
+    assert row(report, "expand").faster
+    assert row(report, "head").faster
+    outputs = layers.GlobalAveragePooling2D()(keras.ops.sin(layers.Conv2D(8, 1, name="head")(backbone(x))))
+    report = ks.deployment_report(ks.sparsify(keras.Model(images, outputs), 0.9), "litert-arm64")
+    assert "is an operation Sin, which XNNPACK cannot compute" in report.notes[-1]
+
+
+def test_what_lora_changes_is_not_sparse():
+    model = ks.densify(wide(300, 0.98))
+    model.layers[0].enable_lora(4)
+    found = ks.deployment_report(model).layers[0]
+    assert (found.smaller, found.faster) == (False, False)
+    assert "LoRA or quantization" in found.why
+
+
+def test_a_batch_of_matrix_products_is_stored_dense(tmp_path):
+    model = keras.Sequential([keras.Input((8, 256)), layers.EinsumDense("abc,bcd->abd", (8, 64))])
+    pytest.importorskip("ai_edge_litert")
+    from keras_sparse.export import litert
+
+    sparse = ks.sparsify(model, 0.98)
+    (found,) = ks.deployment_report(sparse).layers
+    assert (found.smaller, found.faster) == (False, False)
+    converted = litert.convert(ks.densify(sparse), tmp_path / "m.tflite", "float32", None, 1)
+    assert not converted.storage.computed_sparse
+    assert len(converted.sparse) > 0.95 * len(converted.dense)

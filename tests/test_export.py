@@ -468,6 +468,10 @@ def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path):
     link.symlink_to(folder)
     before = (folder / "variables").stat().st_ino
     ks.export(mlp(), link)
+    blob, named = tmp_path / "ab12", tmp_path / "m.tflite"  # as tools for versions of data store files
+    named.symlink_to(blob)
+    ks.export(mlp(), named)
+    ks.load_litert(blob)
     file, short = tmp_path / "long.keras", tmp_path / "m.keras"
     short.symlink_to(file)
     ks.save_model(mlp(), short)
@@ -475,7 +479,23 @@ def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path):
     assert short.is_symlink()
     assert file.is_file()
     assert (folder / "variables").stat().st_ino != before
-    assert {x.name for x in tmp_path.iterdir()} == {"v1", "current", "long.keras", "m.keras"}
+    assert {x.name for x in tmp_path.iterdir()} == {"v1", "current", "ab12", "m.tflite", "long.keras", "m.keras"}
+
+
+@pytest.mark.filterwarnings(NOT_FASTER)
+def test_a_saved_model_may_have_any_name(tmp_path):
+    for _ in range(2):
+        ks.export(mlp(), tmp_path / "old")
+    assert [x.name for x in tmp_path.iterdir()] == ["old"]
+
+
+@pytest.mark.filterwarnings(NOT_FASTER)
+def test_a_file_of_a_fixed_batch_size_computes_several_batches(tmp_path):
+    x = keras.Input(batch_shape=(4, 8))
+    model, data = keras.Model(x, layers.Dense(3)(x)), np.random.default_rng(0).normal(size=(8, 8)).astype("float32")
+    ks.export(model, tmp_path / "m.tflite")
+    (outputs,) = ks.load_litert(tmp_path / "m.tflite")(data)
+    np.testing.assert_allclose(outputs, model.predict(data, batch_size=4, verbose=0), atol=1e-5)
 
 
 @pytest.mark.parametrize("names", [("user-id", "item-id"), ("10", "9"), ("b.x", "a.x")])
@@ -523,7 +543,7 @@ def test_outputs_without_a_batch_axis_are_those_of_one_call(tmp_path):
     ks.export(model, tmp_path / "m.tflite")
     run = ks.load_litert(tmp_path / "m.tflite")
     assert run(np.ones((1, 8)))[0].shape == (4, 1)
-    with pytest.raises(ValueError, match="no batch axis, and the file computes 1 inputs a call. Received: 3 inputs"):
+    with pytest.raises(ValueError, match="no batch axis, or depend on .* computes 1 inputs a call. Received: 3 inputs"):
         run(np.ones((3, 8)))
 
 

@@ -252,3 +252,26 @@ def test_a_schedule_without_an_end(blobs):
     model = compiled(mlp(0.5))
     model.fit(*blobs, batch_size=16, callbacks=[ks.GradualPruning(Endless())], verbose=0)
     assert live_weights(model) == sum(round(w.size * 0.3) for w in ks.masked_weights(model))
+
+
+def test_a_schedule_that_the_optimizer_has_passed_gives_a_warning(blobs):
+    model = ready(mlp, 0.0)
+    model.fit(*blobs, batch_size=8, epochs=2, verbose=0)
+    schedule = ks.schedules.polynomial_decay(0.0, 0.9, begin_step=0, end_step=24, frequency=12)
+    with pytest.warns(
+        UserWarning, match=r"will prune nothing: its schedule ends at step 24 .* has made 24 steps\. Add"
+    ):
+        model.fit(*blobs, batch_size=8, epochs=2, callbacks=[ks.GradualPruning(schedule)], verbose=0)
+    assert not ks.report(model).sparsity
+
+
+@pytest.mark.filterwarnings("ignore:GradualPruning (did not reach its final sparsity|made no update):UserWarning")
+def test_the_logged_target_is_that_of_the_last_pruning_also_after_a_resume(blobs):
+    schedule = ks.schedules.polynomial_decay(0.3, 0.9, begin_step=1, end_step=37, frequency=18)
+    targets, settings = [], {"batch_size": 8, "shuffle": False, "verbose": 0}
+    for epochs in ((0, 4), (0, 1), (1, 2), (2, 3), (3, 4)):
+        model = ready(mlp, 0.0) if epochs[0] == 0 else model  # noqa: F821
+        pruning = ks.GradualPruning(schedule)
+        history = model.fit(*blobs, initial_epoch=epochs[0], epochs=epochs[1], callbacks=[pruning], **settings).history
+        targets += history["target_sparsity"]
+    assert targets[:4] == targets[4:] == pytest.approx([float(schedule(step)[1]) for step in (1, 19, 37, 37)])

@@ -260,3 +260,19 @@ def test_growth_between_live_units_is_preferred_within_groups():
         ks.DynamicSparse(1, growth="live_units", threshold=2.0, seed=seed).update(sparse, 1)
         live = np.argwhere(ks.masked_weights(sparse)[0].mask.numpy()).tolist()
         assert live == [[3, 0], [3, 1], [4, 0], [5, 1]]
+
+
+def test_growth_between_live_units_of_blocks_that_belong_to_several_groups():
+    """Each block covers the outputs of two groups, and can grow where one of its weights lies between live units."""
+    inputs = keras.Input((8, 8, 32))
+    model = keras.Model(inputs, layers.Conv2D(16, 3, groups=8, name="conv")(inputs))
+    sparse = compiled(ks.sparsify(model, 0.5, granularity=(4, 4)))
+    (weight,) = ks.masked_weights(sparse)
+    assert weight.mask.shape[-2:] == (1, 4)
+    before = weight.mask.numpy()
+    ks.SET(0.3, growth="live_units").update(sparse, 1)
+    grown = np.argwhere(weight.mask.numpy() & ~before)
+    assert len(grown)
+    assert weight.mask.numpy().sum() == before.sum()
+    live_blocks = before.any(axis=(0, 1, 2))  # the kernel positions of a block share its units
+    assert live_blocks[grown[:, -1]].all()

@@ -3,6 +3,7 @@
 import functools
 
 import keras
+import numpy as np
 import pytest
 from keras import layers
 
@@ -129,3 +130,45 @@ def test_layers_inside_of_others_count_for_each_call_of_the_same_shape():
 def test_a_reversible_embedding_has_unknown_counts():
     tokens, embedding = keras.Input((5,), dtype="int32"), layers.ReversibleEmbedding(20, 8)
     assert ks.report(keras.Model(tokens, embedding(embedding(tokens), reverse=True))).macs is None
+
+
+def test_keys_of_unknown_length_have_unknown_counts():
+    query, value = keras.Input((10, 16)), keras.Input((None, 16))
+    model = keras.Model([query, value], layers.MultiHeadAttention(2, 8)(query, value))
+    macs = {row.name.split("/")[-1]: row.macs for row in ks.report(ks.sparsify(model, 0.5)).layers}
+    assert {name for name, count in macs.items() if count is None} == {"key", "value"}
+
+
+class Sum(layers.Layer):
+    """Adds the tensors of a dict."""
+
+    def call(self, tensors):
+        return tensors["a"] + tensors["b"]
+
+
+def test_layers_with_several_inputs_and_elementwise_weights_have_known_counts():
+    a, b = keras.Input((4,)), keras.Input((4,))
+    model = keras.Model([a, b], layers.Dense(3)(Sum()({"a": a, "b": b})))
+    assert ks.report(ks.sparsify(model, 0.5)).macs == 6
+    images = keras.Input((6, 6, 4))
+    x = layers.LayerNormalization(axis=[1, 2, 3])(layers.PReLU()(images))
+    assert ks.report(ks.sparsify(keras.Model(images, layers.Conv2D(2, 1)(x)), 0.5)).macs == 36 * 4
+    steps, h, c = keras.Input((5, 8)), keras.Input((8,)), keras.Input((8,))
+    model = keras.Model([steps, h, c], layers.LSTM(8)(steps, initial_state=[h, c]))
+    assert ks.report(model).macs == 5 * (8 * 32 + 8 * 32)
+
+
+def test_a_sequential_model_of_several_inputs_is_reported():
+    """Keras gives it no graph."""
+    model = keras.Sequential([layers.Concatenate(), layers.Dense(3)])
+    model([np.ones((1, 3)), np.ones((1, 4))])
+    sparse = ks.sparsify(model, 0.5)
+    assert ks.report(sparse).live_weights == ks.report(sparse).macs == 10
+    assert ks.deployment_report(sparse).layers
+    with pytest.raises(ValueError, match="`shrink` takes a functional or Sequential model, whose layers have known"):
+        ks.shrink(sparse)
+
+
+def test_a_report_of_a_sequential_model_without_inputs_says_what_to_do():
+    with pytest.raises(ValueError, match="not built"):
+        ks.report(keras.Sequential([layers.Dense(2)]))

@@ -142,3 +142,11 @@ def test_damaged_files_fail_to_load_or_are_equal(tmp_path):
         loaded += 1
         np.testing.assert_array_equal(numpy(got(x)), expected)
     assert loaded < 500
+
+
+@pytest.mark.parametrize("compression", ["none", "bzip2"])
+def test_a_file_may_have_any_name(tmp_path, compression):
+    for name in ("uncompressed.keras", "model.keras"):
+        ks.save_model(mlp(), tmp_path / name, compression=compression)
+        assert keras.models.load_model(tmp_path / name).count_params()
+    assert len(list(tmp_path.iterdir())) == 2

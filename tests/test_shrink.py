@@ -460,3 +460,63 @@ def test_masked_positions_are_merged_as_keras_does(kind, length):
     shrunk = ks.shrink(model)
     x = [np.array([[1, 2, 3, 0, 0, 0]] * 2), np.random.default_rng(0).normal(size=(2, 6, 8)).astype("float32")]
     np.testing.assert_allclose(shrunk.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-5)
+
+
+def test_a_shrunk_model_has_its_own_graph():
+    x = layers.Conv2D(3, 3, activation="relu", name="a")(inputs := keras.Input((8, 8, 1)))
+    x = layers.Conv2D(2, 3, name="b")(layers.MaxPooling2D(name="pool")(x))
+    model = keras.Model(inputs, layers.Flatten(name="flat")(layers.Dropout(0.5, name="drop")(x)))
+    kernel = numpy(model.get_layer("a").kernel)
+    kernel[..., 1] = 0
+    model.get_layer("a").kernel.assign(kernel)
+    shrunk = assert_same(model)
+    assert units(shrunk) == [2, 2]
+    data = np.ones((1, 8, 8, 1), "float32")
+    for layer in shrunk.layers[1:]:
+        part = keras.Model(shrunk.inputs, layer.output)
+        assert part.count_params() <= shrunk.count_params()
+    np.testing.assert_array_equal(numpy(part([data])), numpy(shrunk(data)))
+    assert len(shrunk.get_layer("drop")._inbound_nodes) == 1
+
+
+@pytest.mark.parametrize("merge", [layers.Add, layers.Multiply, layers.Maximum])
+def test_channels_of_a_merge_with_an_array_stay(merge):
+    h = layers.Dense(4, name="a")(inputs := keras.Input((4,)))
+    outputs = layers.Dense(2)(merge()([h, np.array([[1.0, 2, 3, 4]], "float32")]))
+    model = set_kernels(keras.Model(inputs, outputs), a=[[1, 0, 2, 3]] * 4)
+    assert units(assert_same(model)) == [4, 2]
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* was passed an input with a mask attached to it:UserWarning")
+def test_a_nested_model_that_gets_a_mask_of_positions_stays():
+    """Where a position is masked, Keras multiplies by 1, so that a product with 0 is not 0."""
+    a, b = keras.Input((6, 8)), keras.Input((6, 8))
+    first, second = layers.Dense(8, name="first"), layers.Dense(8, name="second")
+    inner = keras.Model([a, b], layers.Dense(4)(layers.Multiply()([first(a), second(b)])))
+    kernel = numpy(first.kernel)
+    kernel[:, 2] = 0
+    first.kernel.assign(kernel)
+    second.bias.assign(np.arange(8.0))
+    tokens, others = keras.Input((6,), dtype="int32"), keras.Input((6, 8))
+    model = keras.Model([tokens, others], inner([layers.Embedding(10, 8, mask_zero=True)(tokens), others]))
+    data = [np.array([[0, 1, 2, 0, 3, 0]]), np.ones((1, 6, 8), "float32")]
+    shrunk = ks.shrink(model)
+    np.testing.assert_allclose(shrunk.predict(data, verbose=0), model.predict(data, verbose=0), atol=1e-5)
+    assert shrunk.count_params() == model.count_params()
+
+
+def test_a_nested_model_that_is_called_with_training_stays():
+    inner = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="a"), layers.BatchNormalization()])
+    set_kernels(inner, a=[[1, 0, 2]] * 4)
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Dense(1)(inner(inputs, training=True)))
+    assert ks.shrink(model).count_params() == model.count_params()
+
+
+def test_the_noise_shape_of_dropout_fits():
+    x = layers.Dense(6, name="a")(inputs := keras.Input((5, 8)))
+    x = layers.Dropout(0.5, noise_shape=(None, 1, 6))(x)
+    model = set_kernels(keras.Model(inputs, layers.Dense(2)(x)), a=np.arange(6)[None] * np.ones((8, 1)))
+    shrunk = assert_same(model)
+    shrunk.compile("sgd", "mse")
+    shrunk.fit(np.ones((4, 5, 8)), np.ones((4, 5, 2)), verbose=0)

@@ -136,6 +136,22 @@ def test_a_resumed_run_has_the_entries_of_an_uninterrupted_run(first, update_fre
         assert dict(parts[tag]) == pytest.approx(dict(whole[tag])), tag
 
 
+def test_a_resumed_run_counts_the_updates_since_the_last_entry(blobs, tmp_path):
+    """The backup is made after step 24, the entry before it at step 20, and an update at step 22."""
+
+    def run(name, epochs):
+        callbacks = [ks.SET(fraction=0.3, period=22), board(tmp_path / name, update_freq=20)]
+        backup = ks.BackupAndRestore(tmp_path / f"{name}_backup", delete_checkpoint=False)
+        fit(blobs, *callbacks, backup, model=ready(), epochs=epochs)
+
+    run("whole", 4)
+    run("parts", 2)
+    run("parts", 4)
+    whole, parts = (dict(scalars(tmp_path / name)["network/grown"]) for name in ("whole", "parts"))
+    assert parts == whole
+    assert whole[40] > 0
+
+
 def test_histograms_are_of_live_weights(blobs, tmp_path):
     model = fit(blobs, ks.Static(), board(tmp_path))
     (weight, *_) = ks.masked_weights(model)

@@ -86,6 +86,12 @@ def track_torch_parameters(model):
             module._track_variables()
 
 
+def renew_optimizer_keys(optimizer):
+    """Updates the ids of the variables in a copied optimizer: `_trainable_variables_indices`, since 3.0."""
+    keys = map(optimizer._var_key, optimizer._trainable_variables)
+    optimizer._trainable_variables_indices = {key: i for i, key in enumerate(keys)}
+
+
 def is_tracker(value):
     """Whether an object is the `Tracker` of a layer, a class that Keras does not export; since 3.0."""
     return isinstance(value, type(_probe()._tracker))
@@ -94,6 +100,10 @@ def is_tracker(value):
 @functools.cache
 def _probe():
     return keras.layers.Layer()
+
+
+SET_BY_FIT = {"train_function", "test_function", "predict_function", "_distribute_strategy", "_initial_epoch"}
+SET_BY_FIT |= {"_jax_state", "_jax_state_synced", "_eval_epoch_iterator"}
 
 
 def uncompiled_state():
@@ -112,8 +122,7 @@ def uncompiled_state():
     names = {n for n, v in vars(compiled).items() if before.get(n, missing) is not v}
     # Keras's list of layers changes with any attribute. TensorFlow's own attributes are added with the first one.
     names -= {"_tracker", "_layers", *(n for n in names if n.startswith("_self_"))}
-    names |= {"train_function", "test_function", "predict_function", "_distribute_strategy", "_initial_epoch"}
-    names |= {"_jax_state", "_jax_state_synced", "_eval_epoch_iterator"}
+    names |= SET_BY_FIT
     return names, {n: v for n, v in vars(new).items() if n in names}
 
 

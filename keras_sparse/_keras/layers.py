@@ -1,6 +1,7 @@
 """Private attributes of layers and variables: sublayers, variables, device layouts, locks."""
 
 import contextlib
+import types
 
 import keras
 
@@ -28,7 +29,12 @@ def is_functional(model):
     exported.
     """
     bases = keras.Sequential, keras.src.models.Functional
-    return isinstance(model, bases) and type(model).call in (base.call for base in bases) and bool(model.inputs)
+    return isinstance(model, bases) and type(model).call in (base.call for base in bases) and _has_inputs(model)
+
+
+def _has_inputs(model):
+    # A Sequential model that was built for a list or dict of inputs has no graph, and raises AttributeError.
+    return bool(getattr(model, "inputs", None))
 
 
 def operation_name(operation):
@@ -53,6 +59,15 @@ def conv_lstm_cell():
     return keras.src.layers.rnn.conv_lstm.ConvLSTMCell
 
 
+def autocast_scope(layer):
+    """Returns the context in which `call` of a layer reads its variables: in the dtype in which the layer computes.
+
+    `keras.src.backend.AutocastScope`, since 3.0. Public: none.
+    """
+    casts = layer.autocast and keras.backend.is_float_dtype(layer.compute_dtype)
+    return keras.src.backend.AutocastScope(layer.compute_dtype if casts else None)
+
+
 def own_weights(layer):
     """Returns the weights of a layer without those of its sublayers, frozen ones too: `Layer._trainable_variables`.
 
@@ -72,6 +87,14 @@ def seed_generators(layer):
 def in_stateless_scope():
     """Whether a `keras.StatelessScope` is active. The class is public, but not this function (since 3.0)."""
     return keras.src.backend.in_stateless_scope()
+
+
+def in_symbolic_scope():
+    """Whether a model is called without data, to build it: `keras.src.backend.common.symbolic_scope`, since 3.0.
+
+    Variables that are made then get their values later. Public: none.
+    """
+    return keras.src.backend.common.symbolic_scope.in_symbolic_scope()
 
 
 def held_value(variable):
@@ -128,6 +151,20 @@ def unlocked(layer):
     finally:
         if locked:
             layer._tracker.lock()
+
+
+def rebind_wrapped_methods(layer):
+    """Makes `build` and `quantize` of a layer call those of its class, which has changed.
+
+    `Layer.__new__`, since 3.0, sets them as functions that have the method of the first class in their closure. Public:
+    none.
+    """
+    for name in ("build", "quantize"):
+        wrapper = vars(layer).get(name)
+        for cell in getattr(wrapper, "__closure__", None) or ():
+            held = cell.cell_contents
+            if getattr(held, "__self__", None) is layer and held.__name__ == name:
+                cell.cell_contents = wrapper.__wrapped__ = types.MethodType(getattr(type(layer), name), layer)
 
 
 def remove_sublayer(layer, name):

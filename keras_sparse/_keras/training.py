@@ -92,6 +92,14 @@ def has_train_step_of_keras(model):
     return _module_of(model.train_step).startswith(("keras.src.backend.", "keras_sparse.training."))
 
 
+def compute_loss(model, x, y, y_pred, sample_weight):
+    """Returns the loss of a training step: `Model._compute_loss`, since 3.3.
+
+    Public: `Model.compute_loss`, whose overrides need not have an argument `training`.
+    """
+    return model._compute_loss(x, y, y_pred, sample_weight, training=True)
+
+
 def has_loss_of_keras(model):
     """Whether `compute_loss` of a model is the one of Keras.
 

@@ -5,6 +5,8 @@ import contextlib
 import keras
 from keras import ops
 
+from keras_sparse import _keras
+
 
 def inner_optimizer(optimizer):
     """Returns the optimizer inside a `LossScaleOptimizer`; any other optimizer is returned unchanged."""
@@ -93,7 +95,7 @@ def training_loss(model, mapping, x, y, sample_weight):
     # Without `collect_losses` the scope discards losses that layers add, such as those of an activity regularizer.
     with keras.StatelessScope(mapping, collect_losses=True):
         outputs = model(x, training=True)
-        total = model.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=True)
+        total = _keras.compute_loss(model, x, y, outputs, sample_weight)
         return model.optimizer.scale_loss(total)
 
 

@@ -46,7 +46,7 @@ def copy_native(value, copied: dict, copy_of: Callable):
     return value
 
 
-def copy_dependencies(layer: keras.Layer, new: keras.Layer, names_of_compile: set[str]) -> None:
+def copy_dependencies(layer: keras.Layer, new: keras.Layer, names_left_out: set[str]) -> None:
     """Copies what the backend itself lists of a layer. By default, it lists nothing."""
 
 

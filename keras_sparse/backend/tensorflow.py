@@ -131,7 +131,7 @@ def with_gradient(weights, mask, gradient: Callable):
     return identity(tf.convert_to_tensor(weights))  # `ops.convert_to_tensor` returns Keras variables as they are.
 
 
-def copy_dependencies(layer: keras.Layer, new: keras.Layer, names_of_compile: set[str]) -> None:
+def copy_dependencies(layer: keras.Layer, new: keras.Layer, names_left_out: set[str]) -> None:
     """Makes TensorFlow track the attributes of a copied layer that it tracks in the original.
 
     `tf.train.Checkpoint` and SavedModels contain what is tracked: attributes that were set by `setattr`.
@@ -139,7 +139,7 @@ def copy_dependencies(layer: keras.Layer, new: keras.Layer, names_of_compile: se
     Args:
         layer: `keras.Layer`.
         new: its copy, whose attributes are copied already.
-        names_of_compile: set of the names of attributes that `compile` sets, which the copy does not have.
+        names_left_out: set of the names of attributes that the copy does not have.
     """
     import tensorflow as tf
 
@@ -147,7 +147,7 @@ def copy_dependencies(layer: keras.Layer, new: keras.Layer, names_of_compile: se
         object.__setattr__(new, name, copy.copy(empty))
     # TensorFlow adds the list with the first attribute that it tracks.
     for name in [x.name for x in getattr(layer, "_self_unconditional_checkpoint_dependencies", ())]:
-        if name in vars(new) and not (isinstance(layer, keras.Model) and name in names_of_compile):
+        if name in vars(new) and name not in names_left_out:
             value = vars(new).pop(name)
             tf.__internal__.tracking.AutoTrackable.__setattr__(new, name, value)
 
@@ -259,9 +259,14 @@ def _train_on(model, steps, iterator):
 
 
 def _of_all_replicas(x):
-    """Concatenates the parts of a batch that are distributed over replicas."""
+    """Concatenates the parts of a batch that are distributed over replicas. Returns None for an Optional.
+
+    Keras encodes None from a generator so, and decodes it in the training step.
+    """
     import tensorflow as tf
 
+    if isinstance(x, tf.experimental.Optional):
+        return None
     return tf.concat(x.values, axis=0) if isinstance(x, tf.distribute.DistributedValues) else x
 
 

@@ -70,7 +70,7 @@ def link_native(variable: keras.Variable, new: keras.Variable, copied: dict) -> 
     copied[id(variable.value)] = new.value
 
 
-def copy_dependencies(layer: keras.Layer, new: keras.Layer, names_of_compile: set[str]) -> None:
+def copy_dependencies(layer: keras.Layer, new: keras.Layer, names_left_out: set[str]) -> None:
     """Makes PyTorch's list of the parameters of a copied layer, which an export to ONNX needs."""
     new.named_parameters()
 

@@ -11,6 +11,9 @@ from keras_sparse.validation import check_sparsity
 class FromSparsity:
     """Mixin that skips a callback's epochs until an epoch ends with a sparsity of `from_sparsity`.
 
+    If the callback compares epochs by a metric of training, such as "loss", the network must be as sparse when an epoch
+    begins: the metric is a mean over all steps of the epoch, of which the earlier ones had more weights.
+
     Args:
         from_sparsity: float in [0, 1), the sparsity of all masked kernels together.
         *args: arguments of the callback.
@@ -31,7 +34,7 @@ class FromSparsity:
         self._reached = False
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        """Starts the callback, and checks whether the network is already sparse enough."""
+        """Starts the callback."""
         if not masked_weights(self.model):
             raise ValueError(
                 f"The model {self.model.name!r} has no masked layer, so that it cannot reach "
@@ -39,23 +42,38 @@ class FromSparsity:
                 f"keras.callbacks.{type(self).__name__}."
             )
         super().on_train_begin(logs)
-        self._reached = is_as_sparse(self.model, self.from_sparsity)
+        self._reached = self._has_epochs = False
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Checks whether the network is sparse enough: by now, callbacks have restored a checkpoint."""
+        self._has_epochs = True
+        self._check()
+        super().on_epoch_begin(epoch, logs)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Calls the callback if the network is sparse enough."""
-        self._reached = self._reached or is_as_sparse(self.model, self.from_sparsity)
+        if not self._compares_training():
+            self._check()
         if self._reached:
             super().on_epoch_end(epoch, logs)
 
     def on_train_end(self, logs: dict | None = None) -> None:
-        """Ends the callback, and warns if no epoch ended with a network that was sparse enough."""
+        """Ends the callback, and warns if it skipped all epochs."""
         super().on_train_end(logs)
-        if not self._reached:
+        if self._has_epochs and not self._reached:
+            what = "began" if self._compares_training() else "ended"
             warnings.warn(
-                f"{type(self).__name__} has done nothing: no epoch ended with a network as sparse as "
+                f"{type(self).__name__} has done nothing: no epoch {what} with a network as sparse as "
                 f"from_sparsity={self.from_sparsity}. Train for more epochs, or lower `from_sparsity`.",
                 stacklevel=2,
             )
+
+    def _check(self):
+        self._reached = self._reached or is_as_sparse(self.model, self.from_sparsity)
+
+    def _compares_training(self):
+        """Returns whether epochs are compared by a metric that is a mean over the steps of training."""
+        return getattr(self, "save_best_only", True) and not self.monitor.startswith("val_")
 
 
 def is_as_sparse(model: keras.Model, sparsity: float) -> bool:

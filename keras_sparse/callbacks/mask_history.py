@@ -23,8 +23,8 @@ class MaskHistory:
         params: dict, `params` of a `keras.callbacks.Callback` in this `fit`; None outside of `fit`.
 
     Attributes:
-        dropped: list of ints, the number of mask elements dropped so far in each masked weight.
-        grown: list of ints, the number of mask elements grown so far in each masked weight.
+        dropped: int array, the number of mask elements dropped in each masked weight since `restart_counts`.
+        grown: int array, the number of mask elements grown in each masked weight since `restart_counts`.
     """
 
     def __init__(self, model, params=None):
@@ -32,7 +32,11 @@ class MaskHistory:
         self._recorded_updates = 0
         self._live = [w.mask.numpy() for w in masked_weights(model)]
         self._ever_live = [mask.copy() for mask in self._live]
-        self.dropped, self.grown = [0] * len(self._live), [0] * len(self._live)
+        self.restart_counts()
+
+    def restart_counts(self):
+        """Counts the dropped and grown mask elements from 0 again."""
+        self.dropped, self.grown = (np.zeros(len(self._live), int) for _ in range(2))
 
     @property
     def explored(self) -> list[float]:
@@ -71,9 +75,9 @@ class MaskHistory:
         return 0 if method is None else method.updates_in_fit
 
     def save(self, path, epoch):
-        """Saves which mask elements are live and ever were, so that a resumed run continues `explored`.
+        """Saves which mask elements are live and ever were, and the counts, so that a resumed run continues them.
 
-        `dropped` and `grown` are not saved. The file is replaced atomically.
+        The file is replaced atomically.
 
         Args:
             path: str or `pathlib.Path`, of an .npz file.
@@ -84,7 +88,8 @@ class MaskHistory:
         arrays = {f"live_{i}": np.packbits(x) for i, x in enumerate(self._live)}
         arrays |= {f"ever_{i}": np.packbits(x) for i, x in enumerate(self._ever_live)}
         with atomic_write(path) as new, new.open("wb") as file:
-            np.savez(file, epoch=epoch, sizes=[mask.size for mask in self._live], **arrays)
+            sizes = [mask.size for mask in self._live]
+            np.savez(file, epoch=epoch, sizes=sizes, dropped=self.dropped, grown=self.grown, **arrays)
 
     def load(self, path, epoch):
         """Restores what `save` has written, if the file exists, is complete, and belongs to masks of these sizes.
@@ -100,6 +105,7 @@ class MaskHistory:
                     return
                 bits = {n: [saved[f"{n}_{i}"] for i in range(len(sizes))] for n in ("ever", "live")}
                 same_epoch = saved["epoch"] == epoch
+                counts = [saved[n] if n in saved else np.zeros(len(sizes), int) for n in ("dropped", "grown")]
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             return
         self._ever_live = self._unpacked(bits["ever"])
@@ -107,6 +113,7 @@ class MaskHistory:
         # `ever` is still valid, but `live` is not the mask of the restored model.
         if same_epoch:
             self._live = self._unpacked(bits["live"])
+            self.dropped, self.grown = counts
 
     def _unpacked(self, bits):
         """Returns masks of the shapes of this model's, from arrays that `numpy.packbits` made."""

@@ -96,7 +96,6 @@ class SparsityTensorBoard(keras.callbacks.Callback):
         self._history = MaskHistory(self.model, self.params)
         self._started = False
         self._last_logs = None  # (epoch, logs, names already written) of the last epoch
-        self._written_counts = [0] * len(self._history.dropped), [0] * len(self._history.grown)
         self._last_image_step = None
         if self.hparams:
             self._hparams_file.append([event_file.hparams_start(self.hparams)], 0)
@@ -188,10 +187,8 @@ class SparsityTensorBoard(keras.callbacks.Callback):
         if not masked_weights(model):
             return
         history.record(model)
-        counts = list(history.dropped), list(history.grown)
-        changes = [np.subtract(*x) for x in zip(counts, self._written_counts, strict=True)]
-        self._written_counts = counts
-        scalars = _mask_scalars(report(model), *changes, history.explored)
+        scalars = _mask_scalars(report(model), history.dropped, history.grown, history.explored)
+        history.restart_counts()
         method = history.method
         if method is not None:
             scalars |= {f"network/{name}": value for name, value in method.logs().items()}

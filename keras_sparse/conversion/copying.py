@@ -60,6 +60,7 @@ class _Copier:
         self._unfilled = []  # (original, copy) of objects whose attributes are still to be copied
         self._functions = []  # (original, copy) of each keras.Function
         self._layers = []  # (original, copy) of each layer and model
+        self._optimizers = []  # copies of built optimizers, which identify variables by id
         self._trackers = []  # copies of Keras's trackers, which list variables by id
         self._holder = None  # the layer whose attributes are being copied, for messages
         self._references = References(self._made)
@@ -122,8 +123,18 @@ class _Copier:
             _keras.name_nodes(new)
         for tracker in self._trackers:
             _keras.renew_tracker_ids(tracker)
+        for optimizer in self._optimizers:
+            _keras.renew_optimizer_keys(optimizer)
         for layer, new in self._layers:
-            backend.copy_dependencies(layer, new, self._compile_names)
+            names = self._names_left_out(layer) if isinstance(layer, keras.Model) else ()
+            backend.copy_dependencies(layer, new, names)
+
+    def _names_left_out(self, model):
+        """Returns the attributes that a copied model does not have: those set by `compile` and `fit`.
+
+        A model that is not compiled may have an `optimizer` and a `loss` of its own.
+        """
+        return self._compile_names if model.compiled else _keras.SET_BY_FIT
 
     def _note(self, value, new):
         self._made[id(value)] = new
@@ -230,15 +241,18 @@ class _Copier:
             # `losses` belong to the last call of the original.
             fresh |= _keras.no_losses()
         if isinstance(value, keras.Model):
-            for name in self._compile_names:
+            names = self._names_left_out(value)
+            for name in names:
                 state.pop(name, None)
-            fresh |= self._uncompiled
+            fresh |= {n: v for n, v in self._uncompiled.items() if n in names}
             # Hooks that replace methods during one `fit` are not copied; see `training/train_step.py`.
             state = {n: v for n, v in state.items() if not getattr(getattr(v, "__self__", None), "of_one_fit", False)}
         if isinstance(value, keras.KerasTensor):
             # The call that made a tensor is set when that call is copied. Tensors outside of the graphs keep theirs.
             fresh |= {name: state[name] for name in _keras.HISTORY if name in state}
         state = _keras.without_torch_parameters(state)
+        if isinstance(value, keras.optimizers.Optimizer) and value.built:
+            self._optimizers.append(new)
         self._originals.append(state)  # On PyTorch it has a new dict, whose id must stay unique.
         if _keras.is_tracker(value):
             self._trackers.append(new)

@@ -34,6 +34,9 @@ def why_mask_has_no_effect(
         lists = set() if isinstance(outer, keras.Model) else _WEIGHT_LISTS
         if found := sorted(read & {*lists, f"_{attribute}"}):
             return f"is read by `{found[0]}` in the `call` of {outer.name!r}, which gives the weight without the mask"
+        assigned = {pair for cls in _custom_classes(outer) for pair in _assignments(cls)}
+        if any(name == attribute and _is_held_as(layer, outer, holder) for holder, name in assigned):
+            return f"is assigned to in the `call` of {outer.name!r}, and a masked weight is no variable there"
     own = _custom_classes(layer)
     if not own:
         return None
@@ -77,6 +80,30 @@ def _names_in(cls, method=None):
         names |= {x for x in code.co_consts if isinstance(x, str)}
         codes += [x for x in code.co_consts if isinstance(x, types.CodeType)]  # of functions inside of a method
     return names
+
+
+@functools.lru_cache(1000)
+def _assignments(cls):
+    """Returns the variables to which the `call` of a class assigns, as in `self.conv.kernel.assign(x)`.
+
+    Returns:
+        Set of `(holder, name)`: "conv" and "kernel" in the example. The holder is "self" for `self.kernel`, and None if
+        it is a local variable.
+    """
+    found = set()
+    for code in _codes(vars(cls).get("call")):
+        reads = [i for i in dis.get_instructions(code) if i.opname != "CACHE"]
+        for before, variable, method in zip(reads, reads[1:], reads[2:], strict=False):
+            if variable.opname == "LOAD_ATTR" and method.argval in ("assign", "assign_add", "assign_sub"):
+                of_self = before.opname.startswith("LOAD_FAST") and before.argval == code.co_varnames[0]
+                is_attribute = before.opname == "LOAD_ATTR"
+                found.add(("self" if of_self else before.argval if is_attribute else None, variable.argval))
+    return found
+
+
+def _is_held_as(layer, outer, holder):
+    """Returns whether `holder` of `_assignments` may be a layer, in the code of the layer `outer`."""
+    return holder is None or (outer if holder == "self" else getattr(outer, holder, None)) is layer
 
 
 # Where methods, properties, decorated functions and functions compiled by TensorFlow hold what they call.

@@ -5,7 +5,7 @@ import math
 import keras
 import numpy as np
 
-from keras_sparse import backend, criteria
+from keras_sparse import _keras, backend, criteria
 from keras_sparse.conversion.trainable_weights import TrainableWeight
 from keras_sparse.criteria import live_count
 from keras_sparse.layers.granularity import mask_shape
@@ -18,7 +18,9 @@ INITIAL = ("random", "magnitude", "global_magnitude")
 def is_trained(model: keras.Model) -> bool:
     """Returns whether a model is compiled with an optimizer that has taken steps."""
     optimizer = getattr(model, "optimizer", None)
-    return optimizer is not None and int(backend.read(optimizer.iterations)) > 0
+    if optimizer is None:
+        return False
+    return int(backend.read(_keras.batch_counter(backend.inner_optimizer(optimizer)))) > 0
 
 
 def masks_of_zeros(weights: list[TrainableWeight], granularity: str | tuple) -> list[np.ndarray]:

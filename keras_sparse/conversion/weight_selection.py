@@ -77,7 +77,7 @@ def select_weights(
             f"model's layers: {sorted({type(x).__name__ for x in flatten(model)})}."
         )
     maskable = [x for x in flatten(model) if is_masked_by_default(x) and id(x) not in dense_layers]
-    if modified := [x.name for x in maskable if is_modified(x)]:
+    if modified := list(dict.fromkeys(x.name for x in (*maskable, *(w.layer for w in found)) if is_modified(x))):
         raise ValueError(
             f"LoRA-enabled and quantized layers cannot be masked: {modified}. Give `sparsify` the model as it was "
             "before, or keep them as they are by `keep_dense`."
@@ -99,7 +99,11 @@ def named_sparsity(weight: TrainableWeight, sparsities: dict) -> float | None:
 
 def _layers_kept_dense(model, keep_dense):
     """Returns the ids of the layers that `keep_dense` selects, and of those inside of them."""
-    selects = keep_dense if callable(keep_dense) else lambda x: x.name in keep_dense or x.path in keep_dense
+
+    def is_named(layer):
+        return layer.name in keep_dense or any(f"/{name}/" in f"/{layer.path}/" for name in keep_dense)
+
+    selects = keep_dense if callable(keep_dense) else is_named
     return {id(y) for x in flatten(model) if selects(x) for y in (x, *flatten(x))}
 
 

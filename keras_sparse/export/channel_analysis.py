@@ -5,7 +5,7 @@ import collections
 import numpy as np
 
 from keras_sparse import _keras
-from keras_sparse.export.channel_rule_selection import channel_count, select_rule
+from keras_sparse.export.channel_rule_selection import channel_count, has_settings, select_rule
 
 
 class ChannelAnalysis:
@@ -61,6 +61,11 @@ class ChannelAnalysis:
     def shares_weights(self, operation):
         """Returns whether another operation of the model has a weight of this one, too."""
         return any(self._owners[id(v)] > 1 for v in _variables(operation))
+
+    def is_called_plainly(self, operation):
+        """Returns whether no call of an operation has a mask of positions or settings such as `training=True`."""
+        calls = [n for n in self.nodes if n.operation is operation]
+        return not any(has_settings(n) or any(map(_keras.has_mask, n.arguments.keras_tensors)) for n in calls)
 
     def _propagate_constants(self):
         for node, rule in zip(self.nodes, self.rules, strict=True):

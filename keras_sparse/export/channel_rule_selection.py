@@ -39,9 +39,9 @@ def select_rule(node, outputs, once):
     operation, tensors = node.operation, node.arguments.keras_tensors
     inputs = [channel_count(x) for x in tensors]
     call = (operation, inputs, outputs)
-    # An argument of the call, such as `training=True`, may change what the layer computes. Keras adds `training=False`.
-    changed = any(v is not None and (k, v) != ("training", False) for k, v in node.arguments.kwargs.items())
-    plain = not changed and len(outputs) == 1 and 0 not in inputs + outputs
+    # `Add()([x, array])` has arguments that are no tensors of the model, and whose channels cannot be removed.
+    symbolic = len(keras.tree.flatten(node.arguments.args)) == len(tensors)
+    plain = symbolic and not has_settings(node) and len(outputs) == 1 and 0 not in inputs + outputs
     if not once or not plain or getattr(operation, "data_format", None) == "channels_first":
         return rules.ChannelRule(*call)
     kind = type(operation)
@@ -66,7 +66,9 @@ def select_rule(node, outputs, once):
         return weighted.BatchNormalization(*call)
     if rules.is_pointwise_operation(operation):
         return rules.ChannelWise(*call, combine=lambda given, _: rules.apply_to_constants(operation, given[0]))
-    if kind in rules.POINTWISE and rules.is_pointwise(getattr(operation, "activation", None)):
+    # The last size of a `noise_shape` may be the number of channels.
+    is_noise_free = (getattr(operation, "noise_shape", None) or (None,))[-1] in (None, 1)
+    if kind in rules.POINTWISE and is_noise_free and rules.is_pointwise(getattr(operation, "activation", None)):
         function = _inference_function(operation)
         return rules.ChannelWise(*call, combine=lambda given, _: rules.apply_to_constants(function, given[0]))
     if kind in rules.POOLING:
@@ -80,6 +82,12 @@ def select_rule(node, outputs, once):
         target = np.arange(outputs[0])  # Channels are the last axis, so that they alternate in the flat output.
         return rules.ChannelWise(*call, links=[(target % inputs[0], target)])
     return rules.ChannelRule(*call)
+
+
+def has_settings(node):
+    """Returns whether a call has an argument, such as `training=True`, that may change what the layer computes."""
+    # Keras adds `training=False`.
+    return any(v is not None and (k, v) != ("training", False) for k, v in node.arguments.kwargs.items())
 
 
 def channel_count(tensor):

@@ -10,7 +10,14 @@ from keras_sparse.conversion.trainable_weights import check_convertible, trainab
 from keras_sparse.export.litert import WEIGHTS
 from keras_sparse.export.sparse_benefit import sparse_is_faster, sparse_is_smaller, sparsity_threshold
 from keras_sparse.export.xnnpack import reason_for_dense_inference
-from keras_sparse.layers.kinds import CELLS, CONVOLUTIONAL_CELLS, CONVOLUTIONS, DEPTHWISE_CONVOLUTIONS, spatial_rank
+from keras_sparse.layers.kinds import (
+    CELLS,
+    CONVOLUTIONAL_CELLS,
+    CONVOLUTIONS,
+    DEPTHWISE_CONVOLUTIONS,
+    is_modified,
+    spatial_rank,
+)
 from keras_sparse.layers.multiply_accumulates import uses_per_call
 from keras_sparse.validation import check_choice, check_positive_int
 
@@ -121,11 +128,17 @@ def deployment_report(
     for weight in found:
         sparsity, positions = _zero_fraction(weight), uses(weight.layer)
         vectors = math.inf if None in (positions, batch_size) else positions * batch_size
-        smaller, faster, why = _RULES[target](weight, sparsity, weights, vectors, dense_reason)
+        if is_modified(weight.layer) and target != "keras":
+            smaller, faster, why = False, False, _MODIFIED
+        else:
+            smaller, faster, why = _RULES[target](weight, sparsity, weights, vectors, dense_reason)
         rows.append(LayerDeployment(weight.path, weight.shape, sparsity, smaller, faster, why))
     return DeploymentReport(
         model.name, target, weights, batch_size, tuple(rows), tuple(_notes(target, weights, dense_reason))
     )
+
+
+_MODIFIED = "LoRA or quantization changes the weights that the layer computes with, so that they have hardly any zeros."
 
 
 def _zero_fraction(weight):
@@ -238,7 +251,8 @@ def _kind(weight):
         return "convolution"
     if weight.attribute in ("kernel", "pointwise_kernel", "depthwise_kernel"):
         if isinstance(weight.layer, (keras.layers.Dense, keras.layers.EinsumDense)):
-            return "dense"
+            # An axis of both sides, as in "abc,bcd->abd", makes one product of matrices for each of its indices.
+            return "dense" if weight.units.groups == 1 else None
         if isinstance(weight.layer, (*CONVOLUTIONS, *DEPTHWISE_CONVOLUTIONS)) or weight.attribute != "kernel":
             return "convolution"
     return None

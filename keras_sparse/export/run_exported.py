@@ -69,7 +69,8 @@ def litert_function(data, threads=1):
         parts = [call(**dict(zip(details, x, strict=True))) for x in _batches(arrays, batch_size)]
         if len(parts) > 1 and not all(known.batched):
             raise ValueError(
-                f"Outputs of the model have no batch axis, and the file computes {batch_size} inputs a call. Received: "
+                "Outputs of the model have no batch axis, or depend on the inputs before, and the file computes "
+                f"{batch_size} inputs a call. Received: "
                 f"{len(arrays[0])} inputs. Give {batch_size} at a time, or export with another `batch_size`."
             )
         return [_joined([x[name] for x in parts]) for name in ordered(parts[0], known.outputs)]

@@ -71,7 +71,8 @@ def save_model(
     for weight in masked_weights(copy):
         weight.mask.saved_as_difference = True
     with atomic_write(path) as compressed:
-        uncompressed = compressed.with_name("uncompressed.keras")
+        uncompressed = compressed.with_name("uncompressed") / "model.keras"
+        uncompressed.parent.mkdir()
         copy.save(uncompressed)
         _recompress(uncompressed, compressed, _COMPRESSIONS[compression])
     return path.stat().st_size

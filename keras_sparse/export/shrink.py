@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from keras_sparse import _keras
+from keras_sparse.conversion.copying import copy_model
 from keras_sparse.conversion.densify import densify
 from keras_sparse.conversion.trainable_weights import check_convertible
 from keras_sparse.export.channel_analysis import ChannelAnalysis
@@ -63,7 +64,8 @@ def shrink(model: keras.Model) -> keras.Model:
         )
     shrunk = _shrunk(copy)
     _check_same_outputs(copy, shrunk)
-    return shrunk
+    # Its unchanged layers still belong to the graph of `copy`, too. Those of another copy belong to its own only.
+    return copy_model(shrunk)[0]
 
 
 def _shrunk(model):
@@ -73,8 +75,10 @@ def _shrunk(model):
     rebuilt = _rebuilt_layers(analysis)
     new = {key: layer for key, (layer, _) in rebuilt.items()}
     for layer in model.layers:
-        # A nested model keeps its inputs and outputs, so that it is shrunk on its own, however often it is called.
-        if _keras.is_functional(layer) and not analysis.shares_weights(layer):
+        # A nested model keeps its inputs and outputs, so that it is shrunk on its own, however often it is called. It
+        # does not know about masks and settings of its calls, with which its layers may compute something else.
+        plain = _keras.is_functional(layer) and analysis.is_called_plainly(layer)
+        if plain and not analysis.shares_weights(layer):
             new[id(layer)] = _shrunk(layer)
     shrunk = keras.models.clone_model(model, _copied_inputs(model), clone_function=lambda x: new.get(id(x), x))
     for layer, weights in rebuilt.values():

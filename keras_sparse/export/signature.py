@@ -6,6 +6,8 @@ import re
 
 import keras
 
+from keras_sparse.layers.traversal import flatten
+
 METADATA_NAME = b"keras_sparse.signature"
 _PREFIX = b"keras_sparse.signature:"
 _END = b"\n"  # JSON escapes it in names.
@@ -18,7 +20,8 @@ class Signature:
     Attributes:
         inputs: list of str.
         outputs: list of str.
-        batched: list of bool, for each output whether its first axis is the batch.
+        batched: list of bool, for each output whether its first axis is the batch, and each batch has its own outputs:
+            those of layers with a state depend on the batches before.
     """
 
     inputs: list
@@ -31,7 +34,10 @@ class Signature:
         paths = [path for path, _ in keras.tree.flatten_with_path(output_structure(model))]
         is_dict = all(len(path) == 1 and isinstance(path[0], str) for path in paths)
         outputs = [path[0] if is_dict else f"output_{i}" for i, path in enumerate(paths)]
-        batched = [len(x.shape) > 0 and x.shape[0] is None for x in keras.tree.flatten(output_structure(model))]
+        fixed = None if any(getattr(x, "stateful", False) for x in flatten(model)) else model.inputs[0].shape[0]
+        batched = [
+            len(x.shape) > 0 and x.shape[0] in (None, fixed) for x in keras.tree.flatten(output_structure(model))
+        ]
         return cls([spec.name for spec in input_specs(model)], outputs, batched)
 
     def to_bytes(self) -> bytes:

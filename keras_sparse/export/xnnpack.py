@@ -16,11 +16,17 @@ from keras import ops
 from keras_sparse import _keras
 
 _ACTIVATIONS = {"relu", "relu6", "elu", "hard_silu", "leaky_relu", "linear", "sigmoid", "silu"}
+# Classes of the operations of `keras.ops` and `keras.activations` that support NCHW, in lower case.
+_SUPPORTED_OPERATIONS = {"add", "multiply"} | {x.replace("_", "") for x in _ACTIVATIONS}
 # Layers that are fused into a convolution, do nothing in inference, or support NCHW.
 _SUPPORTED_LAYERS = (
     *(keras.layers.BatchNormalization, keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU),
-    *(keras.layers.Dropout, keras.layers.SpatialDropout2D, keras.layers.Add, keras.layers.Multiply),
-    *(keras.layers.Identity, keras.layers.GlobalAveragePooling2D),
+    *(keras.layers.Add, keras.layers.Multiply, keras.layers.GlobalAveragePooling2D, keras.layers.ZeroPadding2D),
+    *(keras.layers.Rescaling, keras.layers.Identity, keras.layers.Dropout, keras.layers.SpatialDropout2D),
+    *(keras.layers.GaussianNoise, keras.layers.GaussianDropout, keras.layers.AlphaDropout),
+    *(keras.layers.ActivityRegularization, keras.layers.RandomFlip, keras.layers.RandomRotation),
+    *(keras.layers.RandomTranslation, keras.layers.RandomZoom, keras.layers.RandomContrast),
+    keras.layers.RandomBrightness,
 )
 _MIN_SPARSITY = 2 / 3
 
@@ -43,9 +49,9 @@ def reason_for_dense_inference(model, weights="float32", batch_size=1):
         return f"its sparse kernels take one image at a time, not {batch_size or 'any number'}."
     if not _keras.is_functional(model):
         return f"the connections between layers of the subclassed model {model.name!r} are not known."
-    nodes = [n for n in _keras.graph_nodes(keras.Model(model.inputs, model.outputs)) if not n.is_input]
+    producers = {}
+    nodes = _nodes(model, producers)
     images = [n for n in nodes if any(len(x.shape) == 4 for x in n.arguments.keras_tensors)]
-    producers = {id(x): n.operation for n in nodes for x in n.outputs}
     first = next((n for n in images if isinstance(n.operation, keras.layers.Conv2D)), None)
     if first is None:
         return "it has no convolution."
@@ -58,6 +64,30 @@ def reason_for_dense_inference(model, weights="float32", batch_size=1):
         return "it does not end in a GlobalAveragePooling2D layer."
     others = [n.operation for n in images if n is not first and isinstance(n.operation, keras.layers.Conv2D)]
     return _sparsity_problem(others)
+
+
+def _nodes(model, producers):
+    """Returns the calls of layers in a functional model and in functional models inside it, in their order.
+
+    Args:
+        model: functional `keras.Model`.
+        producers: dict from the id of a tensor to the operation that makes it, which is filled.
+    """
+    found = []
+    for node in _keras.graph_nodes(keras.Function(model.inputs, model.outputs)):
+        inner = node.operation
+        if node.is_input:
+            continue
+        if isinstance(inner, keras.Model) and _keras.is_functional(inner):
+            given = zip(inner.inputs, node.arguments.keras_tensors, strict=False)
+            producers.update((id(x), producers.get(id(outer))) for x, outer in given)
+            found += _nodes(inner, producers)
+            outputs = zip(node.outputs, inner.outputs, strict=False)
+            producers.update((id(outer), producers.get(id(x))) for outer, x in outputs)
+        else:
+            producers.update((id(x), inner) for x in node.outputs)
+            found.append(node)
+    return found
 
 
 # The functions below return why XNNPACK cannot use NCHW with a layer, as words that follow its name; None if it can.
@@ -77,7 +107,6 @@ def _first_layer_problem(layer, given, producers):
 
 def _problem(layer, given, producers):
     """Returns why a layer other than the first convolution does not support NCHW."""
-    name = type(layer).__name__
     if isinstance(layer, keras.layers.DepthwiseConv2D):
         return _depthwise_problem(layer, given, producers)
     if isinstance(layer, keras.layers.Conv2D):
@@ -90,9 +119,11 @@ def _problem(layer, given, producers):
         return _activation_problem(layer)
     if isinstance(layer, keras.layers.Activation):
         return _activation_problem(layer)
-    if isinstance(layer, (*_SUPPORTED_LAYERS, keras.layers.ZeroPadding2D, keras.layers.Rescaling)) or name == "Add":
+    operation = _keras.operation_name(layer)
+    if isinstance(layer, _SUPPORTED_LAYERS) or (operation or "").lower() in _SUPPORTED_OPERATIONS:
         return None
-    return f"is a {name} layer, which XNNPACK cannot compute in the NCHW layout."
+    kind = f"a {type(layer).__name__} layer" if operation is None else f"an operation {operation}"
+    return f"is {kind}, which XNNPACK cannot compute in the NCHW layout."
 
 
 def _depthwise_problem(layer, given, producers):

@@ -15,6 +15,11 @@ SEPARABLE_CONVOLUTIONS = (keras.layers.SeparableConv1D, keras.layers.SeparableCo
 CONVOLUTIONAL_CELLS = (_keras.conv_lstm_cell(),)
 CELLS = (keras.layers.SimpleRNNCell, keras.layers.LSTMCell, keras.layers.GRUCell)  # of RNNs, with dense kernels
 
+ELEMENTWISE = (  # whose weights scale single numbers, and may have several axes
+    *(keras.layers.BatchNormalization, keras.layers.GroupNormalization, keras.layers.LayerNormalization),
+    *(keras.layers.RMSNormalization, keras.layers.PReLU),
+)
+
 
 def spatial_rank(layer: keras.Layer) -> int:
     """Returns the number of leading spatial axes of a layer's weights: the rank of a convolution, otherwise 0."""

@@ -85,7 +85,7 @@ class RecordsMasks:
     def __call__(self, *args, **kwargs):
         """Calls the layer. The first call may build layers inside it, which are masked then."""
         outputs = super().__call__(*args, **kwargs)
-        if self.pending_masks is not None and not _keras.in_stateless_scope():
+        if self.pending_masks is not None and (not _keras.in_stateless_scope() or _keras.in_symbolic_scope()):
             self._mask_if_built()
         return outputs
 
@@ -219,6 +219,7 @@ def unmask_layer(layer: keras.Layer) -> None:
         vars(layer).pop(name, None)
     if (quantize := vars(layer).pop("_quantize", None)) is not None:
         vars(layer)["quantize"] = quantize
+    _keras.rebind_wrapped_methods(layer)  # of a layer that was made with a masked class
 
 
 def plain_class(layer: keras.Layer) -> type | None:

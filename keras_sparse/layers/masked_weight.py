@@ -216,11 +216,15 @@ def holding(layer, held: dict):
         layer: `keras_sparse.layers.masked.MaskedLayer`.
         held: dict from the names of all its masked attributes to what they return.
     """
+    before = vars(layer).get("_held_weights")  # A recurrent layer may be inside the cell of another one.
     vars(layer)["_held_weights"] = held
     try:
         yield
     finally:
-        del vars(layer)["_held_weights"]
+        if before is None:
+            del vars(layer)["_held_weights"]
+        else:
+            vars(layer)["_held_weights"] = before
 
 
 def weight_properties(attribute: str) -> dict:

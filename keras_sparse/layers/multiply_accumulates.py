@@ -127,7 +127,8 @@ def _query_lengths(model: keras.Model) -> dict[int, tuple]:
             # A subclass may be built with one shape, that of query, key and value.
             query = (outer.get_build_config() or {}).get("shapes_dict", {}).get("query_shape") or _built_shape(outer)
             if query:
-                lengths.update((id(layer), tuple(query[1:-1])) for layer in flatten(outer))
+                others = ("key", "value")  # Keras's names of the layers that get other inputs than the query
+                lengths.update((id(x), tuple(query[1:-1])) for x in flatten(outer) if x.name not in others)
     return lengths
 
 
@@ -185,7 +186,7 @@ def _convolved(size, kernel, stride, dilation, padded):
 def _built_shape(layer):
     """Returns the shape of the first input for which a layer was built, or None if it is unknown."""
     config = layer.get_build_config() or {}
-    shape = config.get("input_shape")
-    while shape and isinstance(shape[0], (list, tuple)):  # The layer has several inputs.
-        shape = shape[0]
+    shape = config.get("input_shape") or config.get("shapes_dict")  # the latter if `build` takes several shapes
+    while shape and (isinstance(shape, dict) or isinstance(shape[0], (list, tuple, dict))):  # of several inputs
+        shape = next(iter(shape.values() if isinstance(shape, dict) else shape))
     return shape

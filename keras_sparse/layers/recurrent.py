@@ -2,6 +2,7 @@
 
 import contextlib
 
+from keras_sparse import _keras
 from keras_sparse.layers.masked import MaskedLayer
 from keras_sparse.layers.masked_weight import holding
 from keras_sparse.layers.traversal import flatten
@@ -19,5 +20,7 @@ class MasksOncePerSequence:
         with contextlib.ExitStack() as stack:
             for layer in flatten(self):
                 if isinstance(layer, MaskedLayer):
-                    stack.enter_context(holding(layer, {w.attribute: w.value() for w in layer.masked_weights}))
+                    with _keras.autocast_scope(layer):  # not that of the recurrent layer, in which this code runs
+                        held = {w.attribute: w.value() for w in layer.masked_weights}
+                    stack.enter_context(holding(layer, held))
             return super().inner_loop(*args, **kwargs)

@@ -106,7 +106,9 @@ def masked_weights(model: keras.Model) -> list[MaskedWeight]:
         ValueError: if `model` is no Keras layer or model, or a masked layer is not built.
     """
     weights = [w for layer in masked_layers(model) for w in layer.masked_weights]
-    unbuilt = [w.layer.name for w in weights if not w.built]
+    # A model that `from_config` has made gets its masks when it is built.
+    pending = [x.name for x in (model, *flatten(model)) if getattr(x, "pending_masks", None)]
+    unbuilt = [*(w.layer.name for w in weights if not w.built), *pending]
     if unbuilt:
         raise ValueError(
             f"The model {model.name!r} is not built: {unbuilt} have no weights yet. Call it once on a batch, "

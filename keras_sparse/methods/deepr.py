@@ -99,12 +99,13 @@ class DeepR(PerStepMethod):
                 "learning rate. Compile the model with a single optimizer."
             )
 
-    def start(self, model: keras.Model) -> None:
+    def start(self, model: keras.Model, optimizer: keras.Optimizer | None = None) -> None:
         """Negates the weights whose sign is not their fixed sign.
 
         If DeepR has trained the model with the same seed and `reading="bellec"`, all signs agree, and nothing changes.
         """
         _check_layers(model)
+        optimizer = optimizer or getattr(model, "optimizer", None)
         if self.reading == "bellec":
             for first, layer in placed(model):
                 live = _live(layer)
@@ -114,7 +115,7 @@ class DeepR(PerStepMethod):
                 # ScheduleFreeAdamW starts a slot as a copy of the weights, and computes the weights from it.
                 copies = [
                     (slot, negated)
-                    for slot, _ in slots(model.optimizer, layer.variable)
+                    for slot, _ in slots(optimizer, layer.variable)
                     if np.array_equal(backend.read(slot).ravel()[positions], weights[against])
                 ]
                 backend.write_elements(positions, (layer.variable, negated), *copies)

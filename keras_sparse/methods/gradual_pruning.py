@@ -16,6 +16,7 @@ from keras_sparse.layers.traversal import trainable_masked_weights
 from keras_sparse.schedules import multiples
 from keras_sparse.training.layer_state import LayerState, by_element_size, sparsity
 from keras_sparse.training.pattern_update import needed
+from keras_sparse.training.saved_state import read_state
 from keras_sparse.training.sparse_method import SparseMethod
 from keras_sparse.training.update_schedule import UpdateSchedule
 from keras_sparse.validation import check_callable, check_choice, check_sparsity
@@ -96,7 +97,8 @@ class GradualPruning(SparseMethod):
 
     Args:
         schedule: function `step -> (due, sparsity)`: whether to prune before that training step, and the sparsity to
-            prune to. Steps count from 1, as in TF-MOT. `keras_sparse.schedules.polynomial_decay` returns the paper's
+            prune to. Steps are those of the optimizer, which a second `fit` continues, and count from 1 as in TF-MOT.
+            `keras_sparse.schedules.polynomial_decay` returns the paper's
             schedule. Schedules of TF-MOT, such as `tfmot.sparsity.keras.PolynomialDecay(...)`, are accepted, too: one
             with int attributes `begin_step` and `frequency` is only asked at the steps that are so given.
         scope: "layer" prunes each layer to the sparsity. "network" prunes all layers together, by one threshold, to
@@ -155,8 +157,9 @@ class GradualPruning(SparseMethod):
 
     def logs(self) -> dict:
         """Returns the scheduled sparsity, for the logs of the epoch."""
-        step = self._step or self.update_schedule.examined  # Before the first update of a `fit`, the step is not set.
-        return {"target_sparsity": self._ask(step + 1)[1]}
+        # That of the last pruning, which a resumed `fit` reads from the model.
+        last = read_state(self.model).last_update
+        return {"target_sparsity": self._ask(max(last, 0) + 1)[1]}
 
     def check(self, model: keras.Model, layers: list) -> None:
         """Warns if the last pruning of the schedule comes before its end."""
@@ -170,11 +173,30 @@ class GradualPruning(SparseMethod):
                 stacklevel=3,
             )
 
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Warns in the first epoch of `fit` if the schedule has ended, and the model is not as sparse as it says."""
+        is_first = self.update_schedule.started is None
+        super().on_epoch_begin(epoch, logs)
+        last, started = self._end_step(), self.update_schedule.started
+        if not is_first or not 0 <= last <= started:
+            return
+        now, final = sparsity(trainable_masked_weights(self.model)), self._ask(last)[1]
+        if now < final - 0.01:
+            warnings.warn(
+                f"GradualPruning will prune nothing: its schedule ends at step {last} with a sparsity of {final:.4g}. "
+                f"Received: a model of sparsity {now:.4g}, whose optimizer has made {started} steps. Add these to the "
+                "steps of the schedule, or compile the model again, so that its optimizer starts from 0.",
+                stacklevel=2,
+            )
+
+    def _end_step(self):
+        """Returns the last step of the schedule; -1 if it is unknown, or there is none."""
+        last = getattr(self.schedule, "end_step", None)
+        return last if isinstance(last, numbers.Integral) else -1
+
     def warn(self) -> None:
         """Warns if training ended before the schedule."""
-        last = getattr(self.schedule, "end_step", None)
-        if not isinstance(last, numbers.Integral):
-            last = -1
+        last = self._end_step()
         if not 0 <= last <= self.update_schedule.started:  # Otherwise the schedule had ended before this `fit`.
             super().warn()
         if self.update_schedule.examined + 1 < last:

@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_sparse.conversion.trainable_weights import trainable_weights
+from keras_sparse.layers.kinds import ELEMENTWISE
 from keras_sparse.layers.multiply_accumulates import uses_per_input
 from keras_sparse.layers.traversal import check_model, masked_weights
 from keras_sparse.report import rendering
@@ -153,6 +154,11 @@ def report(model: keras.Model) -> Report:
     23820
     """
     check_model(model, "A keras.Model is expected.")
+    if not model.built and not model.weights:
+        raise ValueError(
+            f"The model {model.name!r} is not built, and has no weights to report. Call it on a batch, or start a "
+            "Sequential model with keras.Input(shape)."
+        )
     masked, uses = masked_weights(model), uses_per_input(model)
     known = {id(x.variable) for x in masked}
     others = [w for w in trainable_weights(model) if id(w.variable) not in known]
@@ -188,8 +194,13 @@ def _masked_row(weight, uses):
 
 
 def _dense_macs(weight, uses):
-    """Returns the multiply-accumulates of a weight that is not masked: 0 for vectors, biases and embeddings."""
+    """Returns the multiply-accumulates of a weight that is not masked.
+
+    They are 0 for vectors, biases, embeddings, and scales of single numbers, as in normalization.
+    """
     if len(weight.shape) < 2 or weight.attribute == "bias":  # Biases of attention have two axes.
+        return 0
+    if isinstance(weight.layer, ELEMENTWISE):
         return 0
     count = uses(weight.layer)
     return None if count is None else weight.size * count

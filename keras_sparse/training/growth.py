@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_sparse import _keras, backend, criteria
-from keras_sparse.layers.mask_elements import to_elements
+from keras_sparse.layers.mask_elements import mask_of, spread, to_elements
 from keras_sparse.training.layer_state import LayerState, layer_states
 from keras_sparse.validation import check_callable, check_choice, check_not_negative
 
@@ -90,8 +90,13 @@ class RandomGrowth(Growth):
         return rng.normal(0.0, self.scale, shape)
 
     def _between(self, layer):
-        units = layer.units
-        between = criteria.between_live_units(layer.live, units.split(layer.mask_shape), units.inputs, units.outputs)
+        units, live, shape = layer.units, layer.live, layer.mask_shape
+        if units.last_groups > 1 and shape != layer.kernel.shape:  # A block may belong to several groups.
+            shape = layer.kernel.shape
+            live = np.flatnonzero(np.broadcast_to(spread(layer.mask, shape), shape))
+        between = criteria.between_live_units(live, units.split(shape), units.inputs, units.outputs)
+        if shape != layer.mask_shape:
+            between = mask_of(between.reshape(shape), layer.mask_shape)
         return np.setdiff1d(np.flatnonzero(between), layer.live, assume_unique=True)
 
 

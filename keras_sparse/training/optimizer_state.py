@@ -31,7 +31,7 @@ def slots(optimizer, variable: keras.Variable) -> list[tuple]:
     for inner in _keras.wrapped_optimizers(optimizer):
         found += slots(inner, variable)
     variables = _keras.trained_variables(optimizer)
-    index = next((i for i, v in enumerate(variables) if v is variable), None)
+    index = _index(variables, variable)
     if index is None:
         return found
     for name, values in _keras.lists_of_variables(optimizer).items():
@@ -75,7 +75,15 @@ def trains(optimizer, variable: keras.Variable) -> bool:
     inner = _keras.wrapped_optimizers(optimizer)
     if inner:
         return any(trains(x, variable) for x in inner)
-    return any(v is variable for v in _keras.trained_variables(optimizer))
+    return _index(_keras.trained_variables(optimizer), variable) is not None
+
+
+def _index(variables, variable):
+    """Returns the index of a variable in a list, or of its `tf.Variable`, for which an optimizer may be built."""
+    index = next((i for i, v in enumerate(variables) if v is variable), None)
+    if index is None and not all(isinstance(v, keras.Variable) for v in variables):
+        index = next((i for i, v in enumerate(variables) if v is variable.value), None)
+    return index
 
 
 def momentum(optimizer, variable: keras.Variable) -> tuple:

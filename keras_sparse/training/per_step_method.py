@@ -83,6 +83,9 @@ class PerStepMethod(SparseMethod):
 
     # In a custom training loop.
 
+    def start(self, model: keras.Model, optimizer: keras.Optimizer | None = None) -> None:
+        """Prepares the model and the state of `optimizer`, which is None in `fit`: that of the model."""
+
     def update(self, model, step, epoch=0, optimizer=None):
         """Acts once. Call it after every optimizer step; see `SparseMethod.update`."""
         check_optimizer(optimizer)
@@ -96,7 +99,7 @@ class PerStepMethod(SparseMethod):
         layers = [weight for _, weight in numbered]
         if is_new:
             self._kept, self._compiled = None, {}
-            self.start(model)
+            self.start(model, optimizer)
         if not finite(layers):
             self._skip(model, layers, optimizer)
             return

@@ -1,5 +1,6 @@
 """Reads and writes the state that a sparse training method saves in the model."""
 
+import warnings
 import weakref
 from collections.abc import Sequence
 
@@ -13,9 +14,24 @@ from keras_sparse.training import checks
 
 
 def read_state(model: keras.Model) -> MethodState:
-    """Returns the `MethodState` in a model; an empty one if no method has trained it."""
+    """Returns the `MethodState` in a model; an empty one if no method has trained it.
+
+    Warns and returns an empty one if something else than a method has written to its variable.
+    """
     mask = _holder(model)
-    return MethodState.from_bytes(backend.read(mask.method_state)) if mask else MethodState()
+    if mask is None:
+        return MethodState()
+    try:
+        return MethodState.from_bytes(backend.read(mask.method_state))
+    except (ValueError, TypeError):  # of JSON or UTF-8; or of unknown entries
+        warnings.warn(
+            f"The state of the method in {model.name!r} cannot be read, and training begins without it: "
+            "its variable has been overwritten, as by a mean of several `get_weights()`. Take the mean of "
+            "`model.trainable_variables` only, of models with the same masks.",
+            UserWarning,
+            stacklevel=2,
+        )
+        return MethodState()
 
 
 def take_loaded(model: keras.Model) -> bool:

@@ -20,7 +20,7 @@ from keras_sparse.training.layer_state import sparsity
 from keras_sparse.training.mask_update import plan_update
 from keras_sparse.training.method_interface import MethodInterface
 from keras_sparse.training.optimizer_state import build_optimizer, check_optimizer
-from keras_sparse.training.train_step import NextBatch, StepsOfFit
+from keras_sparse.training.train_step import NextBatch, StepsOfFit, trace_if_masks_are_new
 from keras_sparse.training.update_schedule import UpdateSchedule
 from keras_sparse.validation import check_not_negative_int, check_seed
 
@@ -197,6 +197,7 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
         check_alone(model, self)
         self.growth_strategy.check(model)
         self._forget_fit()
+        trace_if_masks_are_new(model)
         self.update_schedule.begin_fit(model, params)
         if self.grows:
             checks.warn_if_dense(name, model, layers)

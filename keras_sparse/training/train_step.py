@@ -5,7 +5,7 @@ import functools
 import numpy as np
 from keras import Variable
 
-from keras_sparse import backend
+from keras_sparse import _keras, backend
 from keras_sparse.layers.gradient_masking import masking_only_gradients
 from keras_sparse.layers.traversal import masked_weights, trainable_masked_weights
 from keras_sparse.training.dead_weights import clear
@@ -187,6 +187,23 @@ class NextBatch:
         """Runs the usual train function once, and restores it on the model."""
         self._model.train_function = self.usual
         return backend.train_and_keep_batch(self._model, self.usual, self._count, self._keep, *arguments)
+
+
+def trace_if_masks_are_new(model) -> None:
+    """Makes a model trace its steps anew if its masks are others than in the last `fit` with a method.
+
+    Masking a part of a compiled model in place leaves the traced functions of the whole model, which do not have the
+    masks. Call it at the beginning of `fit`.
+
+    Args:
+        model: compiled `keras.Model`, in `fit`.
+    """
+    masks = [x.mask.value for x in masked_weights(model)]
+    known = getattr(model.train_function, "__dict__", {}).get("masks")
+    if known is None or len(known) != len(masks) or any(a is not b for a, b in zip(known, masks, strict=True)):
+        _keras.forget_compiled_functions(model)
+        model.make_train_function()
+        vars(model.train_function)["masks"] = masks
 
 
 class StepsOfFit:
