@@ -147,7 +147,7 @@ def test_fixed_signs_negate_weights_of_a_new_network_only(blobs, tmp_path):
     assert 20 < reflected < 51  # of 71
     trained = state(model)
     for seed, changes in ((3, False), (4, True)):
-        ks.DeepR(1e-4, 1e-6, seed=seed).start(model)
+        ks.DeepR(1e-4, 1e-6, seed=seed).start(model, model.optimizer)
         assert any((w != v).any() for (w, _), (v, _) in zip(trained, state(model), strict=True)) == changes
 
 

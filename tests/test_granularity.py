@@ -8,9 +8,12 @@ from hypothesis import strategies as st
 from keras import layers
 
 import keras_sparse as ks
+from keras_sparse.layers.connected_units import Units
 from keras_sparse.layers.granularity import mask_shape
 from keras_sparse.layers.mask_elements import from_elements, spread, to_elements, where_live
 from keras_sparse.layers.nm_pattern import NMPattern
+from keras_sparse.training.growth import RandomGrowth
+from keras_sparse.training.layer_state import LayerState
 from nets import compiled, numpy
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -263,16 +266,22 @@ def test_growth_between_live_units_is_preferred_within_groups():
 
 
 def test_growth_between_live_units_of_blocks_that_belong_to_several_groups():
-    """Each block covers the outputs of two groups, and can grow where one of its weights lies between live units."""
+    """A block covers one input and the four outputs of two groups, at one of two positions of the kernel.
+
+    The live block is that of input 0 and the first two groups, at the first position. Its units are also those of the
+    block at the second position. All others have a dead input unit or dead output units.
+    """
+    units = Units((2, 1, 2, 8), (2, 3), (3, 4), last_groups=4)
+    kernel, mask = np.ones((2, 1, 2, 8), "float32"), np.zeros((2, 1, 2, 2), bool)
+    mask[0, 0, 0, 0] = True
+    state, growth = LayerState.of(kernel, mask, units), RandomGrowth("live_units")
+    assert growth.room(state) == 1
+    positions = growth.positions(state, 1, np.random.default_rng(0))
+    assert [tuple(map(int, x)) for x in zip(*np.unravel_index(positions, mask.shape), strict=True)] == [(1, 0, 0, 0)]
     inputs = keras.Input((8, 8, 32))
     model = keras.Model(inputs, layers.Conv2D(16, 3, groups=8, name="conv")(inputs))
     sparse = compiled(ks.sparsify(model, 0.5, granularity=(4, 4)))
     (weight,) = ks.masked_weights(sparse)
-    assert weight.mask.shape[-2:] == (1, 4)
-    before = weight.mask.numpy()
+    before = weight.count_live()
     ks.SET(0.3, growth="live_units").update(sparse, 1)
-    grown = np.argwhere(weight.mask.numpy() & ~before)
-    assert len(grown)
-    assert weight.mask.numpy().sum() == before.sum()
-    live_blocks = before.any(axis=(0, 1, 2))  # the kernel positions of a block share its units
-    assert live_blocks[grown[:, -1]].all()
+    assert weight.count_live() == before

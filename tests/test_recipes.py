@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import keras
@@ -14,7 +15,7 @@ import pytest
 from absl import app, flags
 
 import keras_sparse as ks
-from common import data, folder, methods, train
+from common import data, devices, folder, methods, train
 from common.experiment import LENET_MNIST, WRN_CIFAR10
 from common.models import lenet_300_100, wide_resnet
 from common.options import define_flags, refuse
@@ -293,3 +294,21 @@ def test_a_damaged_file_of_a_run_is_named(name, tmp_path):
     (tmp_path / name).write_text('{"method": ')
     with pytest.raises(app.UsageError, match=f"{name} is damaged: .*Delete it"):
         runs.check({"method": "set"}, resume=True, overwrite=False)
+
+
+@pytest.mark.jax
+def test_data_parallel_takes_the_number_of_devices_that_is_asked_for(monkeypatch):
+    """As on a machine with four GPUs, where JAX cannot be told their number."""
+    import jax
+
+    used = []
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: [f"gpu:{i}" for i in range(4)])
+    monkeypatch.setattr(keras.distribution, "DataParallel", lambda devices, **_: devices)
+    monkeypatch.setattr(keras.distribution, "set_distribution", used.append)
+    for asked, count in ((2, 2), (4, 4), (None, 4)):
+        options = types.SimpleNamespace(devices=asked, process=0, processes=1, coordinator=None)
+        assert devices._data_parallel(options).replicas == len(used[-1]) == count
+    options.devices = 5
+    with pytest.raises(app.UsageError, match="--devices=5 for each of 1 processes, but they have 4 devices together"):
+        devices._data_parallel(options)

@@ -101,7 +101,7 @@ def test_flags_of_a_finished_run_are_compared_as_numbers(tmp_path, made, given, 
     ("before", "now", "message"),
     [
         ([], ["--period=10"], "period=None, not 10"),
-        (["--l1=5e-4", "--jit_compile"], [], "jit_compile=, not the default"),
+        (["--l1=5e-4", "--jit_compile"], [], "jit_compile=true, not the default"),
         (["--l1=5e-4"], [], "l1=5e-4, not the default"),
         ([], ["--check_replicas"], "check_replicas=the default, not "),
         (["--l1", "5e-4"], ["--l1=0.0005"], None),

@@ -167,7 +167,8 @@ def test_an_optimizer_and_a_loss_of_a_model_that_is_not_compiled(blobs):
 
     model = Own([keras.Input((8,)), layers.Dense(3)])
     model.optimizer, model.loss = keras.optimizers.Adam(0.1), "mine"
-    model.helper = keras.optimizers.SGD(0.1, momentum=0.9)
+    momentum = keras.optimizers.SGD(0.1, momentum=0.9)
+    model.helper = keras.optimizers.MultiOptimizer(lambda variable: momentum)
     for optimizer in (model.optimizer, model.helper):
         optimizer.build(model.trainable_variables)
     sparse = ks.sparsify(model, 0.5)
@@ -221,6 +222,34 @@ def test_a_weight_that_a_layer_around_assigns_to_stays_dense():
     assert sparse(np.ones((1, 6, 6, 2))).shape == (1, 6, 6, 4)
 
 
+class Teacher(layers.Layer):
+    """A layer that assigns to the weights of some layers inside, and to one that is deeper inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.student, self.teacher = layers.Dense(4), layers.Dense(4)
+        self.block = PixelConvolution()
+
+    def build(self, shape):
+        self.student.build(shape)
+        self.teacher.build(shape)
+        self.block.build((None, 2, 2, 4))
+
+    def call(self, inputs):
+        for layer in [self.teacher]:
+            layer.bias.assign(0.9 * layer.bias)
+        update = lambda: self.block.after.kernel.assign(0.9 * self.block.after.kernel)  # noqa: E731
+        update()
+        return self.student(inputs) + self.teacher(inputs)
+
+
+def test_only_weights_that_are_assigned_to_stay_dense():
+    model = keras.Sequential([keras.Input((8,)), Teacher()])
+    sparse = ks.sparsify(model, 0.5)
+    assert [w.shape for w in ks.masked_weights(sparse)] == [(8, 4), (8, 4)]
+    assert sparse(np.ones((1, 8))).shape == (1, 4)
+
+
 @keras.saving.register_keras_serializable("test_unusual_models")
 class Subclassed(keras.Model):
     """A subclassed model that its config makes anew."""
@@ -253,3 +282,69 @@ def test_a_model_from_a_config_has_its_masks_when_it_trains(blobs):
     new(blobs[0])
     for a, b in zip(before, new.trainable_variables, strict=True):
         np.testing.assert_array_equal(numpy(b), a)
+
+
+@keras.saving.register_keras_serializable("test_unusual_models")
+class Block(layers.Layer):
+    """A custom layer with a dense one inside."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.dense = layers.Dense(units)
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+class Autoencoder(keras.Model):
+    """A subclassed model with an encoder that is used on its own."""
+
+    def __init__(self):
+        super().__init__()
+        recurrent = layers.Bidirectional(layers.LSTM(4, return_sequences=True))
+        self.encoder = keras.Sequential([keras.Input((5, 8)), Block(8), recurrent])
+        self.decoder = layers.Dense(8)
+
+    def call(self, inputs):
+        return self.decoder(self.encoder(inputs))
+
+
+@keras.saving.register_keras_serializable("test_unusual_models")
+class Trained(keras.Model):
+    """A functional model of a user's class, as the backbones of keras-hub."""
+
+
+def test_a_part_of_a_subclassed_model_keeps_its_masks_in_files(tmp_path):
+    model, x = Autoencoder(), np.random.default_rng(0).normal(size=(2, 5, 8)).astype("float32")
+    model(x)
+    sparse = ks.sparsify(model, 0.7)
+    sparse.encoder.save(tmp_path / "encoder.keras")
+    loaded = keras.models.load_model(tmp_path / "encoder.keras")
+    masks, expected = ([w.mask.numpy() for w in ks.masked_weights(m)] for m in (loaded, sparse.encoder))
+    assert len(masks) == 5
+    for a, b in zip(masks, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_allclose(numpy(loaded(x)), numpy(sparse.encoder(x)), rtol=1e-5)
+    assert not ks.masked_layers(ks.densify(sparse))
+    assert type(ks.densify(sparse).encoder.layers[0]) is Block
+
+
+def test_a_clone_of_a_functional_model_of_a_users_class_has_masks():
+    inputs = keras.Input((5, 8))
+    model = Trained(inputs, layers.Dense(3)(layers.MultiHeadAttention(2, 4, name="attention")(inputs, inputs)))
+    sparse = ks.sparsify(model, 0.7)
+    clone = keras.models.clone_model(sparse)
+    assert len(ks.masked_weights(clone)) == len(ks.masked_weights(sparse)) == 5
+    config = sparse.get_layer("attention").get_config()
+    config["name"] = "another"
+    other = type(sparse.get_layer("attention")).from_config(config)
+    other.build(inputs.shape, inputs.shape)
+    other(np.ones((1, 5, 8)), np.ones((1, 5, 8)))
+    assert (other.name, len(ks.masked_layers(other))) == ("another", 4)

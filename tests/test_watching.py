@@ -196,6 +196,6 @@ def test_runs_are_sorted_by_the_numbers_in_their_names(tmp_path):
     names = ["set_0.9_seed2", "set_0.9_seed10", "set_0.98_seed0", "static_0.5_seed0"]
     for name in names:
         (tmp_path / name).mkdir()
-        for file in ("config.json", "result.json"):
-            (tmp_path / name / file).write_text("{}")
+        (tmp_path / name / "config.json").write_text('{"method": "set", "dataset": "mnist"}')
+        (tmp_path / name / "result.json").write_text('{"test_accuracy": 0.9, "parameters": 1}')
     assert [run.path.name for run in runs.find_runs([tmp_path])] == names

@@ -11,7 +11,7 @@ import sys
 from collections import defaultdict
 
 from published import published_accuracy
-from runs import distinguishing_flags, find_runs, recipe_of
+from runs import find_runs, recipe_of, shared_flags
 
 COLUMNS = ("recipe", "method", "sparsity", "live weights", "last epoch", "best epoch", "published", "runs", "time")
 
@@ -26,7 +26,7 @@ def rows(runs):
         Sorted list of tuples of str, in the order of `COLUMNS`.
     """
     groups = defaultdict(list)
-    for run, flags in zip(runs, distinguishing_flags(runs), strict=True):
+    for run, flags in zip(runs, shared_flags(runs), strict=True):
         groups[recipe_of(run), json.dumps(flags, sort_keys=True)].append(run.result)
     table = []
     for (recipe, key), results in groups.items():

@@ -74,10 +74,10 @@ def recipe_of(run) -> str:
     return run.config.get("recipe") or run.config["dataset"]
 
 
-def distinguishing_flags(runs) -> list[dict]:
-    """Returns, for each run, the flags that distinguish it from other runs of its recipe, with their values.
+def shared_flags(runs) -> list[dict]:
+    """Returns, for each run, the flags that all runs of its recipe have, with its values.
 
-    Runs of older versions of a recipe may lack a flag: only those that all runs of the recipe have distinguish them.
+    Runs of older versions of a recipe may lack a flag, which does not distinguish runs then.
     """
     names = {}
     for run in runs:
@@ -106,7 +106,8 @@ def group_by_settings(runs, ignored=()) -> dict:
     Returns:
         Dict from a label to a list of `Run`. A label is the method, followed by the flags in which groups differ.
     """
-    keys = [{k: v for k, v in key.items() if k not in ignored} for key in distinguishing_flags(runs)]
+    flags = zip(runs, shared_flags(runs), strict=True)
+    keys = [{k: v for k, v in (*x.items(), ("recipe", recipe_of(run))) if k not in ignored} for run, x in flags]
     names = sorted({k for key in keys for k in key} - {"method"})
     differing = [k for k in names if len({json.dumps(key[k]) for key in keys if k in key}) > 1]
     found = defaultdict(list)

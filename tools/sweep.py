@@ -102,32 +102,41 @@ class Record:
         """Writes the flags of a run that starts."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         flags_by_run = {**self._read(), folder.name: _flags(command)}
-        self._path.write_text(json.dumps(flags_by_run, indent=2, sort_keys=True) + "\n")
+        new = self._path.with_name("sweep.json.new")  # A killed write must not leave an incomplete file.
+        new.write_text(json.dumps(flags_by_run, indent=2, sort_keys=True) + "\n")
+        new.replace(self._path)
 
     def check(self, folder, command):
         """Exits if a finished run had other flags than those of the sweep.
 
-        If the record lacks the run, only the flags of its config.json are compared.
+        Both its entry in the record, if there is one, and its config.json are compared: another command may have run in
+        the folder since.
         """
-        given, before, path = _flags(command), self._read().get(folder.name), folder / "config.json"
+        given, path = _flags(command), folder / "config.json"
         config = _read(path) if path.exists() else {}
-        used = {**config, **(before or {})}
-        names = given.keys() & config.keys() if before is None else given.keys() | before.keys()
-        for name in sorted(names - {"output_dir", "verbose"}):
-            now, then = given.get(name, _DEFAULT), used.get(name, _DEFAULT)
-            if not _is_same(now, then):
+        pairs = [(name, given[name], config[name]) for name in given.keys() & config.keys() - {"recipe"}]
+        if (before := self._read().get(folder.name)) is not None:
+            # An argument with its default may be given in one of them only.
+            names, used = given.keys() | before.keys(), {**config, **before}
+            pairs += [(name, given.get(name, _DEFAULT), used.get(name, _DEFAULT)) for name in names]
+        for name, now, then in sorted(pairs, key=str):
+            if name not in ("output_dir", "verbose") and not _is_same(now, then):
                 sys.exit(f"{folder} holds a run with {name}={then}, not {now}. Name another --output_dir.")
 
 
 def _flags(command):
-    """Returns the flags of a command, given as "--flag=value" or "--flag value": dict from names to values."""
+    """Returns the flags of a command, given as "--flag=value" or "--flag value": dict from names to values.
+
+    A flag without a value stands for true. The entry "recipe" is the name of the script.
+    """
     given = " ".join(map(str, command[2:])).replace("=", " ").split(" --")
-    return {name: value for name, _, value in (flag.removeprefix("--").partition(" ") for flag in given)}
+    pairs = (flag.removeprefix("--").partition(" ") for flag in given)
+    return {"recipe": Path(command[1]).stem, **{name: value or "true" for name, _, value in pairs}}
 
 
 def _is_same(value, used):
-    """Returns whether the text of a flag is a value of JSON. A flag without a value stands for true."""
-    if value in (str(used), json.dumps(used)) or (value == "" and used is True):
+    """Returns whether the text of a flag is a value of JSON."""
+    if value in (str(used), json.dumps(used)) or value.lower() == str(used).lower():
         return True
     try:
         return float(value) == float(used)
@@ -140,7 +149,7 @@ def _read(path):
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        sys.exit(f"{path} is damaged: {error}. Delete it to run again what it belongs to.")
+        sys.exit(f"{path} is damaged: {error}. Delete it, and the folders of the runs that are to be repeated.")
 
 
 def _has_backup(folder):

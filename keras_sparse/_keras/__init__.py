@@ -76,7 +76,7 @@ ATTRIBUTES = {
     "tensor": ("_keras_history", "_keras_mask"),
     "node": ("arguments", "outputs", "operation"),
     "variable": ("_value", "_layout", "_autocast"),
-    "optimizer": ("_iterations", "_trainable_variables", "_trainable_variables_indices", "_var_key"),
+    "optimizer": ("_iterations", "_trainable_variables", "_var_key"),
 }
 
 __all__ = [

@@ -86,10 +86,16 @@ def track_torch_parameters(model):
             module._track_variables()
 
 
-def renew_optimizer_keys(optimizer):
-    """Updates the ids of the variables in a copied optimizer: `_trainable_variables_indices`, since 3.0."""
-    keys = map(optimizer._var_key, optimizer._trainable_variables)
-    optimizer._trainable_variables_indices = {key: i for i, key in enumerate(keys)}
+def renew_optimizer_keys(optimizer, new):
+    """Updates the dicts of a copied optimizer whose keys are ids of variables, such as `_trainable_variables_indices`.
+
+    `Optimizer._var_key` and `_trainable_variables`, since 3.0.
+    """
+    pairs = zip(optimizer._trainable_variables, new._trainable_variables, strict=True)
+    keys = {optimizer._var_key(v): new._var_key(w) for v, w in pairs}
+    for name, held in list(vars(new).items()):
+        if isinstance(held, dict) and held and held.keys() <= keys.keys():
+            object.__setattr__(new, name, {keys[k]: v for k, v in held.items()})
 
 
 def is_tracker(value):

@@ -60,7 +60,7 @@ class _Copier:
         self._unfilled = []  # (original, copy) of objects whose attributes are still to be copied
         self._functions = []  # (original, copy) of each keras.Function
         self._layers = []  # (original, copy) of each layer and model
-        self._optimizers = []  # copies of built optimizers, which identify variables by id
+        self._optimizers = []  # (original, copy) of built optimizers, which identify variables by id
         self._trackers = []  # copies of Keras's trackers, which list variables by id
         self._holder = None  # the layer whose attributes are being copied, for messages
         self._references = References(self._made)
@@ -123,8 +123,8 @@ class _Copier:
             _keras.name_nodes(new)
         for tracker in self._trackers:
             _keras.renew_tracker_ids(tracker)
-        for optimizer in self._optimizers:
-            _keras.renew_optimizer_keys(optimizer)
+        for optimizer, new in self._optimizers:
+            _keras.renew_optimizer_keys(optimizer, new)
         for layer, new in self._layers:
             names = self._names_left_out(layer) if isinstance(layer, keras.Model) else ()
             backend.copy_dependencies(layer, new, names)
@@ -132,9 +132,13 @@ class _Copier:
     def _names_left_out(self, model):
         """Returns the attributes that a copied model does not have: those set by `compile` and `fit`.
 
-        A model that is not compiled may have an `optimizer` and a `loss` of its own.
+        A model that is not compiled may have an `optimizer` and a `loss` of its own. Optimizers that are not Keras's
+        are objects of other packages, and would be shared.
         """
-        return self._compile_names if model.compiled else _keras.SET_BY_FIT
+        if model.compiled:
+            return self._compile_names
+        is_keras = isinstance(getattr(model, "optimizer", None), keras.optimizers.Optimizer)
+        return _keras.SET_BY_FIT | (set() if is_keras else {"optimizer"})
 
     def _note(self, value, new):
         self._made[id(value)] = new
@@ -252,7 +256,7 @@ class _Copier:
             fresh |= {name: state[name] for name in _keras.HISTORY if name in state}
         state = _keras.without_torch_parameters(state)
         if isinstance(value, keras.optimizers.Optimizer) and value.built:
-            self._optimizers.append(new)
+            self._optimizers.append((value, new))
         self._originals.append(state)  # On PyTorch it has a new dict, whose id must stay unique.
         if _keras.is_tracker(value):
             self._trackers.append(new)

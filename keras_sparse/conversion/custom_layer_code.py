@@ -35,7 +35,7 @@ def why_mask_has_no_effect(
         if found := sorted(read & {*lists, f"_{attribute}"}):
             return f"is read by `{found[0]}` in the `call` of {outer.name!r}, which gives the weight without the mask"
         assigned = {pair for cls in _custom_classes(outer) for pair in _assignments(cls)}
-        if any(name == attribute and _is_held_as(layer, outer, holder) for holder, name in assigned):
+        if any(name == attribute and _find(outer, chain) is layer for chain, name in assigned):
             return f"is assigned to in the `call` of {outer.name!r}, and a masked weight is no variable there"
     own = _custom_classes(layer)
     if not own:
@@ -84,26 +84,33 @@ def _names_in(cls, method=None):
 
 @functools.lru_cache(1000)
 def _assignments(cls):
-    """Returns the variables to which the `call` of a class assigns, as in `self.conv.kernel.assign(x)`.
+    """Returns the variables to which the `call` of a class assigns, as in `self.block.conv.kernel.assign(x)`.
 
     Returns:
-        Set of `(holder, name)`: "conv" and "kernel" in the example. The holder is "self" for `self.kernel`, and None if
-        it is a local variable.
+        Set of `(chain, name)`: ("block", "conv") and "kernel" in the example.
     """
-    found = set()
-    for code in _codes(vars(cls).get("call")):
+    found, codes = set(), _codes(vars(cls).get("call"))
+    this = codes[0].co_varnames[:1] if codes else ()
+    for code in codes:
+        codes += [x for x in code.co_consts if isinstance(x, types.CodeType)]  # of functions inside of a method
         reads = [i for i in dis.get_instructions(code) if i.opname != "CACHE"]
-        for before, variable, method in zip(reads, reads[1:], reads[2:], strict=False):
-            if variable.opname == "LOAD_ATTR" and method.argval in ("assign", "assign_add", "assign_sub"):
-                of_self = before.opname.startswith("LOAD_FAST") and before.argval == code.co_varnames[0]
-                is_attribute = before.opname == "LOAD_ATTR"
-                found.add(("self" if of_self else before.argval if is_attribute else None, variable.argval))
+        for i, read in enumerate(reads):
+            if read.argval not in ("assign", "assign_add", "assign_sub"):
+                continue
+            start = i
+            while reads[start - 1].opname == "LOAD_ATTR":
+                start -= 1
+            *chain, name = [x.argval for x in reads[start:i]] or [None]
+            if start and reads[start - 1].argval in this:
+                found.add((tuple(chain), name))
     return found
 
 
-def _is_held_as(layer, outer, holder):
-    """Returns whether `holder` of `_assignments` may be a layer, in the code of the layer `outer`."""
-    return holder is None or (outer if holder == "self" else getattr(outer, holder, None)) is layer
+def _find(layer, chain):
+    """Returns the attribute of an attribute of a layer, and so on; None if there is none."""
+    for name in chain:
+        layer = getattr(layer, name, None)
+    return layer
 
 
 # Where methods, properties, decorated functions and functions compiled by TensorFlow hold what they call.

@@ -18,7 +18,7 @@ INITIAL = ("random", "magnitude", "global_magnitude")
 def is_trained(model: keras.Model) -> bool:
     """Returns whether a model is compiled with an optimizer that has taken steps."""
     optimizer = getattr(model, "optimizer", None)
-    if optimizer is None:
+    if not getattr(model, "compiled", False) or not isinstance(optimizer, keras.optimizers.Optimizer):
         return False
     return int(backend.read(_keras.batch_counter(backend.inner_optimizer(optimizer)))) > 0
 

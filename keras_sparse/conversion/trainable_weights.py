@@ -83,7 +83,7 @@ class TrainableWeight:
 
     def is_named(self, name: str) -> bool:
         """Returns whether `name` is that of the layer, of one around it, or consecutive parts of the weight's path."""
-        return any(name in (x.name, x.path) for x in (self.layer, *self.around)) or f"/{name}/" in f"/{self.path}/"
+        return any(name in (x.name, x.path) for x in (self.layer, *self.around)) or is_part(name, self.path)
 
     def depth_of(self, name: str) -> int:
         """Returns at which part of the weight's path a name ends, counted from 1; 0 if it is not in the path."""
@@ -114,6 +114,11 @@ class TrainableWeight:
         if "Embedding" in cls.__name__ and "embedding" in self.attribute:  # also keras-hub's position embeddings
             return "embedding"
         return f"not masked by default: {cls.__name__}.{self.attribute}"
+
+
+def is_part(name: str, path: str) -> bool:
+    """Returns whether a name is one or several consecutive parts of a path."""
+    return f"/{name}/" in f"/{path}/"
 
 
 def trainable_weights(model: keras.Model) -> list[TrainableWeight]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 import keras
 
-from keras_sparse.conversion.trainable_weights import TrainableWeight, is_masked_by_default
+from keras_sparse.conversion.trainable_weights import TrainableWeight, is_masked_by_default, is_part
 from keras_sparse.layers.kinds import is_modified
 from keras_sparse.layers.masked import MaskedLayer
 from keras_sparse.layers.traversal import flatten
@@ -101,7 +101,7 @@ def _layers_kept_dense(model, keep_dense):
     """Returns the ids of the layers that `keep_dense` selects, and of those inside of them."""
 
     def is_named(layer):
-        return layer.name in keep_dense or any(f"/{name}/" in f"/{layer.path}/" for name in keep_dense)
+        return layer.name in keep_dense or any(is_part(name, layer.path) for name in keep_dense)
 
     selects = keep_dense if callable(keep_dense) else is_named
     return {id(y) for x in flatten(model) if selects(x) for y in (x, *flatten(x))}

@@ -67,8 +67,8 @@ def select_rule(node, outputs, once):
     if rules.is_pointwise_operation(operation):
         return rules.ChannelWise(*call, combine=lambda given, _: rules.apply_to_constants(operation, given[0]))
     # The last size of a `noise_shape` may be the number of channels.
-    is_noise_free = (getattr(operation, "noise_shape", None) or (None,))[-1] in (None, 1)
-    if kind in rules.POINTWISE and is_noise_free and rules.is_pointwise(getattr(operation, "activation", None)):
+    fits_any_number = (getattr(operation, "noise_shape", None) or (None,))[-1] in (None, 1)
+    if kind in rules.POINTWISE and fits_any_number and rules.is_pointwise(getattr(operation, "activation", None)):
         function = _inference_function(operation)
         return rules.ChannelWise(*call, combine=lambda given, _: rules.apply_to_constants(function, given[0]))
     if kind in rules.POOLING:

@@ -65,13 +65,16 @@ class RecordsMasks:
     @classmethod
     def from_config(cls, config, custom_objects=None):
         """Makes the plain layer from what `get_config` returned. It is masked when it is built."""
-        if set(config) != {"layer", "masks"}:  # the config of the plain class: code may call `type(layer).from_config`
+        if not {"layer", "masks"} <= set(config):  # that of the plain class: code may call `type(layer).from_config`
             return cls.plain_class.from_config(config)
+        # Code may also add arguments to the config, such as another name.
+        more = {k: v for k, v in config.items() if k not in ("layer", "masks")}
+        saved = {**config["layer"], "config": {**config["layer"]["config"], **more}}
         # All masked classes are registered under one name, so `cls` may be another one than that of the saved layer.
         # Its plain class is passed as a custom object only if the name agrees.
         known = {cls.plain_class.__name__: cls.plain_class} if cls.plain_class else {}
-        known = {k: v for k, v in known.items() if k == config["layer"]["class_name"]}
-        layer = keras.saving.deserialize_keras_object(config["layer"], {**known, **(custom_objects or {})})
+        known = {k: v for k, v in known.items() if k == saved["class_name"]}
+        layer = keras.saving.deserialize_keras_object(saved, {**known, **(custom_objects or {})})
         vars(layer)["pending_masks"] = config["masks"]
         layer.__class__ = masked_class(type(layer))
         layer._mask_if_built()
@@ -129,6 +132,7 @@ class RecordsMasks:
                 if entry["method_state"]:
                     getattr(layer, f"{entry['weight']}_mask").add_method_state()
         mask_recurrent(self)
+        record_masks(self)
 
 
 @functools.cache
@@ -255,19 +259,16 @@ def mask_recurrent(layer: keras.Layer) -> None:
             x.__class__ = masked_class(type(x))
 
 
-def record_masks(model: keras.Model) -> None:
-    """Makes the config of a model contain all its masks.
+def record_masks(layer: keras.Layer) -> None:
+    """Makes the configs of a layer or model, and of all layers inside it, contain the masks inside of them.
 
     The config of a functional or Sequential model contains those of its layers. The config of any other layer or model
-    contains the arguments of its constructor only. So the outermost of these that have masked layers inside get a
-    class that adds the masks: `RecordsMasks`.
+    contains the arguments of its constructor only. So these get a class that adds the masks: `RecordsMasks`. Those
+    inside of others get it, too, since a part of a model may be saved or cloned on its own.
 
     Args:
-        model: built `keras.Model` with masked layers.
+        layer: built `keras.Layer` or `keras.Model` with masked layers inside.
     """
-    shown = model.layers if _keras.lists_layers_in_config(model) else [model]
-    for layer in shown:
-        if layer is not model and isinstance(layer, keras.Model):
-            record_masks(layer)
-        elif not isinstance(layer, (MaskedLayer, RecordsMasks)) and has_masks(layer):
-            layer.__class__ = masked_class(type(layer))
+    for x in (layer, *flatten(layer)):
+        if not isinstance(x, (MaskedLayer, RecordsMasks)) and not _keras.lists_layers_in_config(x) and has_masks(x):
+            x.__class__ = masked_class(type(x))

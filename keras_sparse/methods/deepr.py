@@ -99,13 +99,12 @@ class DeepR(PerStepMethod):
                 "learning rate. Compile the model with a single optimizer."
             )
 
-    def start(self, model: keras.Model, optimizer: keras.Optimizer | None = None) -> None:
+    def start(self, model: keras.Model, optimizer: keras.Optimizer) -> None:
         """Negates the weights whose sign is not their fixed sign.
 
         If DeepR has trained the model with the same seed and `reading="bellec"`, all signs agree, and nothing changes.
         """
         _check_layers(model)
-        optimizer = optimizer or getattr(model, "optimizer", None)
         if self.reading == "bellec":
             for first, layer in placed(model):
                 live = _live(layer)

@@ -154,12 +154,13 @@ def report(model: keras.Model) -> Report:
     23820
     """
     check_model(model, "A keras.Model is expected.")
+    masked = masked_weights(model)
     if not model.built and not model.weights:
         raise ValueError(
             f"The model {model.name!r} is not built, and has no weights to report. Call it on a batch, or start a "
             "Sequential model with keras.Input(shape)."
         )
-    masked, uses = masked_weights(model), uses_per_input(model)
+    uses = uses_per_input(model)
     known = {id(x.variable) for x in masked}
     others = [w for w in trainable_weights(model) if id(w.variable) not in known]
     rows = tuple(_masked_row(x, uses(x.layer)) for x in masked)

@@ -57,8 +57,11 @@ class MethodInterface:
     def check(self, model: keras.Model, layers: list) -> None:
         """Raises an error if the method cannot train these weights. Called at the beginning of `fit`."""
 
-    def start(self, model: keras.Model) -> None:
-        """Prepares the model. Called before the first step of `fit`, after callbacks have restored a checkpoint."""
+    def start(self, model: keras.Model, optimizer: keras.Optimizer) -> None:
+        """Prepares the model and the state of its optimizer.
+
+        Called before the first step of `fit`, after callbacks have restored a checkpoint.
+        """
 
     def may_be_idle(self) -> bool:
         """Whether it is normal that no update of this fit dropped anything. If not, `fit` warns."""

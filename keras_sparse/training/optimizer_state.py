@@ -94,8 +94,8 @@ def momentum(optimizer, variable: keras.Variable) -> tuple:
     sgd = backend.inner_optimizer(optimizer)
     if sgd is None or not sgd.built or keras_name(sgd) != "SGD" or not sgd.momentum:
         return None, None
-    pairs = zip(_keras.trained_variables(sgd), sgd.momentums, strict=True)
-    return sgd, next((slot for v, slot in pairs if v is variable), None)
+    index = _index(_keras.trained_variables(sgd), variable)
+    return sgd, None if index is None else sgd.momentums[index]
 
 
 def keras_name(optimizer) -> str | None:

@@ -83,9 +83,6 @@ class PerStepMethod(SparseMethod):
 
     # In a custom training loop.
 
-    def start(self, model: keras.Model, optimizer: keras.Optimizer | None = None) -> None:
-        """Prepares the model and the state of `optimizer`, which is None in `fit`: that of the model."""
-
     def update(self, model, step, epoch=0, optimizer=None):
         """Acts once. Call it after every optimizer step; see `SparseMethod.update`."""
         check_optimizer(optimizer)

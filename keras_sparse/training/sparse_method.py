@@ -221,7 +221,7 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
 
     def _begin_training(self, model, epoch):
         """Begins or resumes a training; returns the step of an update that is owed, or None."""
-        self.start(model)
+        self.start(model, model.optimizer)
         last_update, owed = saved_state.resume(self, model, epoch)
         if self.owes_updates:
             self._write_state(model, last_update)

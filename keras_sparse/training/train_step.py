@@ -1,6 +1,7 @@
 """Replaces the compiled training step of a model for one `fit`, or one of its batches."""
 
 import functools
+import weakref
 
 import numpy as np
 from keras import Variable
@@ -189,6 +190,9 @@ class NextBatch:
         return backend.train_and_keep_batch(self._model, self.usual, self._count, self._keep, *arguments)
 
 
+_masks_of_last_fit = weakref.WeakKeyDictionary()  # model -> list of its mask variables
+
+
 def trace_if_masks_are_new(model) -> None:
     """Makes a model trace its steps anew if its masks are others than in the last `fit` with a method.
 
@@ -198,12 +202,12 @@ def trace_if_masks_are_new(model) -> None:
     Args:
         model: compiled `keras.Model`, in `fit`.
     """
-    masks = [x.mask.value for x in masked_weights(model)]
-    known = getattr(model.train_function, "__dict__", {}).get("masks")
-    if known is None or len(known) != len(masks) or any(a is not b for a, b in zip(known, masks, strict=True)):
+    masks, known = [x.mask.value for x in masked_weights(model)], _masks_of_last_fit.get(model, ())
+    _masks_of_last_fit[model] = masks
+    is_same = len(known) == len(masks) and all(a is b for a, b in zip(known, masks, strict=True))
+    if not is_same and _keras.is_code_of_keras(model.train_function):
         _keras.forget_compiled_functions(model)
         model.make_train_function()
-        vars(model.train_function)["masks"] = masks
 
 
 class StepsOfFit:

@@ -58,13 +58,13 @@ class Devices:
             import jax
 
             kinds = [d.device_kind for d in jax.devices() if d.platform != "cpu"]
-            names.update({kind: f"{kinds.count(kind)} used" for kind in kinds})
+            names.update(dict.fromkeys(kinds, f"{self.replicas} used"))
         elif backend == "tensorflow":
             import tensorflow as tf
 
             details = tf.config.experimental.get_device_details
             gpus = [details(d)["device_name"] for d in tf.config.list_physical_devices("GPU")]
-            names.update({gpu: f"{gpus.count(gpu)} used" for gpu in gpus})
+            names.update(dict.fromkeys(gpus, f"{self.replicas} used"))
         return ", ".join(f"{name}, {count}" for name, count in names.items())
 
 

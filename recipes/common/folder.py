@@ -68,6 +68,7 @@ class RunFolder:
 
     def _check_same(self, config):
         before = _read(self.path / "config.json")
+        before = {"recipe": config.get("recipe"), **before}  # which older versions did not write
         changed = {name: value for name, value in config.items() if name not in FREE and value != before.get(name)}
         names = {"backend": "KERAS_BACKEND", "recipe": "recipe"}  # the others are flags
         other = [
