@@ -182,7 +182,7 @@ def test_a_sweep_skips_finished_runs(tmp_path):
 @pytest.mark.parametrize(
     ("network", "more"),
     [
-        ("lenet", ["--steps=40"]),
+        ("lenet", ["--steps=20"]),
         pytest.param("wrn", ["--steps=2", "--depth=10", "--widen_factor=2"], marks=pytest.mark.long),
     ],
 )
