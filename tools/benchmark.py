@@ -49,7 +49,7 @@ from common.models import lenet_300_100, resnet, wide_resnet
 from common.options import define_flags
 from common.sequence_experiments import LSTM_MNIST, TRANSFORMER_MNIST
 from common.sequence_models import lstm, transformer
-from common.train import steps_per_execution
+from common.train import largest_divisor, steps_per_execution
 
 NETWORKS = {  # name -> (function that makes the network, its experiment, number of training images)
     "lenet": (lenet_300_100, LENET_MNIST, 60_000),
@@ -238,11 +238,6 @@ def pruning_schedule(start, period, begin, step):
     return step % period == 0, 1 - (1 - start) * 0.99 ** ((step - begin) // period)
 
 
-def _period(steps):
-    """Returns the largest divisor of a number of steps up to 100, so that each execution ends at an update."""
-    return max(n for n in range(1, min(steps, 100) + 1) if steps % n == 0)
-
-
 def recipe_options(experiment, *arguments):
     """Returns the flags of a recipe, parsed from command line arguments."""
     options = flags.FlagValues()
@@ -261,7 +256,8 @@ def benchmark_step(build, experiment, images):
             times[network].append(network.time_epoch())
     d, m, ratio = medians(times[dense], times[masked])
     print(f"{FLAGS.network}: dense {d:.2f} ms a step, masked {m:.2f} ms, masked/dense {ratio:.3f}")
-    options = recipe_options(experiment, f"--period={_period(FLAGS.steps)}")
+    # A divisor, so that each execution ends at an update.
+    options = recipe_options(experiment, f"--period={largest_divisor(FLAGS.steps, most=100)}")
     print_update_times(masked, experiment, options, images)
 
     # One `fit` for all rounds, since DeepR compiles in the first epoch of each `fit`.

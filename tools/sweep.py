@@ -95,13 +95,13 @@ class Record:
     def __init__(self, output_dir):
         self._path = output_dir / "sweep.json"
 
-    def _read(self):
+    def _flags_by_run(self):
         return _read(self._path) if self._path.exists() else {}
 
     def add(self, folder, command):
         """Writes the flags of a run that starts."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        flags_by_run = {**self._read(), folder.name: _flags(command)}
+        flags_by_run = {**self._flags_by_run(), folder.name: _flags(command)}
         new = self._path.with_name("sweep.json.new")  # A killed write must not leave an incomplete file.
         new.write_text(json.dumps(flags_by_run, indent=2, sort_keys=True) + "\n")
         new.replace(self._path)
@@ -115,7 +115,7 @@ class Record:
         given, path = _flags(command), folder / "config.json"
         config = _read(path) if path.exists() else {}
         pairs = [(name, given[name], config[name]) for name in given.keys() & config.keys() - {"recipe"}]
-        if (before := self._read().get(folder.name)) is not None:
+        if (before := self._flags_by_run().get(folder.name)) is not None:
             # An argument with its default may be given in one of them only.
             names, used = given.keys() | before.keys(), {**config, **before}
             pairs += [(name, given.get(name, _DEFAULT), used.get(name, _DEFAULT)) for name in names]
@@ -136,7 +136,7 @@ def _flags(command):
 
 def _is_same(value, used):
     """Returns whether the text of a flag is a value of JSON."""
-    if value in (str(used), json.dumps(used)) or value.lower() == str(used).lower():
+    if value.lower() in (str(used).lower(), json.dumps(used).lower()):
         return True
     try:
         return float(value) == float(used)

@@ -29,12 +29,9 @@ def is_functional(model):
     exported.
     """
     bases = keras.Sequential, keras.src.models.Functional
-    return isinstance(model, bases) and type(model).call in (base.call for base in bases) and _has_inputs(model)
-
-
-def _has_inputs(model):
-    # A Sequential model that was built for a list or dict of inputs has no graph, and raises AttributeError.
-    return bool(getattr(model, "inputs", None))
+    # A Sequential model that was built for a list or dict of inputs has no graph, and `inputs` raises AttributeError.
+    has_inputs = bool(getattr(model, "inputs", None))
+    return isinstance(model, bases) and type(model).call in (base.call for base in bases) and has_inputs
 
 
 def operation_name(operation):

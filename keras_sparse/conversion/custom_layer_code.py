@@ -100,9 +100,9 @@ def _assignments(cls):
             start = i
             while reads[start - 1].opname == "LOAD_ATTR":
                 start -= 1
-            *chain, name = [x.argval for x in reads[start:i]] or [None]
-            if start and reads[start - 1].argval in this:
-                found.add((tuple(chain), name))
+            names = [x.argval for x in reads[start:i]]
+            if names and reads[start - 1].argval in this:
+                found.add((tuple(names[:-1]), names[-1]))
     return found
 
 

@@ -13,7 +13,7 @@ from keras_sparse.conversion.layer_sparsities import layer_sparsities
 from keras_sparse.conversion.trainable_weights import check_convertible, trainable_weights
 from keras_sparse.conversion.weight_selection import names_or_function, select_weights
 from keras_sparse.layers.granularity import mask_shape
-from keras_sparse.layers.mask_in_place import mask_layer, mask_recurrent, record_masks
+from keras_sparse.layers.mask_in_place import mask_layer, record_masks
 from keras_sparse.layers.masked_weight import MaskSettings
 from keras_sparse.layers.nm_pattern import NMPattern, is_pattern
 from keras_sparse.layers.traversal import masked_weights
@@ -123,9 +123,8 @@ def sparsify(
         its_masks[weight.attribute], its_settings[weight.attribute] = mask, setting
     for layer, its_masks, its_settings in by_layer.values():
         mask_layer(twin(layer), its_masks, its_settings)
-    # Add what belongs to the model as a whole: the state of the method, fast recurrent layers, masks in configs.
+    # Add what belongs to the model as a whole: the state of the method, masks in configs and once a sequence.
     masked_weights(made)[0].mask.add_method_state()
-    mask_recurrent(made)
     record_masks(made)
     backend.track_parameters(made)
     if in_place:

@@ -131,7 +131,6 @@ class RecordsMasks:
             for entry in entries:
                 if entry["method_state"]:
                     getattr(layer, f"{entry['weight']}_mask").add_method_state()
-        mask_recurrent(self)
         record_masks(self)
 
 
@@ -252,19 +251,13 @@ def has_masks(layer: keras.Layer) -> bool:
     return any(isinstance(x, MaskedLayer) for x in (layer, *flatten(layer)))
 
 
-def mask_recurrent(layer: keras.Layer) -> None:
-    """Makes recurrent layers with masked cells, inside a layer or model, apply the masks once a sequence."""
-    for x in (layer, *flatten(layer)):
-        if isinstance(x, keras.layers.RNN) and not isinstance(x, RecordsMasks) and has_masks(x):
-            x.__class__ = masked_class(type(x))
-
-
 def record_masks(layer: keras.Layer) -> None:
     """Makes the configs of a layer or model, and of all layers inside it, contain the masks inside of them.
 
     The config of a functional or Sequential model contains those of its layers. The config of any other layer or model
     contains the arguments of its constructor only. So these get a class that adds the masks: `RecordsMasks`. Those
-    inside of others get it, too, since a part of a model may be saved or cloned on its own.
+    inside of others get it, too, since a part of a model may be saved or cloned on its own. Recurrent layers then also
+    apply the masks of their cells once a sequence; see `masked_class`.
 
     Args:
         layer: built `keras.Layer` or `keras.Model` with masked layers inside.

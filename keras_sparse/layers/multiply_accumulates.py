@@ -123,12 +123,10 @@ def _query_lengths(model: keras.Model) -> dict[int, tuple]:
     """
     lengths = {}
     for outer in (model, *flatten(model)):
-        if isinstance(outer, _ATTENTIONS) and outer.built:
-            # A subclass may be built with one shape, that of query, key and value.
-            query = (outer.get_build_config() or {}).get("shapes_dict", {}).get("query_shape") or _built_shape(outer)
-            if query:
-                others = ("key", "value")  # Keras's names of the layers that get other inputs than the query
-                lengths.update((id(x), tuple(query[1:-1])) for x in flatten(outer) if x.name not in others)
+        # The first shape is that of the query. A subclass may be built with one for query, key and value.
+        if isinstance(outer, _ATTENTIONS) and outer.built and (query := _built_shape(outer)):
+            others = ("key", "value")  # Keras's names of the layers that get other inputs than the query
+            lengths.update((id(x), tuple(query[1:-1])) for x in flatten(outer) if x.name not in others)
     return lengths
 
 

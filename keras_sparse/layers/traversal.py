@@ -73,8 +73,13 @@ def masked_layers(model: keras.Model) -> list[keras.Layer]:
     >>> [layer.name for layer in masked_layers(model)]
     ['out']
     """
+    return [x for x in _model_and_layers(model) if isinstance(x, MaskedLayer)]
+
+
+def _model_and_layers(model):
+    """Returns a tuple of a model and the layers inside it; raises ValueError if it is no Keras layer or model."""
     check_model(model, "A keras.Model is expected, with masked layers such as keras_sparse.sparsify makes.")
-    return [x for x in (model, *flatten(model)) if isinstance(x, MaskedLayer)]
+    return (model, *flatten(model))
 
 
 def check_model(model, expected: str, kind: type = keras.Layer) -> None:
@@ -105,9 +110,10 @@ def masked_weights(model: keras.Model) -> list[MaskedWeight]:
     Raises:
         ValueError: if `model` is no Keras layer or model, or a masked layer is not built.
     """
-    weights = [w for layer in masked_layers(model) for w in layer.masked_weights]
+    layers = _model_and_layers(model)
+    weights = [w for x in layers if isinstance(x, MaskedLayer) for w in x.masked_weights]
     # A model that `from_config` has made gets its masks when it is built.
-    pending = [x.name for x in (model, *flatten(model)) if getattr(x, "pending_masks", None)]
+    pending = [x.name for x in layers if getattr(x, "pending_masks", None)]
     unbuilt = [*(w.layer.name for w in weights if not w.built), *pending]
     if unbuilt:
         raise ValueError(

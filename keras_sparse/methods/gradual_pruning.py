@@ -98,9 +98,9 @@ class GradualPruning(SparseMethod):
     Args:
         schedule: function `step -> (due, sparsity)`: whether to prune before that training step, and the sparsity to
             prune to. Steps are those of the optimizer, which a second `fit` continues, and count from 1 as in TF-MOT.
-            `keras_sparse.schedules.polynomial_decay` returns the paper's
-            schedule. Schedules of TF-MOT, such as `tfmot.sparsity.keras.PolynomialDecay(...)`, are accepted, too: one
-            with int attributes `begin_step` and `frequency` is only asked at the steps that are so given.
+            `keras_sparse.schedules.polynomial_decay` returns the paper's schedule. Schedules of TF-MOT, such as
+            `tfmot.sparsity.keras.PolynomialDecay(...)`, are accepted, too: one with int attributes `begin_step` and
+            `frequency` is only asked at the steps that are so given.
         scope: "layer" prunes each layer to the sparsity. "network" prunes all layers together, by one threshold, to
             that sparsity; layers whose mask elements hold different numbers of weights are pruned separately.
         until: int, the number of epochs after which the masks stay fixed; None for no end.
@@ -156,8 +156,8 @@ class GradualPruning(SparseMethod):
         return abs(sparsity(trainable_masked_weights(self.model)) - self._sparsity()) < 0.01
 
     def logs(self) -> dict:
-        """Returns the scheduled sparsity, for the logs of the epoch."""
-        # That of the last pruning, which a resumed `fit` reads from the model.
+        """Returns the scheduled sparsity of the last pruning, for the logs of the epoch."""
+        # Read from the model, so that a resumed `fit` knows the step of a pruning before it.
         last = read_state(self.model).last_update
         return {"target_sparsity": self._ask(max(last, 0) + 1)[1]}
 
@@ -175,7 +175,8 @@ class GradualPruning(SparseMethod):
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Warns in the first epoch of `fit` if the schedule has ended, and the model is not as sparse as it says."""
-        is_first, before = self.update_schedule.started is None, read_state(self.model).method
+        is_first = self.update_schedule.started is None
+        before = read_state(self.model).method if is_first else None
         super().on_epoch_begin(epoch, logs)
         last, started = self._end_step(), self.update_schedule.started
         # A schedule that has been followed may not have reached its sparsity: layers keep at least one element.

@@ -281,7 +281,12 @@ def steps_per_execution(steps, most):
     """
     if keras.backend.backend() != "tensorflow":
         return 1
-    return max(n for n in range(1, min(most, 100) + 1) if steps % n == 0)
+    return largest_divisor(steps, min(most, 100))
+
+
+def largest_divisor(number, most):
+    """Returns the largest divisor of a number that is at most `most`."""
+    return max(n for n in range(1, min(number, most) + 1) if number % n == 0)
 
 
 def _output_path(experiment, options):
