@@ -63,9 +63,11 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture(autouse=True)
-def _same_seed():
+def _same_start():
+    """Makes a test independent of those before it, which took names such as "dense" and random numbers."""
     import keras
 
+    keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(1)
 
 

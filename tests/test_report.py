@@ -23,8 +23,8 @@ def test_a_small_net_by_hand():
     report = ks.report(model)
     a, b = report.layers
     assert (a.weights, a.live, a.density, a.macs, a.dense_macs) == (6, 2, 1 / 3, 2, 6)
-    assert (a.dead_inputs, a.dead_units) == (1, 1)
-    assert (b.live, b.dead_inputs, b.dead_units) == (2, 0, 1)
+    assert (a.dead_inputs, a.dead_outputs) == (1, 1)
+    assert (b.live, b.dead_inputs, b.dead_outputs) == (2, 0, 1)
     assert (report.sparse_weights, report.live_weights, report.dense_parameters, report.parameters) == (10, 4, 4, 8)
     assert report.sparsity == pytest.approx(0.6)
     assert report.dense_bytes == 14 * 4
@@ -65,10 +65,10 @@ def test_dead_units_of_slices_and_other_axes():
     model = ks.sparsify(model, 0.5, granularity="kernel_slice")
     model = with_masks(model, [np.reshape([[1, 1, 0, 0], [0, 0, 0, 0], [0, 1, 0, 0]], (1, 1, 3, 4))])
     row = ks.report(model).layers[0]
-    assert (row.live, row.dead_inputs, row.dead_units) == (27, 1, 2)
+    assert (row.live, row.dead_inputs, row.dead_outputs) == (27, 1, 2)
     transposed = ks.sparsify(keras.Sequential([keras.Input((4, 4, 3)), layers.Conv2DTranspose(2, 1)]), 0.5)
     row = ks.report(with_masks(transposed, [np.reshape([[1, 0, 0], [0, 0, 0]], (1, 1, 2, 3))])).layers[0]
-    assert (row.dead_inputs, row.dead_units) == (2, 1)
+    assert (row.dead_inputs, row.dead_outputs) == (2, 1)
 
 
 def test_a_model_without_masks_has_only_sums():

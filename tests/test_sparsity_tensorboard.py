@@ -73,7 +73,7 @@ def test_numbers_of_each_weight_are_those_of_the_model(blobs, tmp_path):
         now = {tag: dict(values)[epoch] for tag, values in written.items()}
         for row in report.layers:
             assert now[f"density/{row.name}"] == pytest.approx(row.density)
-            expected = (row.live, row.macs, row.dead_inputs, row.dead_units)
+            expected = (row.live, row.macs, row.dead_inputs, row.dead_outputs)
             assert tuple(now[f"{x}/{row.name}"] for x in ("live", "macs", "dead_inputs", "dead_outputs")) == expected
         assert (now["network/live"], now["network/macs"]) == (report.live_weights, report.macs)
         for name in ("dropped", "grown"):  # all updates of the epoch, not the difference of its masks

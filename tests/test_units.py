@@ -113,7 +113,7 @@ def test_units_are_those_that_the_layer_connects(drawn, data):
     row = ks.report(model).layers[0]
     heard = by_unit(numpy(layer(each_unit(shape, inputs))), outputs).any(axis=-1)
     assert row.dead_inputs == np.count_nonzero(~heard.any(axis=1))
-    assert row.dead_units == np.count_nonzero(~heard.any(axis=0))
+    assert row.dead_outputs == np.count_nonzero(~heard.any(axis=0))
 
     # Growth between live units.
     (tensor,) = layer_states(layer.masked_weights)
@@ -142,7 +142,7 @@ def test_a_grouped_convolution_by_hand():
     mask = np.zeros((3, 3, 2, 16), bool)
     mask[1, 2, 0, 0] = mask[0, 0, 0, 3] = mask[1, 1, 1, 15] = mask[2, 2, 0, 4] = True  # inputs 0, 0, 7, 2
     row = one(layers.Conv2D(16, 3, groups=4), (10, 9, 8), mask)
-    assert (row.weights, row.live, row.dead_inputs, row.dead_units) == (288, 4, 5, 12)
+    assert (row.weights, row.live, row.dead_inputs, row.dead_outputs) == (288, 4, 5, 12)
     assert (row.macs, row.dense_macs) == (4 * 8 * 7, 288 * 8 * 7)
 
 
@@ -151,7 +151,7 @@ def test_a_transposed_convolution_by_hand():
     mask = np.zeros((2, 2, 3, 4), bool)
     mask[0, 1, 2, 0] = mask[1, 1, 2, 3] = True
     row = one(layers.Conv2DTranspose(3, 2, strides=2), (5, 6, 4), mask)
-    assert (row.weights, row.live, row.dead_inputs, row.dead_units) == (48, 2, 2, 2)
+    assert (row.weights, row.live, row.dead_inputs, row.dead_outputs) == (48, 2, 2, 2)
     assert (row.macs, row.dense_macs) == (60, 48 * 30)
 
 
@@ -160,7 +160,7 @@ def test_a_depthwise_convolution_by_hand():
     mask = np.zeros((2, 2, 3, 2), bool)
     mask[0, 0, 1, 0] = mask[1, 0, 1, 1] = mask[1, 1, 1, 1] = True
     row = one(layers.DepthwiseConv2D(2, depth_multiplier=2), (5, 4, 3), mask)
-    assert (row.weights, row.live, row.dead_inputs, row.dead_units) == (24, 3, 2, 4)
+    assert (row.weights, row.live, row.dead_inputs, row.dead_outputs) == (24, 3, 2, 4)
     assert (row.macs, row.dense_macs) == (36, 24 * 12)
 
 
@@ -169,7 +169,7 @@ def test_heads_by_hand():
     mask = np.zeros((2, 3, 2), bool)
     mask[0, 0, 1] = mask[1, 0, 0] = mask[1, 1, 0] = True
     row = one(layers.EinsumDense("abhd,hde->abhe", (None, 2, 2)), (5, 2, 3), mask)
-    assert (row.weights, row.live, row.dead_inputs, row.dead_units) == (12, 3, 3, 2)
+    assert (row.weights, row.live, row.dead_inputs, row.dead_outputs) == (12, 3, 3, 2)
     assert (row.macs, row.dense_macs) == (15, 60)
 
 

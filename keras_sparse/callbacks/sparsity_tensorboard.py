@@ -232,7 +232,7 @@ def _mask_scalars(statistics, dropped, grown, explored):
     """
     scalars, network = {}, dict.fromkeys(("live", "dropped", "grown", "dead_inputs", "dead_outputs"), 0)
     for row, *changes, fraction in zip(statistics.layers, dropped, grown, explored, strict=True):
-        counts = dict(zip(network, (row.live, *changes, row.dead_inputs, row.dead_units), strict=True))
+        counts = dict(zip(network, (row.live, *changes, row.dead_inputs, row.dead_outputs), strict=True))
         network = {name: network[name] + value for name, value in counts.items()}
         of_layer = {"density": row.density, "explored": fraction, "macs": row.macs, **counts}
         scalars |= {f"{name}/{row.name}": value for name, value in of_layer.items()}

@@ -9,6 +9,7 @@ import collections
 import copy
 import enum
 import functools
+import random
 import sys
 import types
 import weakref
@@ -18,19 +19,20 @@ import keras
 import numpy as np
 
 from keras_sparse import _keras, backend
-from keras_sparse.conversion.object_graph import References, attributes_of, has_contents, is_plain_object
+from keras_sparse.conversion.object_graph import References, attributes_of, globals_of, has_contents, is_plain_object
 
 _CONSTANTS = (bool, int, float, complex, str, bytes, type, types.ModuleType, enum.Enum)
 _CONTAINERS = (list, tuple, dict, set, frozenset)
+_STATEFUL = (np.ndarray, np.random.Generator, np.random.RandomState, random.Random, bytearray)
 
 
 def copy_model(model: keras.Model) -> tuple[keras.Model, Callable]:
     """Copies a model, with new variables. The copy is not compiled.
 
     Layers, nested models, wrappers, adapted state and the graph of a functional model are copied, and keep class, name
-    and path. Functions, classes and lookup tables are shared with the original, but a function with a layer or
-    variable in its closure is copied. Like every Keras model, the copy belongs to the distribution strategy in whose
-    scope it is made.
+    and path. Functions, classes and lookup tables are shared with the original, but a function that refers to a layer
+    or variable, by its closure or by a global name, is copied. Like every Keras model, the copy belongs to the
+    distribution strategy in whose scope it is made.
 
     Args:
         model: built `keras.Model` of any kind.
@@ -78,7 +80,7 @@ class _Copier:
         # Values: variables, arrays, and tensors of the backend.
         if isinstance(value, keras.Variable):
             return self._copy_variable(value)
-        if isinstance(value, (np.ndarray, np.random.Generator, np.random.RandomState)):
+        if isinstance(value, _STATEFUL):
             return self._note(value, copy.deepcopy(value))
         if (
             not isinstance(value, keras.Layer)
@@ -102,7 +104,8 @@ class _Copier:
         if isinstance(value, keras.DTypePolicy):
             return value
         if not is_plain_object(value):
-            return self._copy_holder(value) if self._references.refers_to_keras(value) else value
+            holds = isinstance(value, collections.deque) or self._references.refers_to_keras(value)
+            return self._copy_holder(value) if holds else value
         new = self._note(value, object.__new__(type(value)))
         self._unfilled.append((value, new))
         return new
@@ -155,9 +158,13 @@ class _Copier:
     def _copy_container(self, value):
         cls = type(value)
         if cls.__module__.startswith("tensorflow."):
-            # TensorFlow wraps containers for its checkpoints. Copy them as plain containers.
-            cls = next(c for c in _CONTAINERS if isinstance(value, c))
-            return self._note(value, self._copy_container(cls(value)))
+            # TensorFlow wraps containers for its checkpoints. Copy them as plain containers: what a wrapper has inside,
+            # which may be a namedtuple, or the elements of its own kind of list.
+            plain = getattr(value, "__wrapped__", None)
+            if plain is None:
+                plain = next(c for c in _CONTAINERS if isinstance(value, c))(value)
+            self._originals.append(plain)
+            return self._note(value, self._copy_container(plain))
         if isinstance(value, (tuple, frozenset)):
             items = [self.copy(x) for x in value]
             if all(a is b for a, b in zip(items, value, strict=True)):
@@ -183,8 +190,12 @@ class _Copier:
 
     def _copy_function(self, value):
         cells = tuple(types.CellType() for _ in value.__closure__ or ())
-        new = types.FunctionType(value.__code__, value.__globals__, value.__name__, None, cells or None)
+        # The copy has the globals of the module as they are now, if layers or variables are among those that it reads.
+        read = {k: v for k, v in globals_of(value).items() if _is_of_keras(v) or self._references.refers_to_keras(v)}
+        names = {**value.__globals__} if read else value.__globals__
+        new = types.FunctionType(value.__code__, names, value.__name__, None, cells or None)
         self._note(value, new)
+        names.update({k: self.copy(v) for k, v in read.items()})
         for cell, old in zip(cells, value.__closure__ or (), strict=True):
             if has_contents(old):
                 cell.cell_contents = self.copy(old.cell_contents)
@@ -276,6 +287,10 @@ class _Copier:
             _keras.add_call(operation, new)
         for node in nodes:
             _keras.add_uses(self.copy(node))
+
+
+def _is_of_keras(value):
+    return isinstance(value, (keras.Operation, keras.Variable, keras.KerasTensor))
 
 
 def _reduced(value):

@@ -10,6 +10,9 @@ import keras
 from keras_sparse.layers.mask_in_place import plain_class
 
 _WEIGHT_LISTS = {"weights", "trainable_weights", "variables", "trainable_variables"}
+_ASSIGN = ("assign", "assign_add", "assign_sub")
+_NOT_IN_CALL = ("build", "get_config", "from_config", "compute_output_shape", "compute_output_spec")  # of other times
+_READS = ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR")  # bytecode that reads an attribute, in Python 3.11 to 3.14
 _LIBRARIES = ("keras", "keras_sparse", "tensorflow", "torch", "builtins")  # whose classes read weights by public names
 
 
@@ -20,7 +23,7 @@ def why_mask_has_no_effect(
 
     A mask replaces the attribute by a property. A class may read the variable by another attribute, a list such as
     `self.trainable_weights`, or, in a subclass of Keras's layers, by the private name: `self._kernel` instead of
-    `self.kernel`. The `call` of a layer around it may do the latter two as well.
+    `self.kernel`. The `call` of a layer around it may do the latter two as well, and what `call` calls.
 
     Args:
         layer: `keras.Layer`.
@@ -29,13 +32,15 @@ def why_mask_has_no_effect(
         around: layers that have the layer inside.
     """
     for outer in (layer, *around):
-        read = {name for cls in _custom_classes(outer) for name in _names_in(cls, "call")}
+        read = {pair for cls, method in _methods_of_call(outer) for pair in _reads(cls, method)}
         # Models list their weights for penalties, and compute with their layers.
         lists = set() if isinstance(outer, keras.Model) else _WEIGHT_LISTS
-        if found := sorted(read & {*lists, f"_{attribute}"}):
-            return f"is read by `{found[0]}` in the `call` of {outer.name!r}, which gives the weight without the mask"
-        assigned = {pair for cls in _custom_classes(outer) for pair in _assignments(cls)}
-        if any(name == attribute and _find(outer, chain) is layer for chain, name in assigned):
+        found = {name for _, name in read if name in lists}
+        found |= {f"_{attribute}" for chain, name in read if name == f"_{attribute}" and _may_be(outer, chain, layer)}
+        if found:
+            return f"is read by `{min(found)}` in the `call` of {outer.name!r}, which gives the weight without the mask"
+        assigned = [chain for chain, name in read if name in _ASSIGN and chain and chain[-1] == attribute]
+        if any(_may_be(outer, chain[:-1], layer) for chain in assigned):
             return f"is assigned to in the `call` of {outer.name!r}, and a masked weight is no variable there"
     own = _custom_classes(layer)
     if not own:
@@ -48,6 +53,17 @@ def why_mask_has_no_effect(
     if any(f"_{attribute}" in _names_in(cls) for cls in own):
         return f"is read as `_{attribute}` by its layer's class, which is the weight without the mask"
     return None
+
+
+def _methods_of_call(layer):
+    """Returns `(class, name)` of `call` and the methods and properties of custom classes that it uses, at any depth."""
+    found, classes = [], _custom_classes(layer)
+    names = ["call"]
+    for name in names:
+        for cls in (x for x in classes if name in vars(x)):
+            found.append((cls, name))
+            names += [x for x in _names_in(cls, name) if x not in names and x not in _NOT_IN_CALL]
+    return found
 
 
 def _custom_classes(layer):
@@ -69,48 +85,41 @@ def _elements(value):
     return value if isinstance(value, (list, tuple)) else ()
 
 
-@functools.lru_cache(1000)
 def _names_in(cls, method=None):
     """Returns the names of attributes that the methods of a class read, or one of them, and the strings in them."""
-    names = set()
-    values = vars(cls).values() if method is None else [vars(cls).get(method)]
-    codes = [code for value in values for code in _codes(value)]
-    for code in codes:
-        names |= {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_ATTR", "LOAD_METHOD")}
-        names |= {x for x in code.co_consts if isinstance(x, str)}
-        codes += [x for x in code.co_consts if isinstance(x, types.CodeType)]  # of functions inside of a method
-    return names
+    return {name for x in (vars(cls) if method is None else [method]) for _, name in _reads(cls, x)}
 
 
 @functools.lru_cache(1000)
-def _assignments(cls):
-    """Returns the variables to which the `call` of a class assigns, as in `self.block.conv.kernel.assign(x)`.
+def _reads(cls, method):
+    """Returns the attributes that a method of a class reads, and how it comes to them.
 
     Returns:
-        Set of `(chain, name)`: ("block", "conv") and "kernel" in the example.
+        Set of `(chain, name)`: `self.block.conv.kernel` gives (("block", "conv"), "kernel") among others. The chain is
+        None if it does not begin with `self`, and for strings, which may be names.
     """
-    found, codes = set(), _codes(vars(cls).get("call"))
+    found, codes = set(), _codes(vars(cls).get(method))
     this = codes[0].co_varnames[:1] if codes else ()
     for code in codes:
         codes += [x for x in code.co_consts if isinstance(x, types.CodeType)]  # of functions inside of a method
-        reads = [i for i in dis.get_instructions(code) if i.opname != "CACHE"]
-        for i, read in enumerate(reads):
-            if read.argval not in ("assign", "assign_add", "assign_sub"):
+        found |= {(None, x) for x in code.co_consts if isinstance(x, str)}
+        steps = [i for i in dis.get_instructions(code) if i.opname != "CACHE"]
+        for i, step in enumerate(steps):
+            if step.opname not in _READS:
                 continue
             start = i
-            while reads[start - 1].opname == "LOAD_ATTR":
+            while start and steps[start - 1].opname == "LOAD_ATTR":
                 start -= 1
-            names = [x.argval for x in reads[start:i]]
-            if names and reads[start - 1].argval in this:
-                found.add((tuple(names[:-1]), names[-1]))
+            from_self = start and steps[start - 1].argval in this
+            found.add((tuple(x.argval for x in steps[start:i]) if from_self else None, step.argval))
     return found
 
 
-def _find(layer, chain):
-    """Returns the attribute of an attribute of a layer, and so on; None if there is none."""
-    for name in chain:
-        layer = getattr(layer, name, None)
-    return layer
+def _may_be(outer, chain, layer):
+    """Returns whether attributes of attributes of a layer lead to another one, or may do so, if they are unknown."""
+    for name in chain or ():
+        outer = getattr(outer, name, None)
+    return chain is None or outer is layer
 
 
 # Where methods, properties, decorated functions and functions compiled by TensorFlow hold what they call.

@@ -1,5 +1,6 @@
 """Finds out which objects refer to layers and variables, so that a copy of a model must copy them, too."""
 
+import dis
 import functools
 import gc
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 _SHARED_PACKAGES = sys.stdlib_module_names | {"numpy", "tensorflow", "jax", "jaxlib", "torch", "absl", "ml_dtypes"}
 _NO_REFERENCES = (str, bytes, bytearray, int, float, complex, type(None), np.ndarray, np.generic)
 _NOT_FOLLOWED = (type, types.ModuleType, types.FrameType, types.CodeType, types.BuiltinFunctionType, *_NO_REFERENCES)
+_FOLLOWED_FOR_VARIABLES = (types.FunctionType, functools.partial, list, tuple, dict)
 _MOST_OBJECTS = 1_000_000  # that are looked at for one object
 
 
@@ -31,7 +33,7 @@ class References:
     def refers_to_keras(self, value) -> bool:
         """Returns whether a function or an object of a shared package refers to a layer, a variable or their tensors.
 
-        Functions refer to what is in their closure, defaults and attributes, but not to global names.
+        Functions refer to what is in their closure, defaults and attributes, and to the global names that they read.
         """
         if id(value) not in self._known:
             self._known[id(value)] = self._search(value)
@@ -39,8 +41,7 @@ class References:
         return self._known[id(value)]
 
     def _search(self, value):
-        # Objects of TensorFlow, JAX and PyTorch share state with many others. Only functions compiled by them matter.
-        if not isinstance(value, types.FunctionType) and not _is_of_stdlib(value) and not callable(value):
+        if not _may_refer_to_keras(value):
             return False
         seen, queue = {id(value)}, [value]
         for x in queue:
@@ -60,15 +61,18 @@ class References:
         return False
 
 
-def _is_of_stdlib(value):
-    return type(value).__module__.split(".")[0] in sys.stdlib_module_names
+def _may_refer_to_keras(value):
+    # Objects of TensorFlow, JAX and PyTorch share state with many others. Only functions compiled by them matter.
+    is_of_stdlib = type(value).__module__.split(".")[0] in sys.stdlib_module_names
+    return callable(value) or is_of_stdlib or is_plain_object(value)
 
 
 def _referents(value):
     """Returns the objects that an object refers to."""
     if isinstance(value, types.FunctionType):
         held = [c.cell_contents for c in value.__closure__ or () if has_contents(c)]
-        return [*held, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values(), *vars(value).values()]
+        held += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values(), *vars(value).values()]
+        return [*held, *globals_of(value).values()]
     if type(value) in weakref.ProxyTypes:
         return [value.__dir__.__self__]
     if isinstance(value, weakref.ref):
@@ -77,6 +81,17 @@ def _referents(value):
         return [value.func, *value.args, *value.keywords.values()]
     wrapped = vars(value).get("__wrapped__") if hasattr(value, "__dict__") else getattr(value, "__wrapped__", None)
     return [*gc.get_referents(value), *([] if wrapped is None else [wrapped])]
+
+
+def variables_in(function) -> list[keras.Variable]:
+    """Returns the variables that a function refers to itself, and not by the layer that has them."""
+    seen, queue = {id(function)}, [function]
+    for x in queue:
+        for y in _referents(x):
+            if id(y) not in seen and isinstance(y, (keras.Variable, *_FOLLOWED_FOR_VARIABLES)):
+                seen.add(id(y))
+                queue.append(y)
+    return [x for x in queue if isinstance(x, keras.Variable)]
 
 
 def is_plain_object(value) -> bool:
@@ -89,6 +104,21 @@ def is_plain_object(value) -> bool:
     except TypeError:  # a class implemented in C
         return False
     return True
+
+
+def globals_of(function) -> dict:
+    """Returns the global objects that a function reads, by name; none if it is of a shared package or of Keras."""
+    if (function.__module__ or "").split(".")[0] in _SHARED_PACKAGES | {"keras"}:
+        return {}
+    found = {name: function.__globals__.get(name) for name in _global_names(function.__code__)}
+    return {k: v for k, v in found.items() if not isinstance(v, _NOT_FOLLOWED) and _may_refer_to_keras(v)}
+
+
+@functools.lru_cache(1000)
+def _global_names(code):
+    """Returns the global names that code reads, also in the functions that it defines."""
+    names = {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return names.union(*(_global_names(x) for x in code.co_consts if isinstance(x, types.CodeType)))
 
 
 def attributes_of(value) -> dict:

@@ -10,8 +10,8 @@ from keras_sparse import _keras, backend, distributions
 from keras_sparse.conversion.copying import copy_model
 from keras_sparse.conversion.initial_masks import INITIAL, is_trained, masks_by_magnitude, masks_of_zeros
 from keras_sparse.conversion.layer_sparsities import layer_sparsities
-from keras_sparse.conversion.trainable_weights import check_convertible, trainable_weights
-from keras_sparse.conversion.weight_selection import names_or_function, select_weights
+from keras_sparse.conversion.trainable_weights import check_convertible, layers_without_weights, trainable_weights
+from keras_sparse.conversion.weight_selection import layers_kept_dense, names_or_function, select_weights
 from keras_sparse.layers.granularity import mask_shape
 from keras_sparse.layers.mask_in_place import mask_layer, record_masks
 from keras_sparse.layers.masked_weight import MaskSettings
@@ -109,6 +109,8 @@ def sparsify(
     for w in weights:  # before anything changes, which may be the model itself
         mask_shape(granularity, w.shape, w.spatial_rank)
         NMPattern.of(granularity, w.shape, w.units.input_axis)
+    if sparsities is None:
+        _warn_of_unbuilt(model, keep_dense)
     if sparsity is not None and initial == "random":
         _warn_of_frozen(weights)
     _warn_of_coverage(model, weights, [w for w in all_weights if w not in weights and w not in kept])
@@ -168,6 +170,17 @@ def _as_blocks(granularity, weights):
     except ValueError:
         return f"{granularity[0]}x{granularity[1]}"
     return granularity
+
+
+def _warn_of_unbuilt(model, keep_dense):
+    """Warns if layers have no weights to mask, since nothing has called them."""
+    unbuilt = [x.name for x in layers_without_weights(model) if id(x) not in layers_kept_dense(model, keep_dense)]
+    if unbuilt:
+        warnings.warn(
+            f"Layers of {model.name!r} have no weights yet, and stay dense: {unbuilt}. If the model uses them only in "
+            "training, call it once with training=True before `sparsify`; if not at all, name them by `keep_dense`.",
+            stacklevel=3,
+        )
 
 
 def _warn_of_frozen(weights):

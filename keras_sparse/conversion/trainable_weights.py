@@ -1,12 +1,15 @@
 """Lists the trainable weights of a model, and tells of each whether it can be masked."""
 
 import dataclasses
+import functools
 import math
+import types
 
 import keras
 
 from keras_sparse import _keras
 from keras_sparse.conversion.custom_layer_code import why_mask_has_no_effect
+from keras_sparse.conversion.object_graph import variables_in
 from keras_sparse.layers import kinds
 from keras_sparse.layers.connected_units import Units, units_of
 from keras_sparse.layers.mask_in_place import plain_class
@@ -36,7 +39,7 @@ class TrainableWeight:
         layer: the layer that has the weight.
         attribute: str, the attribute of the layer; None if the layer has the weight in a list or dict.
         variable: `keras.Variable`.
-        other: another layer that has the same variable, or None.
+        other: another layer or operation that has the same variable, or None.
         around: tuple of the layers and models that have the layer inside.
     """
 
@@ -85,10 +88,16 @@ class TrainableWeight:
         """Returns whether `name` is that of the layer, of one around it, or consecutive parts of the weight's path."""
         return any(name in (x.name, x.path) for x in (self.layer, *self.around)) or is_part(name, self.path)
 
-    def depth_of(self, name: str) -> int:
-        """Returns at which part of the weight's path a name ends, counted from 1; 0 if it is not in the path."""
+    def depth_of(self, name: str) -> tuple[int, int]:
+        """Returns how close to the weight a name is: the larger, the closer.
+
+        Returns:
+            Tuple of ints: at which part of the weight's path the name ends, counted from 1, or 0 if it is not in the
+            path, as the name of a nested model; and the position in `around` of the innermost layer of the name, or -1.
+        """
         path = f"/{self.path}/"
-        return path[: path.rfind(f"/{name}/") + len(name) + 1].count("/") if f"/{name}/" in path else 0
+        part = path[: path.rfind(f"/{name}/") + len(name) + 1].count("/") if f"/{name}/" in path else 0
+        return part, max((i for i, x in enumerate(self.around) if name in (x.name, x.path)), default=-1)
 
     def unmaskable(self) -> str | None:
         """Returns the reason why the weight cannot be masked, a phrase; None if it can."""
@@ -99,7 +108,8 @@ class TrainableWeight:
         if self.attribute is None:
             return "is held in a list or dict, and not as an attribute of its layer"
         if self.other is not None:
-            return f"is shared with the layer {self.other.name!r}"
+            kind = "layer" if isinstance(self.other, keras.Layer) else "operation"
+            return f"is shared with the {kind} {self.other.name!r}"
         return why_mask_has_no_effect(self.layer, self.attribute, self.variable, self.around)
 
     def dense_reason(self) -> str:
@@ -129,12 +139,16 @@ def trainable_weights(model: keras.Model) -> list[TrainableWeight]:
         for x in flatten(outer):
             if id(x) in around:
                 around[id(x)].append(outer)
-    found = {}
+    found, used = {}, _used_by_others(layers)
     for layer in layers:
         held = {id(v): name for name, v in vars(layer).items() if isinstance(v, keras.Variable)}
         for variable in _keras.own_weights(layer):
             weight = TrainableWeight(
-                layer, _public_name(layer, held.get(id(variable))), variable, around=tuple(around[id(layer)])
+                layer,
+                _public_name(layer, held.get(id(variable))),
+                variable,
+                used.get(id(variable)),
+                tuple(around[id(layer)]),
             )
             # A variable of two layers cannot be masked by one of them. SpectralNormalization is an exception: it has
             # the kernel of its layer as well, and only divides it by a number.
@@ -144,6 +158,25 @@ def trainable_weights(model: keras.Model) -> list[TrainableWeight]:
             elif not isinstance(layer, keras.layers.SpectralNormalization):
                 found[id(variable)] = dataclasses.replace(known, other=layer)
     return list(found.values())
+
+
+def _used_by_others(layers):
+    """Returns the layers and operations that use the variables of other layers: dict from the ids of the variables.
+
+    An operation of a functional model may have a variable as its argument, as in `ops.matmul(x, layer.kernel)`, and a
+    function, as of a Lambda layer, in its closure. Neither would read the mask.
+    """
+    used = {}
+    for layer in layers:
+        if isinstance(layer, keras.Function):
+            for node in _keras.graph_nodes(layer):
+                arguments = keras.tree.flatten((node.arguments.args, node.arguments.kwargs))
+                used.update((id(x), node.operation) for x in arguments if isinstance(x, keras.Variable))
+        # The functions of a model are its losses and training steps, which may list weights for a penalty.
+        held = () if isinstance(layer, keras.Model) else vars(layer).values()
+        functions = [x for x in held if isinstance(x, (types.FunctionType, functools.partial))]
+        used.update((id(v), layer) for f in functions for v in variables_in(f))
+    return used
 
 
 def _public_name(layer, name):
@@ -160,10 +193,21 @@ def _public_name(layer, name):
 def check_convertible(model, function: str) -> None:
     """Raises ValueError unless `model` is a built `keras.Model`. `function` is its name in the message."""
     check_model(model, f"`{function}` takes a keras.Model.", keras.Model)
-    maskable = (MaskedLayer, *(c for classes, _ in MASKED_BY_DEFAULT for c in classes))
-    unbuilt = [x.name for x in flatten(model) if isinstance(x, maskable) and not x.built]
-    if not model.built or unbuilt:
+    unbuilt, layers = layers_without_weights(model), list(filter(_is_of_maskable_class, flatten(model)))
+    # A plain layer may never be called, or in training only.
+    are_missing = unbuilt == layers or any(isinstance(x, MaskedLayer) for x in unbuilt)
+    if not model.built or (unbuilt and are_missing):
+        names = [x.name for x in unbuilt]
         raise ValueError(
             f"`{function}` needs a built model: this one has no weights yet. Received: {model.name!r}, not built. "
-            f"Start it with keras.Input(shape), or call it on a batch. Layers without weights: {unbuilt}."
+            f"Start it with keras.Input(shape), or call it on a batch. Layers without weights: {names}."
         )
+
+
+def layers_without_weights(model: keras.Model) -> list[keras.Layer]:
+    """Returns the layers of the classes in `MASKED_BY_DEFAULT`, and masked ones, that are not built."""
+    return [x for x in flatten(model) if _is_of_maskable_class(x) and not x.built]
+
+
+def _is_of_maskable_class(layer):
+    return isinstance(layer, MaskedLayer) or is_masked_by_default(layer)

@@ -54,7 +54,7 @@ def select_weights(
         ValueError: if there is nothing to mask, a named weight cannot be masked, a name is unknown, or weights that
             `keep_dense` does not select have masks already.
     """
-    dense_layers = _layers_kept_dense(model, keep_dense)
+    dense_layers = layers_kept_dense(model, keep_dense)
     kept = _kept_dense(model, weights, keep_dense, dense_layers)
     masked = list(dict.fromkeys(w.layer.name for w in weights if isinstance(w.layer, MaskedLayer) and w not in kept))
     if masked:
@@ -76,7 +76,10 @@ def select_weights(
             "EinsumDense and recurrent layers that `keep_dense` does not keep, and those that `include` names. The "
             f"model's layers: {sorted({type(x).__name__ for x in flatten(model)})}."
         )
-    maskable = [x for x in flatten(model) if is_masked_by_default(x) and id(x) not in dense_layers]
+    # Without names, all layers of these classes are meant, also quantized ones, whose kernel is no trainable weight.
+    partly_kept = {id(w.layer) for w in kept}
+    maskable = [] if sparsities is not None else [x for x in flatten(model) if is_masked_by_default(x)]
+    maskable = [x for x in maskable if id(x) not in dense_layers | partly_kept]
     if modified := list(dict.fromkeys(x.name for x in (*maskable, *(w.layer for w in found)) if is_modified(x))):
         raise ValueError(
             f"LoRA-enabled and quantized layers cannot be masked: {modified}. Give `sparsify` the model as it was "
@@ -94,10 +97,10 @@ def named_sparsity(weight: TrainableWeight, sparsities: dict) -> float | None:
     # A name of an attention layer does not mean the biases inside.
     if is_masked_by_default(weight.layer) and not weight.masked_by_default:
         names = [n for n in names if n.split("/")[-1] == weight.attribute]
-    return sparsities[max(names, key=lambda n: (n.count("/"), weight.depth_of(n)))] if names else None
+    return sparsities[max(names, key=lambda n: (n.count("/"), *weight.depth_of(n)))] if names else None
 
 
-def _layers_kept_dense(model, keep_dense):
+def layers_kept_dense(model, keep_dense):
     """Returns the ids of the layers that `keep_dense` selects, and of those inside of them."""
 
     def is_named(layer):

@@ -73,8 +73,8 @@ class Units:
 
     @property
     def input_axis(self) -> int:
-        """The axis of the kernel along which the inputs of one output unit lie."""
-        return max(set(self.inputs) - set(self.outputs), default=self.inputs[-1])
+        """The axis of the kernel along which the inputs of one output unit lie; the last one if there are no inputs."""
+        return max(set(self.inputs) - set(self.outputs), default=[len(self.kernel) - 1, *self.inputs][-1])
 
     def _size(self, axes):
         kernel = self.split(self.kernel)

@@ -44,7 +44,7 @@ class RecordsMasks:
     def get_config(self):
         """Returns the config of the plain layer, as Keras serializes it, and the settings of all masks inside it."""
         # An address finds the layer after loading. The class is saved to check that it is the same layer.
-        masks = [
+        masks = self.pending_masks or [
             {
                 "layer": address,
                 "class": plain_class(layer).__name__,
@@ -154,10 +154,20 @@ def masked_class(cls: type, attributes: tuple = ()) -> type:
         namespace["masked_attributes"] = attributes
         for attribute in attributes:
             namespace |= weight_properties(attribute)
+    if hasattr(cls, "save_to_preset"):  # of a model of keras-hub
+        namespace["save_to_preset"] = _refuse_preset
     made = type(cls)(f"Masked{cls.__name__}", (*bases, cls), namespace)
     # All these classes are registered under one name. A process that loads a file has not made the class of the layer
     # yet, and any of them, `RecordsMasks` itself too, can make the layer from its config.
     return _register(made)
+
+
+def _refuse_preset(model, *args, **kwargs):
+    """Raises NotImplementedError: `from_preset` of keras-hub takes models of its own classes only."""
+    raise NotImplementedError(
+        f"A preset cannot hold the masks of {model.name!r}. Save it by `model.save('model.keras')`, or save the preset "
+        "of `keras_sparse.densify(model)`, in which dead weights are zeros."
+    )
 
 
 _register = keras.saving.register_keras_serializable(package="keras_sparse", name="MaskedLayer")
@@ -237,11 +247,19 @@ def plain_class(layer: keras.Layer) -> type | None:
 def _plain_classes(layer):
     """Context in which a layer and the layers inside it have their plain classes, for Keras's serialization."""
     changed = [(x, type(x)) for x in (layer, *flatten(layer)) if isinstance(x, (MaskedLayer, RecordsMasks))]
+    # `get_config` of a custom class may read a weight, such as its shape. Without the property, it is an attribute.
+    added = []
     try:
-        for x, _ in changed:
+        for x, cls in changed:
             x.__class__ = plain_class(x)
+            for name in getattr(cls, "masked_attributes", ()):
+                if not hasattr(type(x), name) and name not in vars(x):
+                    vars(x)[name] = vars(x)[storage(name)]
+                    added.append((x, name))
         yield
     finally:
+        for x, name in added:
+            vars(x).pop(name)
         for x, cls in changed:
             x.__class__ = cls
 

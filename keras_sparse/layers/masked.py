@@ -39,7 +39,8 @@ class MaskedLayer:
         """Sets dead weights to 0, then saves the variables as Keras does."""
         self._clear_dead_weights()
         self._set_masked_variables()
-        super().save_own_variables(store)
+        with self._holding_variables():
+            super().save_own_variables(store)
 
     @property
     def weights(self):
@@ -70,10 +71,13 @@ class MaskedLayer:
                 f"The file has no masked layer for {self.path!r}: it was written by a dense model, or by one of other "
                 "layers. Load it into the model that wrote it, and give that to keras_sparse.sparsify."
             )
-        # Some layers, such as ReversibleEmbedding, assign to their weights by attribute.
-        with holding(self, {w.attribute: w.variable for w in self.masked_weights}):
+        with self._holding_variables():
             super().load_own_variables(store)
         self._set_masked_variables()
+
+    def _holding_variables(self):
+        # Some layers, such as ReversibleEmbedding, read or assign to their weights by attribute in files.
+        return holding(self, {w.attribute: w.variable for w in self.masked_weights if w.built})
 
     def _set_masked_variables(self):
         # Keras saves and loads masks, which are sublayers, after their layer.

@@ -38,7 +38,7 @@ def report_tables(report) -> list[Table]:
             _number(x.dense_macs),
             f"{x.bytes:,}",
             f"{x.dead_inputs:,}",
-            f"{x.dead_units:,}",
+            f"{x.dead_outputs:,}",
         )
         for x in report.layers
     ]

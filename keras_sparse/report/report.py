@@ -25,7 +25,7 @@ class LayerReport:
         macs: int, multiply-accumulates of the live entries for one input; None if they are unknown.
         dense_macs: int, multiply-accumulates of all entries for one input; None if they are unknown.
         dead_inputs: int, the number of input units (channels) without a live weight.
-        dead_units: int, the number of output units (channels) without a live weight.
+        dead_outputs: int, the number of output units (channels) without a live weight.
         bytes: int, the size of the live weights and of one bit for each mask element.
     """
 
@@ -36,7 +36,7 @@ class LayerReport:
     macs: int | None
     dense_macs: int | None
     dead_inputs: int
-    dead_units: int
+    dead_outputs: int
     bytes: int
 
     @property
@@ -180,7 +180,7 @@ def report(model: keras.Model) -> Report:
 def _masked_row(weight, uses):
     """Returns the `LayerReport` of a masked weight. `uses` is the number of multiply-accumulates of each entry."""
     mask, size, live = weight.mask.numpy(), weight.size, weight.count_live()
-    dead_inputs, dead_units = weight.units.dead(mask)
+    dead_inputs, dead_outputs = weight.units.dead(mask)
     return LayerReport(
         name=weight.path,
         shape=weight.shape,
@@ -189,7 +189,7 @@ def _masked_row(weight, uses):
         macs=None if uses is None else live * uses,
         dense_macs=None if uses is None else size * uses,
         dead_inputs=dead_inputs,
-        dead_units=dead_units,
+        dead_outputs=dead_outputs,
         bytes=live * _itemsize(weight.variable) + math.ceil(mask.size / 8),
     )
 
