@@ -189,12 +189,12 @@ def adapt_threshold(threshold: float, dropped: int, target: int, tolerance: floa
         tolerance: float in [0, 1), the accepted deviation as a fraction of `target`.
 
     Returns:
-        Positive float.
+        Positive float. It does not become 0, however often it is halved.
     """
     if dropped < (1 - tolerance) * target:
         return threshold * 2
     if dropped > (1 + tolerance) * target:
-        return threshold / 2
+        return max(threshold / 2, float(np.finfo("float32").tiny))
     return threshold
 
 

@@ -6,9 +6,12 @@ import gc
 import sys
 import types
 import weakref
+from collections.abc import Iterable
 
 import keras
 import numpy as np
+
+from keras_sparse.layers.traversal import flatten
 
 # Objects of these packages are shared with the original, as functions and classes are, unless they hold layers.
 _SHARED_PACKAGES = sys.stdlib_module_names | {"numpy", "tensorflow", "jax", "jaxlib", "torch", "absl", "ml_dtypes"}
@@ -81,6 +84,24 @@ def _referents(value):
         return [value.func, *value.args, *value.keywords.values()]
     wrapped = vars(value).get("__wrapped__") if hasattr(value, "__dict__") else getattr(value, "__wrapped__", None)
     return [*gc.get_referents(value), *([] if wrapped is None else [wrapped])]
+
+
+def refers_to(value, objects: Iterable) -> bool:
+    """Returns whether a function or object refers to one of some layers and variables, or to a layer around them.
+
+    It is True, too, if there are too many objects to look at.
+    """
+    ids, seen, queue = {id(x) for x in objects}, {id(value)}, [value]
+    for x in queue:
+        if id(x) in ids or (isinstance(x, keras.Layer) and any(id(y) in ids for y in flatten(x))):
+            return True
+        for y in () if isinstance(x, (keras.Operation, keras.Variable, keras.KerasTensor)) else _referents(x):
+            if id(y) not in seen and not isinstance(y, _NOT_FOLLOWED):
+                seen.add(id(y))
+                queue.append(y)
+        if len(seen) > _MOST_OBJECTS:
+            return True
+    return False
 
 
 def variables_in(function) -> list[keras.Variable]:

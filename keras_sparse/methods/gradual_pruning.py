@@ -236,5 +236,6 @@ def _protected(layer):
     if layer.pattern is not None:
         return needed(layer)
     protected = np.zeros(len(layer.scores), bool)
-    protected[layer.scores.argmax(keepdims=True)] = True
+    if len(protected):
+        protected[layer.scores.argmax()] = True
     return protected

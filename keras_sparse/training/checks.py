@@ -48,7 +48,7 @@ def check_reachable(
     if not epochs:
         return
     live = [np.count_nonzero(x.mask.numpy()) for x in layers]
-    can = sum(live) - len(live)  # Each layer keeps at least one element.
+    can = sum(n - 1 for n in live if n)  # Each layer keeps at least one element.
     epoch = max(range(epochs), key=count)
     if count(epoch) * part > can:
         received = f"{name}={count(epoch)}" if given is None else f"{name}={given(epoch)}, {count(epoch)} of them"

@@ -1,9 +1,12 @@
 """Keeps dead weights at 0 and their optimizer state fresh, that is, as a new optimizer would have it."""
 
+import types
+
 import keras
 import numpy as np
 
 from keras_sparse import _keras, backend
+from keras_sparse.conversion.object_graph import refers_to
 from keras_sparse.layers.mask_elements import from_elements, spread, to_elements
 from keras_sparse.layers.traversal import flatten
 from keras_sparse.training.optimizer_state import keeps_zeros, slots
@@ -12,7 +15,8 @@ from keras_sparse.training.optimizer_state import keeps_zeros, slots
 def leaves_zeros(model: keras.Model, layers: list, optimizer) -> bool:
     """Returns whether no training step changes dead weights and their slots.
 
-    Optimizers, constraints, a `compute_loss` of the user's and layers around, such as `SpectralNormalization`, may.
+    Optimizers, constraints and layers around, such as `SpectralNormalization`, may. So may a loss or a `compute_loss`
+    of the user's with a penalty of the variables themselves, whose gradient is not 0 at dead weights.
 
     Args:
         model: `keras.Model`.
@@ -20,7 +24,23 @@ def leaves_zeros(model: keras.Model, layers: list, optimizer) -> bool:
         optimizer: the optimizer that trains them.
     """
     is_free = all(x.variable.constraint is None for x in layers) and not _are_held_elsewhere(model, layers)
-    return is_free and keeps_zeros(optimizer) and _keras.has_loss_of_keras(model)
+    if not (is_free and keeps_zeros(optimizer) and _keras.has_loss_of_keras(model)):
+        return False
+    losses = custom_losses(model)
+    return not losses or not _refer_to(losses, [model, *flatten(model), *(x.variable for x in layers)])
+
+
+def custom_losses(model: keras.Model) -> list:
+    """Returns the losses that a model is compiled with and that are not Keras's: functions and objects."""
+    losses = [keras.losses.get(x) for x in keras.tree.flatten(getattr(model, "loss", None)) if x is not None]
+    return [x for x in losses if not _keras.is_code_of_keras(getattr(x, "fn", x))]
+
+
+def _refer_to(losses, objects):
+    """Returns whether losses, or the methods of their classes, refer to one of some layers and variables."""
+    methods = [f for x in losses for cls in type(x).__mro__ for f in vars(cls).values()]
+    functions = [f for f in methods if isinstance(f, types.FunctionType) and not _keras.is_code_of_keras(f)]
+    return any(refers_to(x, objects) for x in (*losses, *functions))
 
 
 def _are_held_elsewhere(model, layers):

@@ -194,6 +194,7 @@ class LargestGradient(Growth):
                 f"`gradients` must return an array for each trainable masked layer, of the shapes {expected}. "
                 f"Received: {received}."
             )
+        self._batch = None  # The next update must not use it again.
         pairs = zip(states, gradients, strict=True)
         return [dataclasses.replace(s, gradient=backend.to_numpy(g)) for s, g in pairs]
 

@@ -71,8 +71,11 @@ class LayerState:
 
     @property
     def finite(self) -> bool:
-        """Whether the scores and the gradient are free of NaN and infinity."""
-        return bool(np.isfinite(self.scores).all() and (self.gradient is None or np.isfinite(self.gradient).all()))
+        """Whether the scores are free of NaN and infinity, and the gradient is free of NaN.
+
+        With loss scaling, the gradient of a dead weight may be infinite, which the scale does not prevent: the largest.
+        """
+        return bool(np.isfinite(self.scores).all() and (self.gradient is None or not np.isnan(self.gradient).any()))
 
     @staticmethod
     def magnitude(values: np.ndarray) -> np.ndarray:

@@ -1,7 +1,9 @@
 """Base class of methods that act after every optimizer step, inside the compiled training step."""
 
+import dataclasses
 import functools
 import itertools
+import weakref
 
 import keras
 import numpy as np
@@ -13,6 +15,19 @@ from keras_sparse.training.dead_weights import finite
 from keras_sparse.training.layer_state import LayerSpec, layer_specs, variables_of
 from keras_sparse.training.optimizer_state import check_optimizer
 from keras_sparse.training.sparse_method import SparseMethod
+
+
+@dataclasses.dataclass
+class _Loop:
+    """What a method keeps from one call of `update` to the next, for one model.
+
+    Attributes:
+        carried: list of the arrays that `act` returned; empty before the first call.
+        compiled: dict from specs to compiled functions.
+    """
+
+    carried: list = dataclasses.field(default_factory=list)
+    compiled: dict = dataclasses.field(default_factory=dict)
 
 
 class PerStepMethod(SparseMethod):
@@ -91,35 +106,41 @@ class PerStepMethod(SparseMethod):
                 f"{type(self).__name__} goes by the optimizer's learning rate, and {model.name!r} is not compiled with "
                 f"one of Keras. Pass optimizer=... of the loop. Received: optimizer={optimizer!r}."
             )
-        is_new = not self._written.is_of(model) or self._compiled is None
         numbered, optimizer = self._begin_update(model, step, epoch, optimizer)
         layers = [weight for _, weight in numbered]
-        if is_new:
-            self._kept, self._compiled = None, {}
+        if model not in self._loops:
             self.start(model, optimizer)
+            self._loops[model] = _Loop()
+        loop = self._loops[model]
         if not finite(layers):
             self._skip(model, layers, optimizer)
             return
-        specs = layer_specs(model, optimizer)
+        # The loss of the loop is unknown, and may change dead weights.
+        specs = tuple(dataclasses.replace(x, zeros=False) for x in layer_specs(model, optimizer))
         carried = self.begin(specs, layers)
         # Go on with the arrays of the previous call, unless something else has changed the masks since.
-        if self._kept and np.array_equal(np.sort(self._kept[0]), carried[0]):
-            carried = [*self._kept[:-1], carried[-1]]
+        if loop.carried and np.array_equal(np.sort(loop.carried[0]), carried[0]):
+            carried = [*loop.carried[:-1], carried[-1]]
         rate = np.float32(ops.convert_to_numpy(optimizer.learning_rate))
         variables = variables_of(layers, optimizer)
-        act = self._compiled.setdefault(specs, backend.compiled(functools.partial(self.act_on_layers, specs)))
+        act = loop.compiled.setdefault(specs, backend.compiled(functools.partial(self.act_on_layers, specs)))
         values, carried = act(np.int32(step), rate, self.settings(), backend.tensors(variables), carried)
         backend.assign_all(variables, values)
-        self._kept = [np.array(ops.convert_to_numpy(x)) for x in carried]
-        self._check_and_count(model, specs, self._kept)
+        loop.carried = [np.array(ops.convert_to_numpy(x)) for x in carried]
+        self._check_and_count(model, specs, loop.carried)
         self._updates += 1
 
-    _kept = None  # arrays that `act` carries from one call of `update` to the next
-    _compiled = None  # specs -> compiled function, for `update`
+    def _forget_fit(self):
+        super()._forget_fit()
+        self._loops = weakref.WeakKeyDictionary()  # model -> _Loop
 
     def __getstate__(self):
         """Returns the settings and state; compiled functions cannot be copied or pickled."""
-        return {**super().__getstate__(), "_kept": None, "_compiled": None}
+        return {**super().__getstate__(), "_loops": None}
+
+    def __setstate__(self, state):
+        """Restores what `__getstate__` returned."""
+        vars(self).update(state, _loops=weakref.WeakKeyDictionary())
 
     # In both.
 

@@ -45,12 +45,13 @@ def activate(key, step, specs, masks, live, crossed):
     rank = exclusive_sum(ops.pad(crossed, (0, 1)))
     bounds = ops.take(rank, np.cumsum([0, *(spec.live for spec in specs)]))
     begins, needed = bounds[:-1], bounds[1:] - bounds[:-1]
+    possible = ops.minimum(needed, np.array([spec.size - spec.live for spec in specs], "int32"))
 
     # Each turn of the search draws a row of positions for each layer. Activated positions are marked in the masks at
     # once, so that no later turn activates them again. Positions of crossed weights stay marked until the search is
     # over, so that a weight that was just dropped is not activated.
     def missing(draw, found, *_):
-        return ops.logical_and(draw < draws.ROUNDS, ops.any(found < needed))
+        return ops.logical_and(draw < draws.ROUNDS, ops.any(found < possible))
 
     def search(draw, found, activated, *marks):
         drawn, counts = draws.distinct(key, step, draw, [spec.size for spec in specs])

@@ -218,6 +218,7 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
         self.update_schedule.epoch = self._epoch = epoch
         self._update_if_ready(model, self.update_schedule.next_due(model.optimizer), epoch)
         self._steps.renew(model, self.step_action(epoch), self.act_on_layers)
+        backend.refresh_held_state(model)  # An epoch without a batch goes on with it.
 
     def _begin_training(self, model, epoch):
         """Begins or resumes a training; returns the step of an update that is owed, or None."""
@@ -283,8 +284,7 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
         # Before the first update of an epoch, callbacks may restore weights, and the update uses these.
         if self._updated:
             self._written.check(model, type(self).__name__)
-        if step is not None:
-            self._update_within_fit(model, step, self.update_schedule.epoch)
+        self._update_if_ready(model, step, self.update_schedule.epoch)
         backend.refresh_held_state(model)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:

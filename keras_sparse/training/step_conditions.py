@@ -7,7 +7,7 @@ from keras_sparse.layers.mask_in_place import plain_class
 from keras_sparse.layers.masked_weight import LiveRegularizer
 from keras_sparse.layers.masks import Mask
 from keras_sparse.layers.traversal import flatten
-from keras_sparse.training.dead_weights import leaves_zeros
+from keras_sparse.training.dead_weights import custom_losses, leaves_zeros
 from keras_sparse.training.method_interface import MethodInterface
 
 # Layers of Keras that run functions or modules of the user's.
@@ -35,7 +35,7 @@ def may_mask_gradients_only(model: keras.Model, layers: list) -> bool:
         and leaves_zeros(model, layers, model.optimizer)
         and _keras.has_train_step_of_keras(model)
         and all(map(_computes_by_keras, (model, *flatten(model))))
-        and all(_keras.is_code_of_keras(getattr(x, "fn", x)) for x in _losses(model))
+        and not custom_losses(model)
         and all(isinstance(x.variable.regularizer, (LiveRegularizer, type(None))) for x in layers)
         and not _is_written_between_steps()
     )
@@ -47,10 +47,6 @@ def _computes_by_keras(layer):
         return True
     cls = plain_class(layer)
     return cls is not None and _keras.is_code_of_keras(cls) and cls.__name__ not in _RUN_OTHER_CODE
-
-
-def _losses(model):
-    return [keras.losses.get(x) for x in keras.tree.flatten(model.loss) if x is not None]
 
 
 def _is_written_between_steps():

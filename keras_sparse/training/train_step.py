@@ -269,8 +269,8 @@ class StepsOfFit:
         if made != expected:
             raise RuntimeError(
                 f"{self._name} acts inside of each training step, and was called in {made} of {expected} steps of this "
-                "epoch. Do not set `train_step` or call `make_train_function` or `train_on_batch` of "
-                f"{model.name!r} while `fit` runs."
+                f"epoch. The `train_step` of {model.name!r} must call the optimizer once for each batch; while `fit` "
+                "runs, do not set it, or call `make_train_function` or `train_on_batch`."
             )
         return self._shape[0], self._replacement.carried()
 

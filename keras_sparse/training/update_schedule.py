@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import keras
 
+from keras_sparse import _keras
 from keras_sparse.schedules import ScheduleLike, by_epoch, multiples
 from keras_sparse.training.optimizer_state import batches_and_steps
 from keras_sparse.validation import check_positive_int
@@ -78,7 +79,8 @@ class UpdateSchedule:
         """
         within = 0
         if step is not None and self._steps_per_epoch:
-            within = (step - self.batches // self._per_step) / self._steps_per_epoch
+            calls = self._calls_per_batch or 1
+            within = (step - self.batches // self._per_step) / (self._steps_per_epoch * calls)
             if self.epoch == self._begun - 1:  # owed to the end of the epoch before: `batches` are those since
                 within += 1
         return (self.epoch + within) / self.ends()
@@ -101,6 +103,7 @@ class UpdateSchedule:
 
     _epochs = _steps_per_epoch = None
     batches, _per_step, _begun = 0, 1, 0
+    _is_custom, _calls_per_batch, _batches_made = False, 1, 0
 
     def begin_fit(self, model: keras.Model, params: dict) -> None:
         """Resets the counts, and checks that no execution of several steps can contain two updates.
@@ -116,6 +119,9 @@ class UpdateSchedule:
         self._batches_per_epoch = batches
         per_step = batches_and_steps(model.optimizer)[1]
         self._steps_per_epoch = batches / per_step if batches else None
+        # A `train_step` of the user's may call the optimizer several times for a batch. See `next_due`.
+        self._is_custom = not _keras.has_train_step_of_keras(model)
+        self._calls_per_batch = None if self._is_custom else 1
         steps = model.steps_per_execution
         self._per_execution = steps if isinstance(steps, int) else 1  # "auto" starts at 1
         shortest = min(getattr(self.period, "values", {0: math.inf}).values())
@@ -127,7 +133,7 @@ class UpdateSchedule:
     def begin_epoch(self, optimizer, epoch: int) -> bool:
         """Reads the step of the optimizer; returns whether this is the first epoch of `fit`."""
         self.batches, self._per_step = batches_and_steps(optimizer)
-        self._begun = epoch
+        self._begun, self._batches_made = epoch, 0
         self._active = not self.is_never() and epoch < self.ends()
         self.was_active |= self._active
         is_first = self.started is None
@@ -171,7 +177,13 @@ class UpdateSchedule:
 
         Batches are counted on the host, since reading the step of the optimizer would make JAX wait for the device.
         """
-        return self._active and bool(self.due(self.examined, (self.batches + batch + 1) // self._per_step))
+        self._batches_made = batch + 1
+        is_unknown = self._calls_per_batch is None
+        return self._active and (is_unknown or bool(self.due(self.examined, self._step_after(batch + 1))))
+
+    def _step_after(self, batches):
+        """Returns the optimizer step after some batches of the epoch, counted on the host."""
+        return int(self.batches + batches * (self._calls_per_batch or 1)) // self._per_step
 
     def batches_of_execution(self, batch: int) -> int:
         """Returns the number of batches of the execution that begins with `batch`."""
@@ -180,21 +192,23 @@ class UpdateSchedule:
     def batches_if_due_after(self, batch: int) -> int:
         """Returns the number of batches of the execution that begins with `batch` if an update follows it, else 0."""
         steps, count = self._batches_per_epoch or math.inf, self.batches_of_execution(batch)
-        due = self.due(self.examined, (self.batches + batch + count) // self._per_step)
+        due = self.due(self.examined, self._step_after(batch + count))
         return count if self._active and (due or (self.period == EPOCH and batch + count == steps)) else 0
 
     def next_due(self, optimizer) -> int | None:
         """Returns the step if an update is due now, else None. The same update is returned only once.
 
         Raises:
-            ValueError: if two updates are due at once.
+            ValueError: if two updates are due at once, since an execution has several steps.
         """
         if not self._active:
             return None
         batches, per_step = batches_and_steps(optimizer)
+        if self._is_custom and self._batches_made:
+            self._calls_per_batch = max(1, (batches - self.batches) / self._batches_made)
         step = batches // per_step
         due = self.due(self.examined, step)
-        if len(due) > 1:
+        if len(due) > 1 and self._per_execution > 1:
             self._refuse(step - self.examined, due[1] - due[0])
         self.examined = step
         return step if due else None
