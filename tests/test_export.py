@@ -675,3 +675,25 @@ def test_the_warning_for_formats_without_sparsity_names_a_report_of_this_format(
     pytest.importorskip("tf2onnx")
     with pytest.warns(UserWarning, match=told):
         ks.export(mlp(), tmp_path / name)
+
+
+@pytest.mark.filterwarnings(NOT_FASTER)
+def test_the_batch_that_built_a_sequential_model_does_not_fix_the_batch_size_of_the_file(tmp_path):
+    x = np.random.default_rng(0).normal(size=(32, 20)).astype("float32")
+    model = keras.Sequential([layers.Dense(30, activation="relu"), layers.Dense(5)])
+    expected = numpy(model(x))
+    for batch_size in (1, 4, None):
+        ks.export(model, tmp_path / "m.tflite", batch_size=batch_size)
+        np.testing.assert_allclose(ks.load_litert(tmp_path / "m.tflite")(x[:4])[0], expected[:4], atol=1e-5)
+    ks.export(model, tmp_path / "m.tflite", batch_size=1)
+    assert ks.load_litert(tmp_path / "m.tflite")(x[:3])[0].shape == (3, 5)
+
+
+@pytest.mark.filterwarnings(NOT_FASTER)
+def test_int8_of_a_graph_that_needs_its_batch_size(tmp_path):
+    data = np.random.default_rng(0).normal(size=(50, 6)).astype("float32")
+    x = keras.Input(batch_shape=(4, 6))
+    model = keras.Model(x, layers.Flatten()(layers.Dense(2)(keras.ops.reshape(x, (4, 2, 3)))))
+    ks.export(model, tmp_path / "m.tflite", weights="int8", representative_dataset=data)
+    got = ks.load_litert(tmp_path / "m.tflite")(data[:4])[0]
+    np.testing.assert_allclose(got, numpy(model(data[:4])), atol=0.1)

@@ -172,3 +172,24 @@ def test_a_sequential_model_of_several_inputs_is_reported():
 def test_a_report_of_a_sequential_model_without_inputs_says_what_to_do():
     with pytest.raises(ValueError, match="not built"):
         ks.report(keras.Sequential([layers.Dense(2)]))
+
+
+def test_a_layer_that_several_others_call_is_used_in_each():
+    dense = layers.Dense(4, use_bias=False, name="shared")
+    a, b = keras.Input((5, 8)), keras.Input((7, 8))
+    outputs = [layers.TimeDistributed(dense)(a), layers.TimeDistributed(dense)(b)]
+    assert ks.report(keras.Model([a, b], outputs)).dense_macs == 12 * 32
+    # A direct call of the same layer is one more.
+    single = keras.Input((8,))
+    assert ks.report(keras.Model([a, b, single], [*outputs, dense(single)])).dense_macs == 13 * 32
+    cell = layers.SimpleRNNCell(4)
+    model = keras.Model([a, b], [layers.RNN(cell)(a), layers.RNN(cell)(b)])
+    assert ks.report(model).dense_macs == 12 * (8 * 4 + 4 * 4)
+
+
+def test_attention_with_values_of_several_lengths_is_unknown():
+    attention = layers.MultiHeadAttention(2, 4)
+    query, short, long = keras.Input((6, 8)), keras.Input((10, 8)), keras.Input((20, 8))
+    assert ks.report(keras.Model([query, short], attention(query, short))).dense_macs == (6 + 10 + 10 + 6) * 64
+    model = keras.Model([query, short, long], [attention(query, short), attention(query, long)])
+    assert ks.report(model).dense_macs is None

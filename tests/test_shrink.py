@@ -520,3 +520,31 @@ def test_the_noise_shape_of_dropout_fits():
     shrunk = assert_same(model)
     shrunk.compile("sgd", "mse")
     shrunk.fit(np.ones((4, 5, 8)), np.ones((4, 5, 2)), verbose=0)
+
+
+def ones_of_a_shape(shape, dtype=None):
+    return np.ones((3, 2), "float32")
+
+
+def test_initializers_that_suit_the_old_shape_only(tmp_path):
+    model = chain(
+        layers.Dense(3, name="a", bias_initializer=keras.initializers.Constant(np.arange(3.0))),
+        layers.Dense(2, name="b", kernel_initializer=ones_of_a_shape),
+    )
+    set_kernels(model, a=np.array([1, 0, 1]) * np.ones((4, 3)))
+    shrunk = assert_same(model)
+    assert units(shrunk) == [2, 2]
+    shrunk.save(tmp_path / "m.keras")
+    assert_same(model, keras.models.load_model(tmp_path / "m.keras"))
+
+
+def test_float64_weights_are_not_rounded():
+    keras.config.set_dtype_policy("float64")
+    try:
+        model = chain(layers.Dense(3, name="a"), layers.BatchNormalization(), layers.Dense(2, name="b"))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    kernel = np.random.default_rng(0).normal(size=(4, 3)) * [1, 0, 1]
+    model.get_layer("a").kernel.assign(kernel)
+    shrunk = ks.shrink(model)
+    np.testing.assert_array_equal(numpy(shrunk.get_layer("a").kernel), kernel[:, [0, 2]])

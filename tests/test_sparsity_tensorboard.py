@@ -11,7 +11,7 @@ import keras_sparse as ks
 from keras_sparse.callbacks import event_file
 from keras_sparse.callbacks.mask_history import MaskHistory
 from keras_sparse.report import mask_images
-from nets import compiled, ready
+from nets import compiled, mlp, ready
 
 accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 make_ndarray = pytest.importorskip("tensorboard.util.tensor_util").make_ndarray
@@ -309,6 +309,45 @@ def test_windows_of_a_convolution():
     name, image = mask_images.first_layer_image(model, weight)
     assert (name, image.shape) == ("windows", (3 * 3 - 1, 4 * 4 - 1))
     np.testing.assert_array_equal(image[3:5, 4:7], weight.mask.numpy()[:, :, 1, 1])
+
+
+def test_windows_of_other_convolutions():
+    model = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2DTranspose(4, (2, 3))])
+    (weight,) = ks.masked_weights(ks.sparsify(model, 0.5))
+    image = mask_images.kernel_windows(weight)
+    assert image.shape == (3 * 3 - 1, 4 * 4 - 1)  # a row for each input, a column for each output
+    np.testing.assert_array_equal(image[3:5, 8:11], weight.mask.numpy()[:, :, 2, 1])
+
+    class Own(layers.Conv2D):
+        """A layer without a config."""
+
+        def get_config(self):
+            raise NotImplementedError
+
+    model = keras.Sequential([keras.Input((8, 8, 3)), Own(4, (2, 3))])
+    (weight,) = ks.masked_weights(ks.sparsify(model, 0.5))
+    assert mask_images.kernel_windows(weight).shape == (3 * 3 - 1, 4 * 4 - 1)
+
+
+def test_a_metric_of_several_numbers_has_a_tag_for_each(blobs, tmp_path):
+    targets = np.eye(3, dtype="float32")[blobs[1]]
+    model = mlp(0.8)
+    model.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True), metrics=[keras.metrics.F1Score()])
+    fit((blobs[0], targets), method(), board(tmp_path), model=model, validation_data=(blobs[0], targets))
+    written = scalars(tmp_path)
+    for i in range(3):
+        assert len(written[f"epoch_f1_score/{i}"]) == 3
+    assert ("validation", "evaluation_f1_score_vs_iterations/2") in events(tmp_path)
+
+
+def test_the_explored_fraction_of_the_network_counts_mask_elements(blobs, tmp_path):
+    images = np.random.default_rng(0).normal(size=(16, 8, 8, 2)).astype("float32")
+    net = [keras.Input((8, 8, 2)), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(3)]
+    model = compiled(ks.sparsify(keras.Sequential(net), {"conv2d": 0.5, "dense": 0.9}, granularity="kernel_slice"))
+    fit((images, np.arange(16) % 3), ks.Static(), board(tmp_path), model=model, epochs=1)
+    masks = [w.mask.numpy() for w in ks.masked_weights(model)]
+    expected = sum(m.sum() for m in masks) / sum(m.size for m in masks)
+    assert scalars(tmp_path)["network/explored"][-1][1] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

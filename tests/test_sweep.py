@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ while not (folder.parent / "finish").exists() and time.time() < begin + 60:
     time.sleep(0.01)
 cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
 result = {"score": float(flags["rate"]), "begin": begin, "end": time.time(), "cores": cores}
-(folder / "result.json").write_text(json.dumps(result))
+(folder / "result.json").write_text(json.dumps([0.5] if flags["rate"] == "2.5" else result))
 """
 
 
@@ -49,6 +50,31 @@ def wait_for(*paths, seconds=30):
     while not all(path.exists() for path in paths):
         assert time.time() < until, [path for path in paths if not path.exists()]
         time.sleep(0.02)
+
+
+def test_a_run_whose_result_cannot_be_read_has_failed(command, tmp_path):
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o/finish").touch()
+    process = subprocess.run([*command, "--vary=rate=1,2.5,3"], capture_output=True, text=True)
+    assert process.returncode == 1
+    assert "1 of 3 runs failed: " in process.stderr
+    assert "Traceback" not in process.stderr
+    assert {p.parent.name for p in (tmp_path / "o").rglob("result.json")} == {"rate1", "rate2.5", "rate3"}
+
+
+def test_an_error_of_the_sweep_stops_its_runs(tmp_path, monkeypatch):
+    (tmp_path / "recipe.py").write_text(RECIPE)
+    command = [sys.executable, str(tmp_path / "recipe.py"), f"--output_dir={tmp_path / 'o/a'}", "--rate=1"]
+    options = types.SimpleNamespace(fresh="", go_on="", metric="score")
+    made = sweep.Sweep([(tmp_path / "o/a", command)], 1, 0, options, sweep.Record(tmp_path / "o"))
+
+    def fail(job):
+        raise OSError("disk")
+
+    monkeypatch.setattr(jobs.Job, "is_running", fail)
+    with pytest.raises(OSError, match="disk"):
+        made.run()
+    assert made._running[0].process.poll() is not None
 
 
 def test_a_failed_run_does_not_stop_the_others(command, tmp_path):

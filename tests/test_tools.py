@@ -47,6 +47,13 @@ def test_seeds_make_one_row_and_other_settings_another(tmp_path):
     assert compare.markdown(table).splitlines()[0].startswith("| recipe | method | sparsity |")
 
 
+def test_runs_of_other_recipes_need_few_results(tmp_path):
+    write_run(tmp_path / "a", 0.97)
+    (tmp_path / "a/result.json").write_text(json.dumps({"test_accuracy": 0.97, "parameters": 100}))
+    ((*_, live, last, best, _, runs, seconds),) = compare.rows(find_runs([tmp_path]))
+    assert (live, last, best, runs, seconds) == ("100", "97.00", "", "1", "")
+
+
 def test_runs_of_another_recipe_do_not_change_the_rows(tmp_path):
     write_run(tmp_path / "a", 0.97, settings="paper")
     write_run(tmp_path / "b", 0.99, settings="ours")

@@ -37,12 +37,12 @@ def rows(runs):
                 recipe,
                 config["method"],
                 "" if sparsity is None else max(f"{sparsity:.2f}", f"{sparsity:g}", key=len),
-                f"{results[0]['live_weights'] or results[0]['parameters']:,}",
+                f"{results[0].get('live_weights') or results[0]['parameters']:,}",
                 _mean_and_deviation([100 * r["test_accuracy"] for r in results]),
-                _mean_and_deviation([100 * r["best_test_accuracy"] for r in results]),
+                _mean_and_deviation([100 * r["best_test_accuracy"] for r in results if "best_test_accuracy" in r]),
                 published_accuracy(config),
                 str(len(results)),
-                f"{statistics.mean(r['seconds'] for r in results):.0f} s",
+                _mean_time([r["seconds"] for r in results if "seconds" in r]),
             )
         )
     return sorted(table)
@@ -54,9 +54,16 @@ def markdown(table):
 
 
 def _mean_and_deviation(values):
-    """Returns the mean of numbers and, if there are several, their standard deviation, as text."""
+    """Returns the mean of numbers and, if there are several, their standard deviation, as text; "" for no numbers."""
+    if not values:
+        return ""
     deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.2f}{deviation}"
+
+
+def _mean_time(seconds):
+    """Returns the mean of times in seconds as text; "" if there are none, as in runs of other recipes than ours."""
+    return f"{statistics.mean(seconds):.0f} s" if seconds else ""
 
 
 if __name__ == "__main__":
@@ -64,4 +71,4 @@ if __name__ == "__main__":
     if not found:
         sys.exit(f"No result.json under {sys.argv[1:]}. Name a folder of runs, such as runs/lenet.")
     print(markdown(rows(found)))
-    print("\nMachines:", ", ".join(sorted({run.result["machine"] for run in found})))
+    print("\nMachines:", ", ".join(sorted({run.result.get("machine", "unknown") for run in found})))

@@ -166,7 +166,8 @@ def where(runs):
 
 def overlap(runs):
     """Overlap of the final masks of two seeds (Jaccard index) by layer, and that of random masks."""
-    groups = [same for same in runs_.group_by_settings(runs).values() if len(same) > 1 and _is_masked(same[0])]
+    groups = [list(filter(_is_masked, same)) for same in runs_.group_by_settings(runs).values()]
+    groups = [same for same in groups if len(same) > 1]
     if not groups:
         return None
     import keras
@@ -183,7 +184,7 @@ def overlap(runs):
         places = [place + (i + 0.5) / len(groups) * 0.7 - 0.35 for place in range(len(names))]
         means = [statistics.mean(x.jaccard for x in pairs) for pairs in by_layer]
         chance = [statistics.mean(map(_chance_jaccard, pairs)) for pairs in by_layer]
-        label = next(k for k, v in runs_.group_by_settings(runs).items() if v == same)
+        label = next(k for k, v in runs_.group_by_settings(runs).items() if same[0] in v)
         axes.scatter(places, means, s=22, color=_color(i), marker=_marker(i), label=label)
         chance_label = "random masks" if i == len(groups) - 1 else None
         axes.scatter(places, chance, s=60, marker="_", color="#8C8C8C", label=chance_label)
@@ -200,7 +201,7 @@ def _chance_jaccard(layer):
     for n in layer.shape:
         size *= n
     a, b = (n / size for n in layer.live)
-    return a * b / (a + b - a * b)
+    return a * b / (a + b - a * b) if a + b else 1.0
 
 
 def _is_masked(run):

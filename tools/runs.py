@@ -61,6 +61,8 @@ def find_runs(paths) -> list[Run]:
     for path in results:
         try:
             config, result = (json.loads((path.parent / x).read_text()) for x in ("config.json", "result.json"))
+            if not isinstance(config, dict) or not isinstance(result, dict):
+                raise ValueError("its files do not hold a dict, as those of a recipe do")
             if missing := {"method", "dataset"} - set(config) | {"test_accuracy", "parameters"} - set(result):
                 raise ValueError(f"its files lack {', '.join(sorted(missing))}, which those of a recipe have")
             runs.append(Run(path.parent, config, result))

@@ -157,6 +157,15 @@ def _has_backup(folder):
     return any(x.exists() and any(x.iterdir()) for x in (folder / "backup", folder / "dense" / "backup"))
 
 
+def _result(folder):
+    """Returns the result of a run, a dict; None if it has none that can be read."""
+    try:
+        result = json.loads((folder / "result.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return result if isinstance(result, dict) else None
+
+
 class Sweep:
     """Processes a list of runs in parallel.
 
@@ -185,7 +194,7 @@ class Sweep:
                 time.sleep(0.05)
                 for job in [job for job in self._running if not job.is_running()]:
                     self._end(job)
-        except KeyboardInterrupt:
+        except BaseException:  # Ctrl-C, or an error: no run goes on without the sweep.
             self._stop()
             raise
 
@@ -198,7 +207,7 @@ class Sweep:
     def _start(self):
         """Starts the next run, or skips it if it is finished."""
         folder, command = self._waiting.pop(0)
-        if (folder / "result.json").exists():
+        if _result(folder) is not None:
             self._done += 1
             self._print_result(folder, "finished before")
             return
@@ -213,7 +222,7 @@ class Sweep:
         self._done += 1
         seconds = time.perf_counter() - job.started
         self._memory = max(self._memory, job.memory)
-        if job.process.returncode == 0 and (job.folder / "result.json").exists():
+        if job.process.returncode == 0 and _result(job.folder) is not None:
             self._seconds.append(seconds)
             self._print_result(job.folder, f"{seconds:.0f} s")
             return
@@ -222,7 +231,7 @@ class Sweep:
         print(f"[{self._done}/{self._total}] {job.folder}: FAILED, see {job.log}\n    {last}", flush=True)
 
     def _print_result(self, folder, words):
-        value = json.loads((folder / "result.json").read_text()).get(self._options.metric)
+        value = (_result(folder) or {}).get(self._options.metric)
         metric = f"{self._options.metric} {value:.4f}, " if isinstance(value, float) else ""
         left = self._time_left()
         print(f"[{self._done}/{self._total}] {folder}: {metric}{words}{left}", flush=True)

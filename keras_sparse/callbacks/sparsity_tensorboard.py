@@ -187,7 +187,8 @@ class SparsityTensorBoard(keras.callbacks.Callback):
         if not masked_weights(model):
             return
         history.record(model)
-        scalars = _mask_scalars(report(model), history.dropped, history.grown, history.explored)
+        sizes = [w.mask.size for w in masked_weights(model)]
+        scalars = _mask_scalars(report(model), history.dropped, history.grown, history.explored, sizes)
         history.restart_counts()
         method = history.method
         if method is not None:
@@ -221,7 +222,7 @@ class SparsityTensorBoard(keras.callbacks.Callback):
         self._train.append(summaries, step)
 
 
-def _mask_scalars(statistics, dropped, grown, explored):
+def _mask_scalars(statistics, dropped, grown, explored, sizes):
     """Returns statistics of each masked weight and of all together, a dict from tag to number.
 
     Args:
@@ -229,6 +230,7 @@ def _mask_scalars(statistics, dropped, grown, explored):
         dropped: array of ints, mask elements dropped in each masked weight since the last entry.
         grown: array of ints, mask elements grown in each masked weight since the last entry.
         explored: list of floats, the fraction of mask elements of each masked weight that were ever live.
+        sizes: list of ints, the number of mask elements of each masked weight.
     """
     scalars, network = {}, dict.fromkeys(("live", "dropped", "grown", "dead_inputs", "dead_outputs"), 0)
     for row, *changes, fraction in zip(statistics.layers, dropped, grown, explored, strict=True):
@@ -236,7 +238,6 @@ def _mask_scalars(statistics, dropped, grown, explored):
         network = {name: network[name] + value for name, value in counts.items()}
         of_layer = {"density": row.density, "explored": fraction, "macs": row.macs, **counts}
         scalars |= {f"{name}/{row.name}": value for name, value in of_layer.items()}
-    sizes = [row.weights for row in statistics.layers]
     network |= {
         "density": 1 - statistics.sparsity,
         "explored": np.average(explored, weights=sizes),
@@ -246,8 +247,13 @@ def _mask_scalars(statistics, dropped, grown, explored):
 
 
 def _scalar_summaries(values):
-    """Returns the summaries of a dict from tag to number. Unknown numbers, which are None, are omitted."""
-    return [event_file.scalar(tag, value) for tag, value in values.items() if value is not None]
+    """Returns the summaries of a dict from tag to number. Unknown numbers, which are None, are omitted.
+
+    Of an array, such as the `F1Score` of each class, each number has a tag: "f1_score/0" and so on.
+    """
+    known = {tag: np.asarray(value) for tag, value in values.items() if value is not None}
+    parts = [(f"{tag}/{i}" if x.ndim else tag, n) for tag, x in known.items() for i, n in enumerate(x.ravel())]
+    return [event_file.scalar(tag, n) for tag, n in parts]
 
 
 def _histogram(weight):

@@ -182,11 +182,12 @@ def clone_layer(layer, **changes):
     """Returns a new layer, not built, with the config of another one and some changes.
 
     Functions and objects such as initializers are taken from the layer itself and not from its config: they need not be
-    serializable.
+    serializable. Initializers that may suit the shape of the old layer only become "zeros".
     """
     config = {k: v for k, v in layer.get_config().items() if k != "dtype"}
     objects = {k: getattr(layer, k) for k in config if hasattr(layer, k) and _is_object(getattr(layer, k))}
-    return type(layer)(**{**config, **objects, "dtype": layer.dtype_policy, **changes})
+    fixed = {k: "zeros" for k, x in objects.items() if k.endswith("_initializer") and not _suits_any_shape(x)}
+    return type(layer)(**{**config, **objects, **fixed, "dtype": layer.dtype_policy, **changes})
 
 
 def keep_zeros(values):
@@ -199,10 +200,15 @@ def product_of_constants(given):
     return np.where(np.equal(given, 0).any(0), 0.0, np.prod(given, axis=0))
 
 
+def _suits_any_shape(initializer):
+    return _keras.is_code_of_keras(initializer) and not np.ndim(getattr(initializer, "value", 0))
+
+
 def _is_object(value):
     return not isinstance(value, (bool, int, float, str, tuple, list, dict, type(None)))
 
 
 def to_float64(variable):
     """Converts a variable to a float64 array."""
-    return ops.convert_to_numpy(ops.cast(variable, "float32")).astype("float64")
+    is_half = variable.dtype not in ("float32", "float64")  # NumPy has no bfloat16.
+    return ops.convert_to_numpy(ops.cast(variable, "float32") if is_half else variable).astype("float64")

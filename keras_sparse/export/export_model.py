@@ -51,7 +51,8 @@ def export(
             a dict from their names to arrays. int8 needs it to calibrate the ranges of activations. Outputs are
             compared on a part of it; without it, on random inputs.
         batch_size: int of at least 1, the fixed batch size of a LiteRT model, or None for any. A model whose inputs
-            have a fixed batch size keeps it. From 16 on, sparse dense layers are not faster than dense ones.
+            have a fixed batch size keeps it, unless it is Sequential without stateful layers, which has that of the
+            batch that built it. From 16 on, sparse dense layers are not faster than dense ones.
 
     Returns:
         The size of the file or folder in bytes, an int.
@@ -85,12 +86,12 @@ def export(
             f"`export` needs the shapes of the model's inputs. Received: {model.name!r}, of class "
             f"{type(model).__name__}. Wrap it: `x = keras.Input(shape); keras.Model(x, model(x))`."
         )
-    dense = _without_nesting(dense)
+    dense = _without_nesting(_without_built_batch_size(dense))
     batch_size = _fixed_batch_size(dense, batch_size)
     size = batch_size or 1
     samples = _samples(dense, representative_dataset, size)
     if weights == "int8":
-        _check_finite_outputs(dense, samples)
+        _check_finite_outputs(dense, samples, 32 if dense.inputs[0].shape[0] is None else size)
         _check_no_loops(dense)
     # All samples calibrate int8. A few are used to compare outputs, in whole batches; a single one if the outputs are
     # not those of each sample, or depend on the batches before.
@@ -126,6 +127,20 @@ def _is_saved_model(folder):
     """Returns whether a folder holds a SavedModel and nothing else."""
     names = {x.name for x in folder.iterdir()}
     return "saved_model.pb" in names and names <= _SAVED_MODEL
+
+
+def _without_built_batch_size(model):
+    """Returns a Sequential model for any batch size; other models, and those with stateful layers, as they are.
+
+    A Sequential model without `keras.Input` gets inputs of the batch size of its first call.
+    """
+    inputs = model.inputs[0]
+    if type(model) is not keras.Sequential or inputs.shape[0] is None:
+        return model
+    if any(getattr(x, "stateful", False) for x in flatten(model)):
+        return model
+    free = keras.Input(batch_shape=(None, *inputs.shape[1:]), dtype=inputs.dtype, name=inputs.name)
+    return keras.Sequential([free, *model.layers], name=model.name)
 
 
 def _fixed_batch_size(model, batch_size):
@@ -251,9 +266,10 @@ def _check_runs(model, samples, is_random):
         ) from error
 
 
-def _check_finite_outputs(model, samples):
+def _check_finite_outputs(model, samples, batch_size):
     """Raises ValueError if an output is not finite: the calibration of int8 would end the process without an error."""
-    if not all(np.isfinite(x).all() for x in outputs_of(model, samples)):
+    batches = litert.whole_batches(samples, batch_size)
+    if not all(np.isfinite(x).all() for batch in batches for x in outputs_of(model, batch)):
         raise ValueError(
             f"`weights='int8'` needs samples for which {model.name!r} is finite. Received: outputs with NaN or "
             "infinity for some inputs of `representative_dataset`. Remove these inputs."

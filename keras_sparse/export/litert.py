@@ -63,6 +63,13 @@ def convert(model, path, weights, samples, batch_size) -> ConvertedModel:
     return ConvertedModel(dense, write_with_checksum(parsed), storage)
 
 
+def whole_batches(samples, batch_size):
+    """Yields samples in batches of one size, as lists of arrays. The last batch is completed with the first samples."""
+    for start in range(0, len(samples[0]), batch_size):
+        rows = np.arange(start, start + batch_size) % len(samples[0])
+        yield [x[rows] for x in samples]
+
+
 def _input_signature(model, batch_size):
     """Returns a list with one element: `keras.InputSpec`s with the batch size, in the structure of the inputs."""
     specs = [keras.InputSpec(shape=(batch_size, *x.shape[1:]), dtype=x.dtype, name=x.name) for x in input_specs(model)]
@@ -83,11 +90,9 @@ def _converter_settings(weights, samples, names, batch_size):
         }
 
     def representative_dataset():
-        for start in range(0, len(samples[0]), batch_size):
-            # The last batch is completed with the first samples.
-            rows = np.arange(start, start + batch_size) % len(samples[0])
+        for batch in whole_batches(samples, batch_size):
             # By name, since the converter sorts the inputs by name.
-            yield {name: x[rows] for name, x in zip(names, samples, strict=True)}
+            yield dict(zip(names, batch, strict=True))
 
     return {
         "optimizations": [tf.lite.Optimize.DEFAULT],

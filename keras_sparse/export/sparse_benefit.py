@@ -14,7 +14,7 @@ _UNITS_AT_ONCE, _WHOLE_UNITS_THRESHOLD = 32, 0.97
 # A sparse kernel needs some time for each unit, which counts if a unit has few live weights.
 _FEW_INPUTS, _TOO_FEW_INPUTS, _FEW_INPUTS_THRESHOLD = 300, 128, 0.98
 # A dense kernel reads each weight once for several rows: for 4 in almost the time of 2, and for 16 or more at no loss.
-_MOST_ROWS_READ_ONE_BY_ONE, _MAX_ROWS, _SEVERAL_ROWS_THRESHOLD = 2, 15, 0.98
+_MOST_VECTORS_ONE_BY_ONE, _MAX_VECTORS, _SEVERAL_VECTORS_THRESHOLD = 2, 15, 0.98
 _OVERHEAD = 400  # approximate bytes of the metadata of a sparse tensor and of its DENSIFY operator
 
 
@@ -39,35 +39,35 @@ def _index_size(largest):
     return 1 if largest < 2**8 else 2 if largest < 2**16 else 4
 
 
-def sparse_is_faster(inputs, units, sparsity, rows=1):
+def sparse_is_faster(inputs, units, sparsity, vectors=1):
     """Returns whether a sparse float32 dense layer is faster than a dense one.
 
     Args:
         inputs: int, the number of input units.
         units: int, the number of output units.
         sparsity: float in [0, 1], the fraction of zeros.
-        rows: int, the number of input vectors in one call: the batch size, times the length for sequences.
+        vectors: int, the number of input vectors in one call: the batch size, times the length for sequences.
 
     Returns:
         bool.
     """
-    threshold = sparsity_threshold(inputs, units, rows)
+    threshold = sparsity_threshold(inputs, units, vectors)
     # The number of live weights is rounded, so that a sparsity of 0.98 may be slightly lower.
-    return rows <= _MAX_ROWS and threshold is not None and round(sparsity, 3) >= threshold
+    return vectors <= _MAX_VECTORS and threshold is not None and round(sparsity, 3) >= threshold
 
 
-def sparsity_threshold(inputs, units, rows=1):
+def sparsity_threshold(inputs, units, vectors=1):
     """Returns the sparsity from which a float32 dense layer is faster, a float; None if it is not at any.
 
     Args:
         inputs: int, the number of input units.
         units: int, the number of output units.
-        rows: int, the number of input vectors in one call; from 16 on, a dense layer is faster all the same.
+        vectors: int, the number of input vectors in one call; from 16 on, a dense layer is faster all the same.
     """
     if inputs < _TOO_FEW_INPUTS:
         return None
-    if rows > _MOST_ROWS_READ_ONE_BY_ONE:
-        return _SEVERAL_ROWS_THRESHOLD
+    if vectors > _MOST_VECTORS_ONE_BY_ONE:
+        return _SEVERAL_VECTORS_THRESHOLD
     if inputs < _FEW_INPUTS:
         return _FEW_INPUTS_THRESHOLD
     # The limits lie between the sizes that were measured: 784 x 300, widths of 512 to 2048, and a width of 4096.

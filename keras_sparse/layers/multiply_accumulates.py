@@ -27,12 +27,16 @@ def uses_per_input(model: keras.Model) -> Callable[[keras.Layer], int | None]:
         Function that gets a layer and returns an int of at least 0; None if the size of an axis is not fixed, or the
         class of the layer is not known.
     """
-    uses_in_calls, steps, repeats = _uses_in_calls(model), _time_steps(model), _calls_of_outer_layers(model)
+    lengths, shapes, inner_calls = _query_lengths(model), _input_shapes(model), _calls_of_inner_layers(model)
 
     def uses(layer):
-        in_calls = uses_in_calls(layer)
-        factors = None if None in in_calls else sum(in_calls), steps.get(id(layer), 1), repeats.get(id(layer), 1)
-        return None if None in factors else math.prod(factors)
+        # Calls in a graph have inputs of known shapes. Those by other layers count for the shape it was built for.
+        query = lengths.get(id(layer), ())
+        counts = [_positions(layer, query, shape) for shape, *_ in shapes.get(id(layer), ())]
+        if calls := inner_calls.get(id(layer), ()):
+            built = _positions(layer, query, _built_shape(layer))
+            counts.append(None if built is None or None in calls else built * sum(calls))
+        return None if None in counts or not counts else sum(counts)
 
     return uses
 
@@ -56,17 +60,20 @@ def _uses_in_calls(model):
 
     Layers inside of other layers, and all of subclassed models, have one entry, for the shape they were built for.
     """
-    lengths, shapes = _query_lengths(model), _input_shapes(model)
-    return lambda layer: [
-        _positions(layer, lengths.get(id(layer), ()), shape) for shape in shapes.get(id(layer)) or [_built_shape(layer)]
-    ]
+    lengths, calls = _query_lengths(model), _input_shapes(model)
+
+    def uses(layer):
+        shapes = [shape for shape, *_ in calls.get(id(layer), ())] or [_built_shape(layer)]
+        return [_positions(layer, lengths.get(id(layer), ()), shape) for shape in shapes]
+
+    return uses
 
 
 def _input_shapes(model):
-    """Returns the shape of the first input of each call in a functional model and in functional models inside it.
+    """Returns the shapes of the inputs of each call in a functional model and in functional models inside it.
 
     Returns:
-        Dict from the id of a layer to a list of tuples; empty for a subclassed model.
+        Dict from the id of a layer to a list of lists of tuples; empty for a subclassed model.
     """
     shapes = {}
     if _keras.is_functional(model):
@@ -75,41 +82,43 @@ def _input_shapes(model):
                 for layer, inner in _input_shapes(node.operation).items():
                     shapes.setdefault(layer, []).extend(inner)
             elif not node.is_input:
-                shapes.setdefault(id(node.operation), []).append(tuple(node.arguments.keras_tensors[0].shape))
+                shapes.setdefault(id(node.operation), []).append([tuple(x.shape) for x in node.arguments.keras_tensors])
     return shapes
 
 
-def _calls_of_outer_layers(model):
-    """Returns how often the layers around a layer are called in a functional model, for each layer inside of others.
+def _calls_of_inner_layers(model):
+    """Returns how often layers inside of other layers, or of a subclassed model, are called for one input.
+
+    A recurrent or time-distributed layer calls those inside of it at each time step.
 
     Returns:
-        Dict from the id of a layer to an int of at least 1; None if the calls have inputs of different shapes, since
-        the layers inside are known for one shape only.
+        Dict from the id of a layer to a list with a number for each way from the model to it, int or None. It is None
+        if the number of time steps is not fixed, or a layer around is called with inputs of several shapes, since the
+        layers inside are known for one shape only.
     """
-    calls, shapes = {}, _input_shapes(model)
-    for outer in flatten(model):
-        if id(outer) in shapes:
-            built, given = _built_shape(outer), shapes[id(outer)]
-            same = len({x[1:] for x in (*given, *([tuple(built)] if built else []))}) == 1
-            calls.update((id(layer), len(given) if same else None) for layer in flatten(outer))
-    return calls
+    found, shapes = {}, _input_shapes(model)
 
-
-def _time_steps(model: keras.Model) -> dict[int, int | None]:
-    """Returns how often layers inside of recurrent and time-distributed layers are called for one input.
-
-    Returns:
-        Dict from the id of such a layer to an int of at least 1, or None if the number of time steps is not fixed.
-    """
-    steps = {}
-    for outer in (model, *flatten(model)):
+    def visit(outer, calls, way):
         if isinstance(outer, (keras.layers.RNN, keras.layers.TimeDistributed)):
             shape = _built_shape(outer)
             length = shape[1] if shape else None
-            for layer in flatten(outer):
-                before = steps.get(id(layer), 1)
-                steps[id(layer)] = None if None in (length, before) else before * length
-    return steps
+            calls = None if None in (length, calls) else calls * length
+        for layer in {id(x): x for x in _keras.sublayers(outer)}.values():
+            if id(layer) not in way:  # A layer may refer to one around it.
+                found.setdefault(id(layer), []).append(calls)
+                visit(layer, calls, {*way, id(layer)})
+
+    if not shapes:
+        visit(model, 1, {id(model)})
+    for outer in flatten(model):
+        if given := shapes.get(id(outer)):
+            built = _built_shape(outer)
+            firsts = {x[1:] for x in (*(x for x, *_ in given), *([tuple(built)] if built else []))}
+            # The layers inside of attention also depend on the lengths of keys and values.
+            others = {tuple(x[1:] for x in call) for call in given} if isinstance(outer, _ATTENTIONS) else ()
+            same = len(firsts) == 1 and len(others) <= 1
+            visit(outer, len(given) if same else None, {id(outer)})
+    return found
 
 
 def _query_lengths(model: keras.Model) -> dict[int, tuple]:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_sparse import _keras
+from keras_sparse.layers.kinds import TRANSPOSED_CONVOLUTIONS, spatial_rank
 
 # Six colors of matplotlib's "viridis", from dark to light. They differ for color-blind readers and in gray.
 COLORMAP = np.array([(68, 1, 84), (65, 68, 135), (42, 120, 142), (34, 168, 132), (122, 209, 81), (253, 231, 37)])
@@ -78,12 +79,15 @@ def kernel_windows(weight) -> np.ndarray | None:
         Float array, 1 where live, 0 where dead and 0.5 between kernels; None if the layer is not a 2-D convolution, or
         a side would be longer than 1024 pixels.
     """
-    if len(weight.shape) != 4 or len(weight.layer.get_config().get("kernel_size", ())) != 2:
+    if len(weight.shape) != 4 or spatial_rank(weight.layer) != 2:
         return None
-    height, width, inputs, outputs = weight.shape
+    live = weight.live()
+    if isinstance(weight.layer, TRANSPOSED_CONVOLUTIONS):  # whose last two axes are outputs, inputs
+        live = live.swapaxes(2, 3)
+    height, width, inputs, outputs = live.shape
     if max(inputs * (height + 1), outputs * (width + 1)) > 1024:
         return None
-    mask = weight.live().transpose(2, 0, 3, 1)
+    mask = live.transpose(2, 0, 3, 1)
     framed = np.pad(mask.astype("float32"), ((0, 0), (0, 1), (0, 0), (0, 1)), constant_values=0.5)
     return framed.reshape(inputs * (height + 1), outputs * (width + 1))[:-1, :-1]
 
