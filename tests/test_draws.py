@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 
 import threefry as plain
-from keras_sparse import counter_rng as draws
+from keras_sparse import counter_rng
 from keras_sparse.backend import compiled
 from keras_sparse.training import rewiring
 from keras_sparse.training.layer_state import LayerSpec
@@ -33,23 +33,23 @@ def as_int32(number):
 def test_known_answers(key, counter, answer):
     assert plain.threefry(key, counter) == list(answer)
     first, second = (ops.convert_to_tensor(np.array([as_int32(c)], "int32")) for c in counter)
-    ours = draws.threefry(tuple(map(as_int32, key)), first, second)
+    ours = counter_rng.threefry(tuple(map(as_int32, key)), first, second)
     assert [int(numpy(x).view("uint32")[0]) for x in ours] == list(answer)
 
 
 def test_draws_equal_plain_python():
-    key, same = draws.key_of(3, 1), plain.key_of(3, 1)
+    key, same = counter_rng.key_of(3, 1), plain.key_of(3, 1)
     positions = np.array([0, 1, 77, 2**30], "int32")
-    noise = numpy(draws.normal(key, ops.convert_to_tensor(positions), np.int32(12)))
+    noise = numpy(counter_rng.normal(key, ops.convert_to_tensor(positions), np.int32(12)))
     assert noise == pytest.approx([plain.normal(same, int(p), 12) for p in positions], rel=1e-5)
-    assert numpy(draws.signs(key, ops.convert_to_tensor(positions))).tolist() == [
+    assert numpy(counter_rng.signs(key, ops.convert_to_tensor(positions))).tolist() == [
         plain.sign(same, int(p)) for p in positions
     ]
 
 
 def test_noise_is_standard_normal_and_new_at_each_step_and_position():
-    key = draws.key_of(0, 0)
-    one, other = (numpy(draws.normal(key, ops.convert_to_tensor(POSITIONS), np.int32(s))) for s in (1, 2))
+    key = counter_rng.key_of(0, 0)
+    one, other = (numpy(counter_rng.normal(key, ops.convert_to_tensor(POSITIONS), np.int32(s))) for s in (1, 2))
     n = len(one)
     assert abs(one.mean()) < 4 / math.sqrt(n)
     assert abs(one.var() - 1) < 4 * math.sqrt(2 / n)
@@ -60,7 +60,7 @@ def test_noise_is_standard_normal_and_new_at_each_step_and_position():
 
 @functools.cache
 def _distinct(below):
-    return compiled(lambda step, draw: draws.distinct(draws.key_of(1), step, draw, below))
+    return compiled(lambda step, draw: counter_rng.distinct(counter_rng.key_of(1), step, draw, below))
 
 
 def rows(below, step, draw=2):
@@ -87,7 +87,7 @@ def test_valid_ints_are_distinct_and_equally_likely(below):
     assert found.max() < below
     if below > 300:  # If the bound is large, few draws are rejected because of collisions.
         fair = 2**31 // below * below / 2**31
-        assert 0.9 * fair < len(found) / (40 * draws.ROW) < fair + 0.02
+        assert 0.9 * fair < len(found) / (40 * counter_rng.ROW) < fair + 0.02
     bins = min(below, 8)
     count = np.bincount((found.astype("int64") * bins) // below, minlength=bins)
     expected = len(found) / bins
@@ -116,7 +116,9 @@ def spec(first, size, live):
 
 @functools.cache
 def _activate(specs, small):
-    return compiled(lambda step, masks, live, crossed: activate(draws.key_of(0), step, specs, masks, live, crossed))
+    return compiled(
+        lambda step, masks, live, crossed: activate(counter_rng.key_of(0), step, specs, masks, live, crossed)
+    )
 
 
 EACH_ALONE, LARGE_AND_SMALL, JOINED = 0, 100, 2**20  # limits up to which masks are concatenated
@@ -184,7 +186,7 @@ def test_the_order_of_live_positions_does_not_matter(live):
 def test_more_weights_cross_zero_than_are_drawn_at_once():
     live = np.arange(6_000, dtype="int32")
     arguments = ([(np.arange(20_000) < 6_000).reshape(200, 100)], live, live >= 0)
-    activates = compiled(lambda *arrays: activate(draws.key_of(0), 3, (spec(0, 20_000, 6_000),), *arrays))
+    activates = compiled(lambda *arrays: activate(counter_rng.key_of(0), 3, (spec(0, 20_000, 6_000),), *arrays))
     (mask,), found, gone = activates(*arguments)
     mask, found, gone = numpy(mask), numpy(found), numpy(gone)
     assert gone.all()

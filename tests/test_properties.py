@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from keras import layers
 
 import keras_sparse as ks
-from keras_sparse import backend
-from keras_sparse import counter_rng as draws
+from keras_sparse import backend, counter_rng
 from keras_sparse.training.growth import LargestGradient
 from keras_sparse.training.layer_state import layer_states
 from keras_sparse.training.optimizer_state import keeps_zeros, slots
@@ -233,7 +232,7 @@ def in_all(request):
 @pytest.fixture
 def _fewer_rounds(monkeypatch):
     """Limits the draws of DeepR: in nearly dense layers it would use all of them, which is slow in eager mode."""
-    monkeypatch.setattr(draws, "ROUNDS", 8)
+    monkeypatch.setattr(counter_rng, "ROUNDS", 8)
 
 
 @pytest.mark.usefixtures("_fewer_rounds")

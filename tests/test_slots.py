@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_sparse as ks
-from keras_sparse.training.checks import advice_for_nan
+from keras_sparse.training.fit_checks import advice_for_nan
 from keras_sparse.training.optimizer_state import batches_and_steps, keeps_zeros, slots
 from nets import assert_dead_is_zero, compiled, live_weights, mlp, numpy, state
 

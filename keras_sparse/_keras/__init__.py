@@ -46,7 +46,7 @@ from keras_sparse._keras.layers import (
     sublayers,
     unlocked,
 )
-from keras_sparse._keras.read_detection import is_reading_out
+from keras_sparse._keras.read_detection import READERS, is_reading_out
 from keras_sparse._keras.training import (
     SUPER_BATCHES,
     batch_counter,
@@ -59,6 +59,7 @@ from keras_sparse._keras.training import (
     has_train_step_of_keras,
     initial_value,
     is_code_of_keras,
+    is_of_one_fit,
     last_of_super_batch,
     lists_of_variables,
     refresh_held_state,
@@ -66,7 +67,7 @@ from keras_sparse._keras.training import (
     wrapped_optimizers,
 )
 
-# Kind of object -> private attributes that this folder uses.
+# Kind of object -> private attributes that this folder uses, and those that exist on one backend only.
 ATTRIBUTES = {
     "layer": ("_layers", "_tracker", "_losses", "_loss_ids", "_trainable_variables", "_seed_generators"),
     "operation": ("_inbound_nodes", "_outbound_nodes"),
@@ -76,14 +77,23 @@ ATTRIBUTES = {
     "tensor": ("_keras_history", "_keras_mask"),
     "node": ("arguments", "outputs", "operation"),
     "variable": ("_value", "_layout", "_autocast"),
-    "optimizer": ("_iterations", "_trainable_variables", "_var_key"),
+    "optimizer": ("_iterations", "_trainable_variables", "_variables", "_var_key"),
+    "adagrad": ("_accumulators",),
+    "multi optimizer": ("_inner_optimizers",),
+}
+ATTRIBUTES_OF_BACKENDS = {
+    "jax": {"model": ("_jax_state_synced", "_jax_state", "_eval_epoch_iterator")},
+    "tensorflow": {"model": ("_distribute_strategy",)},
+    "torch": {"layer": ("_modules", "_torch_params", "_track_variables")},
 }
 
 __all__ = [
     "ATTRIBUTES",
+    "ATTRIBUTES_OF_BACKENDS",
     "GRAPH_OF_FUNCTION",
     "GRAPH_OF_OPERATION",
     "HISTORY",
+    "READERS",
     "SET_BY_FIT",
     "SUPER_BATCHES",
     "add_call",
@@ -108,6 +118,7 @@ __all__ = [
     "initial_value",
     "is_code_of_keras",
     "is_functional",
+    "is_of_one_fit",
     "is_reading_out",
     "is_tracker",
     "last_of_super_batch",

@@ -87,9 +87,15 @@ def refresh_held_state(model):
     }
 
 
+def is_of_one_fit(value):
+    """Whether a function is a method of an object that replaces methods of a model for one `fit`, and says so."""
+    return getattr(getattr(value, "__self__", None), "of_one_fit", False)
+
+
 def has_train_step_of_keras(model):
-    """Whether the `train_step` of a model is the one of Keras, which `training/train_step.py` may have hooked."""
-    return _module_of(model.train_step).startswith(("keras.src.backend.", "keras_sparse.training."))
+    """Whether the `train_step` of a model is the one of Keras, possibly replaced for one `fit`."""
+    step = model.train_step
+    return is_of_one_fit(step) or _module_of(step).startswith("keras.src.backend.")
 
 
 def compute_loss(model, x, y, y_pred, sample_weight):

@@ -260,8 +260,7 @@ class _Copier:
             for name in names:
                 state.pop(name, None)
             fresh |= {n: v for n, v in self._uncompiled.items() if n in names}
-            # Hooks that replace methods during one `fit` are not copied; see `training/train_step.py`.
-            state = {n: v for n, v in state.items() if not getattr(getattr(v, "__self__", None), "of_one_fit", False)}
+            state = {n: v for n, v in state.items() if not _keras.is_of_one_fit(v)}
         if isinstance(value, keras.KerasTensor):
             # The call that made a tensor is set when that call is copied. Tensors outside of the graphs keep theirs.
             fresh |= {name: state[name] for name in _keras.HISTORY if name in state}

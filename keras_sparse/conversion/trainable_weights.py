@@ -10,7 +10,7 @@ import keras
 from keras_sparse import _keras
 from keras_sparse.conversion.custom_layer_code import why_mask_has_no_effect
 from keras_sparse.conversion.object_graph import variables_in
-from keras_sparse.layers import kinds
+from keras_sparse.layers import layer_kinds
 from keras_sparse.layers.connected_units import Units, units_of
 from keras_sparse.layers.mask_in_place import plain_class
 from keras_sparse.layers.masked import MaskedLayer
@@ -20,9 +20,11 @@ from keras_sparse.layers.traversal import check_model, flatten
 # Classes of Keras layers, and the names of the weights that are masked by default, also in subclasses.
 MASKED_BY_DEFAULT = (
     ((keras.layers.Dense, keras.layers.EinsumDense), ("kernel",)),
-    ((*kinds.CONVOLUTIONS, *kinds.TRANSPOSED_CONVOLUTIONS, *kinds.DEPTHWISE_CONVOLUTIONS), ("kernel",)),
-    (kinds.SEPARABLE_CONVOLUTIONS, ("depthwise_kernel", "pointwise_kernel")),
-    ((*kinds.CELLS, *kinds.CONVOLUTIONAL_CELLS), ("kernel", "recurrent_kernel")),
+    (layer_kinds.CONVOLUTIONS, ("kernel",)),
+    (layer_kinds.TRANSPOSED_CONVOLUTIONS, ("kernel",)),
+    (layer_kinds.DEPTHWISE_CONVOLUTIONS, ("kernel",)),
+    (layer_kinds.SEPARABLE_CONVOLUTIONS, ("depthwise_kernel", "pointwise_kernel")),
+    ((*layer_kinds.CELLS, *layer_kinds.CONVOLUTIONAL_CELLS), ("kernel", "recurrent_kernel")),
 )
 
 
@@ -72,7 +74,7 @@ class TrainableWeight:
     @property
     def spatial_rank(self) -> int:
         """The number of leading axes that are spatial."""
-        return kinds.spatial_rank(self.layer)
+        return layer_kinds.spatial_rank(self.layer)
 
     @property
     def units(self) -> Units:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import keras
 
 from keras_sparse.conversion.trainable_weights import TrainableWeight, is_masked_by_default, is_part
-from keras_sparse.layers.kinds import is_modified
+from keras_sparse.layers.layer_kinds import is_modified
 from keras_sparse.layers.masked import MaskedLayer
 from keras_sparse.layers.traversal import flatten
 from keras_sparse.validation import check_callable

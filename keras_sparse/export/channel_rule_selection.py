@@ -6,7 +6,7 @@ import numpy as np
 from keras_sparse import _keras
 from keras_sparse.export import channel_rules as rules
 from keras_sparse.export import weighted_channel_rules as weighted
-from keras_sparse.layers.kinds import DEPTHWISE_CONVOLUTIONS, SEPARABLE_CONVOLUTIONS, is_modified
+from keras_sparse.layers.layer_kinds import DEPTHWISE_CONVOLUTIONS, SEPARABLE_CONVOLUTIONS, is_modified
 
 _LINEAR = (
     *(keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D),

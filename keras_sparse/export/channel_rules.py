@@ -186,7 +186,7 @@ def clone_layer(layer, **changes):
     """
     config = {k: v for k, v in layer.get_config().items() if k != "dtype"}
     objects = {k: getattr(layer, k) for k in config if hasattr(layer, k) and _is_object(getattr(layer, k))}
-    fixed = {k: "zeros" for k, x in objects.items() if k.endswith("_initializer") and not _suits_any_shape(x)}
+    fixed = {k: "zeros" for k, x in objects.items() if k.endswith("initializer") and not _suits_any_shape(x)}
     return type(layer)(**{**config, **objects, **fixed, "dtype": layer.dtype_policy, **changes})
 
 

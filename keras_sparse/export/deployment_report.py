@@ -10,7 +10,7 @@ from keras_sparse.conversion.trainable_weights import check_convertible, trainab
 from keras_sparse.export.litert import WEIGHTS
 from keras_sparse.export.sparse_benefit import sparse_is_faster, sparse_is_smaller, sparsity_threshold
 from keras_sparse.export.xnnpack import reason_for_dense_inference
-from keras_sparse.layers.kinds import (
+from keras_sparse.layers.layer_kinds import (
     CELLS,
     CONVOLUTIONAL_CELLS,
     CONVOLUTIONS,

@@ -6,7 +6,7 @@ import math
 import keras
 import numpy as np
 
-from keras_sparse.layers.kinds import CONVOLUTIONS, DEPTHWISE_CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
+from keras_sparse.layers.layer_kinds import CONVOLUTIONS, DEPTHWISE_CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
 from keras_sparse.layers.mask_elements import spread
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from keras_sparse import _keras
 from keras_sparse.layers.granularity import mask_shape
-from keras_sparse.layers.kinds import spatial_rank
+from keras_sparse.layers.layer_kinds import spatial_rank
 from keras_sparse.layers.masked import MASKED, MaskedLayer
 from keras_sparse.layers.masked_weight import LiveRegularizer, MaskSettings, storage, weight_properties
 from keras_sparse.layers.masks import Mask

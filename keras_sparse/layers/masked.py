@@ -7,7 +7,7 @@ import keras
 
 from keras_sparse import _keras
 from keras_sparse.layers.granularity import mask_shape
-from keras_sparse.layers.kinds import spatial_rank
+from keras_sparse.layers.layer_kinds import spatial_rank
 from keras_sparse.layers.mask_elements import where_live
 from keras_sparse.layers.masked_weight import LiveRegularizer, MaskedWeight, MaskSettings, holding, weight_properties
 from keras_sparse.layers.masks import Mask

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import keras
 
 from keras_sparse import _keras
-from keras_sparse.layers import kinds
+from keras_sparse.layers import layer_kinds
 from keras_sparse.layers.traversal import flatten
 
 _ATTENTIONS = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
@@ -145,7 +145,7 @@ def _positions(layer, lengths, shape):
         return None  # It looks weights up, or multiplies by all of them, as its argument `reverse` says.
     if isinstance(layer, keras.layers.Embedding):
         return 0  # Weights are looked up, not multiplied.
-    if isinstance(layer, kinds.CELLS):
+    if isinstance(layer, layer_kinds.CELLS):
         return 1
     if shape is None:
         return None
@@ -155,7 +155,7 @@ def _positions(layer, lengths, shape):
         axes = _einsum_axes(layer.equation, shape)
     elif isinstance(layer, keras.layers.Dense):
         axes = shape[1:-1]
-    elif isinstance(layer, kinds.CONVOLUTIONAL_CELLS):
+    elif isinstance(layer, layer_kinds.CONVOLUTIONAL_CELLS):
         padded = layer.padding == "same"
         spatial = shape[2:] if layer.data_format == "channels_first" else shape[1:-1]
         sizes = zip(spatial, layer.kernel_size, layer.strides, layer.dilation_rate, strict=True)
@@ -163,13 +163,13 @@ def _positions(layer, lengths, shape):
     elif isinstance(
         layer,
         (
-            *kinds.CONVOLUTIONS,
-            *kinds.DEPTHWISE_CONVOLUTIONS,
-            *kinds.SEPARABLE_CONVOLUTIONS,
-            *kinds.TRANSPOSED_CONVOLUTIONS,
+            *layer_kinds.CONVOLUTIONS,
+            *layer_kinds.DEPTHWISE_CONVOLUTIONS,
+            *layer_kinds.SEPARABLE_CONVOLUTIONS,
+            *layer_kinds.TRANSPOSED_CONVOLUTIONS,
         ),
     ):
-        if not isinstance(layer, kinds.TRANSPOSED_CONVOLUTIONS):
+        if not isinstance(layer, layer_kinds.TRANSPOSED_CONVOLUTIONS):
             shape = layer.compute_output_shape(shape)
         axes = shape[2:] if layer.data_format == "channels_first" else shape[1:-1]
     else:

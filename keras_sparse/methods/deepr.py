@@ -8,8 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sparse import backend
-from keras_sparse import counter_rng as draws
+from keras_sparse import backend, counter_rng
 from keras_sparse.layers.traversal import trainable_masked_weights
 from keras_sparse.schedules import ScheduleLike, by_epoch
 from keras_sparse.training import rewiring
@@ -153,7 +152,7 @@ class DeepR(PerStepMethod):
         before = ops.concatenate([ops.cast(elements_at(w, x), "float32") for w, x in zip(weights, local, strict=True)])
         eta = rate if self.eta is None else self.eta
         # noise ~ sqrt(2 * eta * T) * N(0, 1)
-        noise = ops.sqrt(2 * eta * temperature) * draws.normal(key, live, step)
+        noise = ops.sqrt(2 * eta * temperature) * counter_rng.normal(key, live, step)
         bellec = self.reading == "bellec"
         # bellec:   w <- w - eta * alpha * sign + noise
         # table_4:  w <- w - rate * (alpha * sign(w) + noise), as if the bracket were part of the gradient
@@ -170,7 +169,7 @@ class DeepR(PerStepMethod):
         masks, now_live, dropped = replace(key, step, specs, masks, live, crossed)
         if bellec:  # New weights start at 0, and so do crossed weights for which `activate` found no replacement.
             moved = ops.where(crossed, ops.zeros_like(moved), moved)
-            signs = ops.where(dropped, draws.signs(key, now_live), signs)
+            signs = ops.where(dropped, counter_rng.signs(key, now_live), signs)
         else:
             moved = ops.where(dropped, ops.zeros_like(moved), moved)
             signs = ops.where(dropped, ops.zeros_like(moved), ops.sign(moved))
@@ -190,10 +189,10 @@ class DeepR(PerStepMethod):
 
     def _signs(self, positions):
         """Returns the fixed signs of the weights at some positions."""
-        return ops.convert_to_numpy(draws.signs(self._key(), ops.convert_to_tensor(positions)))
+        return ops.convert_to_numpy(counter_rng.signs(self._key(), ops.convert_to_tensor(positions)))
 
     def _key(self):
-        return draws.key_of(self.seed)
+        return counter_rng.key_of(self.seed)
 
 
 def _live(layer):

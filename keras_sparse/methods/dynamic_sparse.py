@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_sparse import criteria
 from keras_sparse.schedules import ScheduleLike, by_epoch
-from keras_sparse.training.checks import check_reachable
+from keras_sparse.training.fit_checks import check_reachable
 from keras_sparse.training.growth import RandomGrowth
 from keras_sparse.training.layer_state import LayerState, by_element_size
 from keras_sparse.training.sparse_method import SparseMethod

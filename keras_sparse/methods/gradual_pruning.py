@@ -15,7 +15,7 @@ from keras_sparse import criteria
 from keras_sparse.layers.traversal import trainable_masked_weights
 from keras_sparse.schedules import multiples
 from keras_sparse.training.layer_state import LayerState, by_element_size, sparsity
-from keras_sparse.training.pattern_update import needed
+from keras_sparse.training.pattern_update import strongest_of_groups
 from keras_sparse.training.saved_state import read_state
 from keras_sparse.training.sparse_method import SparseMethod
 from keras_sparse.training.update_schedule import UpdateSchedule
@@ -234,7 +234,7 @@ def _shielded(layer):
 def _protected(layer):
     """Returns which live elements are never dropped: the strongest of a layer, or those that its pattern needs."""
     if layer.pattern is not None:
-        return needed(layer)
+        return strongest_of_groups(layer)
     protected = np.zeros(len(layer.scores), bool)
     if len(protected):
         protected[layer.scores.argmax()] = True

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_sparse import _keras
-from keras_sparse.layers.kinds import TRANSPOSED_CONVOLUTIONS, spatial_rank
+from keras_sparse.layers.layer_kinds import TRANSPOSED_CONVOLUTIONS, spatial_rank
 
 # Six colors of matplotlib's "viridis", from dark to light. They differ for color-blind readers and in gray.
 COLORMAP = np.array([(68, 1, 84), (65, 68, 135), (42, 120, 142), (34, 168, 132), (122, 209, 81), (253, 231, 37)])

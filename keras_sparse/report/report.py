@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_sparse.conversion.trainable_weights import trainable_weights
-from keras_sparse.layers.kinds import ELEMENTWISE
+from keras_sparse.layers.layer_kinds import ELEMENTWISE
 from keras_sparse.layers.multiply_accumulates import uses_per_input
 from keras_sparse.layers.traversal import check_model, masked_weights
 from keras_sparse.report import rendering

@@ -86,12 +86,12 @@ def plan_update(method, model: keras.Model, numbered: list[tuple], step: int) ->
     dropped = method.drop(states)
     check_dropped(name, states, dropped)
     if any(s.pattern for s in states):
-        dropped = [pattern_update.limit_dropped(s, d) for s, d in zip(states, dropped, strict=True)]
+        dropped = [pattern_update.limit_to_replaceable(s, d) for s, d in zip(states, dropped, strict=True)]
     counts = method.redistribute(states, dropped)
     check_counts(name, states, counts)
     rngs = [np.random.default_rng([method.seed, place, step]) for place, _ in numbered]
     grown = [
-        np.asarray(method.grow(s, n, rng) if s.pattern is None else pattern_update.grow(method, s, d, n, rng))
+        np.asarray(method.grow(s, n, rng) if s.pattern is None else pattern_update.grow_in_groups(method, s, d, n, rng))
         for s, d, n, rng in zip(states, dropped, counts, rngs, strict=True)
     ]
     check_update(name, states, dropped, grown, method.budget(states))

@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from keras_sparse import counter_rng as draws
+from keras_sparse import counter_rng
 from keras_sparse.training.rewiring import elements_at, parts_of, with_elements
 
 
@@ -50,7 +50,7 @@ def _replacements(key, step, spec, mask, local, crossed):
     crosses = grouped(with_elements(ops.zeros((spec.size,), "bool"), local, crossed))
     # Order each group: dead weights first, in random order. The scores are the normal draws at the dead positions; the
     # noise of DeepR uses those at live positions, so no draw is used twice.
-    scores = ops.where(dead, grouped(draws.normal(key, positions + spec.first, step)), -float("inf"))
+    scores = ops.where(dead, grouped(counter_rng.normal(key, positions + spec.first, step)), -float("inf"))
     order = ops.cast(ops.argsort(-scores, axis=-1), "int32")
     # The k-th crossed weight of a group is replaced by the k-th dead weight in this order.
     rank = ops.cumsum(ops.cast(crosses, "int32"), axis=-1) - 1

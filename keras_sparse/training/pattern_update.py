@@ -6,7 +6,7 @@ from keras_sparse.layers.nm_pattern import choose_in_groups
 from keras_sparse.training.layer_state import LayerState
 
 
-def limit_dropped(layer: LayerState, dropped: np.ndarray) -> np.ndarray:
+def limit_to_replaceable(layer: LayerState, dropped: np.ndarray) -> np.ndarray:
     """Limits the dropped weights of a layer to as many in each group as can grow there.
 
     Weights grow only at positions that were dead before the update. A group of M weights with n live ones has M - n of
@@ -30,7 +30,7 @@ def limit_dropped(layer: LayerState, dropped: np.ndarray) -> np.ndarray:
     return np.isin(layer.live, choose_in_groups(gone, -layer.scores[dropped], pattern, most), assume_unique=True)
 
 
-def needed(layer: LayerState) -> np.ndarray:
+def strongest_of_groups(layer: LayerState) -> np.ndarray:
     """Marks the live weights that pruning must keep: the N strongest of each group.
 
     Args:
@@ -44,7 +44,7 @@ def needed(layer: LayerState) -> np.ndarray:
     return np.isin(layer.live, kept, assume_unique=True)
 
 
-def grow(method, layer: LayerState, dropped: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+def grow_in_groups(method, layer: LayerState, dropped: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """Selects the positions to grow in a layer with a pattern: in each group as many as were dropped.
 
     Args:

@@ -9,7 +9,7 @@ import itertools
 import numpy as np
 from keras import ops
 
-from keras_sparse import counter_rng as draws
+from keras_sparse import counter_rng
 
 MOST_POSITIONS = 2**31 - 1  # the largest int32, since positions are int32
 SMALL = 2**20  # Layers of up to this many weights have their masks concatenated and split at each step.
@@ -51,10 +51,10 @@ def activate(key, step, specs, masks, live, crossed):
     # once, so that no later turn activates them again. Positions of crossed weights stay marked until the search is
     # over, so that a weight that was just dropped is not activated.
     def missing(draw, found, *_):
-        return ops.logical_and(draw < draws.ROUNDS, ops.any(found < possible))
+        return ops.logical_and(draw < counter_rng.ROUNDS, ops.any(found < possible))
 
     def search(draw, found, activated, *marks):
-        drawn, counts = draws.distinct(key, step, draw, [spec.size for spec in specs])
+        drawn, counts = counter_rng.distinct(key, step, draw, [spec.size for spec in specs])
         marked = [elements_at(mark, group.rows(drawn)) for mark, group in zip(marks, groups, strict=True)]
         dead = ops.logical_and(counts, ops.logical_not(ops.cast(_rows_by_layer(marked, groups), "bool")))
         # place[i, j] = number of dead positions of layer i found before the j-th of this row, in this turn or earlier.

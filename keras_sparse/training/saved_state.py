@@ -10,7 +10,7 @@ import numpy as np
 from keras_sparse import backend
 from keras_sparse.layers.method_state import MethodState
 from keras_sparse.layers.traversal import masked_weights
-from keras_sparse.training import checks
+from keras_sparse.training import fit_checks
 
 
 def read_state(model: keras.Model) -> MethodState:
@@ -63,7 +63,7 @@ def resume(method, model: keras.Model, epoch: int) -> tuple[int, int | None]:
     if saved.last_update > schedule.started:  # The optimizer was replaced: start a new training.
         saved = MethodState(saved.method)
     if loaded and method.owes_updates:
-        checks.check_same_method(name, saved)
+        fit_checks.check_same_method(name, saved)
     method.set_state(saved.state_of(name))
     owed = schedule.owed(epoch, saved.last_update if method.owes_updates else -1, loaded)
     # Before the first update, the starting step is saved, so that a resumed run knows it.

@@ -12,7 +12,7 @@ from keras_sparse.layers.method_state import MethodState
 from keras_sparse.layers.traversal import numbered_weights, trainable_masked_weights
 from keras_sparse.replicas import check_replicas
 from keras_sparse.schedules import ScheduleLike
-from keras_sparse.training import checks, saved_state
+from keras_sparse.training import fit_checks, saved_state
 from keras_sparse.training.active_method import check_alone
 from keras_sparse.training.dead_weights import clear
 from keras_sparse.training.growth import Growth, RandomGrowth
@@ -151,9 +151,9 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
         numbered = numbered_weights(model)
         optimizer = optimizer or getattr(model, "optimizer", None)
         if optimizer is None:
-            checks.warn_of_no_optimizer(type(self).__name__, model)
+            fit_checks.warn_of_no_optimizer(type(self).__name__, model)
         if self._within_fit and not self._updates:  # The optimizer may not have been built before.
-            checks.check_optimizer_trains(type(self).__name__, model, [weight for _, weight in numbered])
+            fit_checks.check_optimizer_trains(type(self).__name__, model, [weight for _, weight in numbered])
         self._epoch, self._step = epoch, step
         self.update_schedule.epoch = epoch
         self._synchronize(model)
@@ -184,7 +184,7 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
         clear(layers, optimizer)  # Clipping by a norm of NaN makes dead weights NaN, too.
         self._write_state(model, self._step)
         if not self._skipped:
-            checks.warn_of_nan(type(self).__name__, self._step, layers, optimizer)
+            fit_checks.warn_of_nan(type(self).__name__, self._step, layers, optimizer)
         self._skipped += 1
 
     def on_train_begin(self, logs: dict | None = None) -> None:
@@ -193,14 +193,14 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
         layers = trainable_masked_weights(model)
         if _keras.has_train_step_of_keras(model):  # Others may train by optimizers of their own.
             build_optimizer(model)
-        checks.check_optimizer_trains(name, model, layers)
+        fit_checks.check_optimizer_trains(name, model, layers)
         check_alone(model, self)
         self.growth_strategy.check(model)
         self._forget_fit()
         trace_if_masks_are_new(model)
         self.update_schedule.begin_fit(model, params)
         if self.grows:
-            checks.warn_if_dense(name, model, layers)
+            fit_checks.warn_if_dense(name, model, layers)
         self.check(model, layers)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
@@ -311,9 +311,9 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
     def warn(self) -> None:
         """Warns if updates were possible but none was made, or none dropped anything."""
         if self.update_schedule.was_active and not self._updates and not self._skipped:
-            checks.warn_of_no_update(type(self).__name__, self.update_schedule)
+            fit_checks.warn_of_no_update(type(self).__name__, self.update_schedule)
         elif self._updates and not self._moved and not self.may_be_idle():
-            checks.warn_of_idle_updates(type(self).__name__, self._updates)
+            fit_checks.warn_of_idle_updates(type(self).__name__, self._updates)
 
     def _forget_fit(self):
         self.growth_strategy.forget()

@@ -1,7 +1,7 @@
 """Tells which part of each network of keras.applications `sparsify` masks, and whether outputs stay the same.
 
-    python tools/coverage.py > docs/coverage.md
-    python tools/coverage.py --families MobileNetV2,Xception
+    python tools/applications.py > docs/applications.md
+    python tools/applications.py --families MobileNetV2,Xception
 
 Each network is made without pretrained weights, converted with sparsity 0, saved, loaded and converted back. The table
 has the largest difference of outputs after each of these steps.
@@ -73,7 +73,8 @@ def main(arguments):
     """Prints the table."""
     del arguments
     print(
-        f"# What is masked of keras.applications\n\nMade by `python tools/coverage.py` on {keras.backend.backend()}.\n"
+        "# What is masked of keras.applications\n\n"
+        f"Made by `python tools/applications.py` on {keras.backend.backend()}.\n"
     )
     print("| network | parameters | masked | largest that stays dense | sparsified | loaded | densified |")
     print("| --- | --: | --: | --- | --: | --: | --: |")
