@@ -43,7 +43,7 @@ class BackupAndRestore(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, backup_dir: str | os.PathLike, delete_checkpoint: bool = True):
+    def __init__(self, backup_dir: str | os.PathLike, *, delete_checkpoint: bool = True):
         super().__init__()
         if not isinstance(backup_dir, (str, os.PathLike)) or Path(backup_dir).is_file():
             raise ValueError(

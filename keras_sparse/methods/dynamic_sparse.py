@@ -11,7 +11,7 @@ import numpy as np
 from keras_sparse import criteria
 from keras_sparse.schedules import ScheduleLike, by_epoch
 from keras_sparse.training.fit_checks import check_reachable
-from keras_sparse.training.growth import RandomGrowth
+from keras_sparse.training.growth import random_growth
 from keras_sparse.training.layer_state import LayerState, by_element_size
 from keras_sparse.training.sparse_method import SparseMethod
 from keras_sparse.training.update_schedule import required
@@ -83,7 +83,7 @@ class DynamicSparse(SparseMethod):
         seed: int = 0,
         fraction: ScheduleLike | None = None,
     ):
-        super().__init__(required(period, "DynamicSparse"), until, seed, growth=RandomGrowth(growth, regrow_scale))
+        super().__init__(required(period, "DynamicSparse"), until, seed, growth=random_growth(growth, regrow_scale))
         if (prune_count is None) == (fraction is None):
             raise ValueError(
                 "DynamicSparse takes either `prune_count`, how many mask elements an update drops, or `fraction`, what "

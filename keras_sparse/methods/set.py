@@ -11,7 +11,7 @@ import numpy as np
 from keras_sparse import criteria
 from keras_sparse.schedules import ScheduleLike, by_epoch
 from keras_sparse.training.fit_checks import check_reachable
-from keras_sparse.training.growth import RandomGrowth
+from keras_sparse.training.growth import random_growth
 from keras_sparse.training.layer_state import LayerState
 from keras_sparse.training.sparse_method import SparseMethod
 from keras_sparse.training.update_schedule import EPOCH, required
@@ -76,7 +76,7 @@ class SET(SparseMethod):
         until: int | None = None,
         seed: int = 0,
     ):
-        super().__init__(required(period, "SET"), until, seed, growth=RandomGrowth(growth, regrow_scale))
+        super().__init__(required(period, "SET"), until, seed, growth=random_growth(growth, regrow_scale))
         if (fraction is None) == (count is None):
             raise ValueError(
                 "SET takes either `fraction`, the part of each layer to drop, or `count`, a number over the network. "

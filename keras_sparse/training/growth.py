@@ -5,6 +5,7 @@ A sparse training method has one of them. An update calls `observe` for the stat
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -65,9 +66,9 @@ class RandomGrowth(Growth):
             1e-4 avoid this, and are too small to change the outputs.
     """
 
-    def __init__(self, where="anywhere", scale=1e-4):
-        check_choice(where, "growth", GROWTH)
-        check_not_negative(scale, "regrow_scale")
+    def __init__(self, where: str = "anywhere", scale: float = 1e-4):
+        check_choice(where, "where", GROWTH)
+        check_not_negative(scale, "scale")
         self.where, self.scale = where, scale
 
     def room(self, layer: LayerState) -> int:
@@ -100,6 +101,13 @@ class RandomGrowth(Growth):
         return np.setdiff1d(np.flatnonzero(between), layer.live, assume_unique=True)
 
 
+def random_growth(growth: str, regrow_scale: float) -> RandomGrowth:
+    """Returns a `RandomGrowth` for the arguments of a method, with their names in error messages."""
+    check_choice(growth, "growth", GROWTH)
+    check_not_negative(regrow_scale, "regrow_scale")
+    return RandomGrowth(growth, regrow_scale)
+
+
 class LargestGradient(Growth):
     """Grows at the dead positions with the largest magnitude of the dense gradient, with value 0.
 
@@ -116,7 +124,7 @@ class LargestGradient(Growth):
         ValueError: if `probe` is no batch or `gradients` no function.
     """
 
-    def __init__(self, name, probe=None, gradients=None):
+    def __init__(self, name: str, probe: tuple | None = None, gradients: Callable | None = None):
         if probe is not None and (not isinstance(probe, (tuple, list)) or len(probe) not in (2, 3)):
             raise ValueError(
                 f"`probe` must be a batch, (x, y) or (x, y, sample_weight). Received: {type(probe).__name__}."

@@ -45,7 +45,7 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
         until: int, the number of epochs after which the masks stay fixed; None for no end.
         seed: int of at least 0. A random draw is a function of the seed, the place of the weight in the model and the
             step, so that it is the same on all replicas and backends, and after a resume.
-        growth: growth strategy; None for `keras_sparse.training.growth.RandomGrowth()`.
+        growth: growth strategy; None for `keras_sparse.RandomGrowth()`.
         update_schedule: `UpdateSchedule`; None to make it from `period` and `until`.
 
     Attributes:

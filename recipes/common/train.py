@@ -10,7 +10,7 @@ import keras
 from absl import app, flags
 
 import keras_sparse as ks
-from common import data, devices, endings, folder, methods
+from common import data, devices, folder, interruptions, methods
 from common.options import given, settings
 from common.progress import Progress
 from keras_sparse.callbacks import event_file
@@ -48,7 +48,7 @@ def run(experiment, build, load=data.load, options=flags.FLAGS):
     if options.resume and runs.result():
         print(f"The run in {path} is finished already: test accuracy {runs.result()['test_accuracy']:.2%}.")
         return runs.result()
-    with contextlib.closing(runs), endings.explained(options, runs), endings.CtrlC() as ctrl_c:
+    with contextlib.closing(runs), interruptions.explained(options, runs), interruptions.CtrlC() as ctrl_c:
         return _run(experiment, build, load, options, runs, config, ctrl_c)
 
 
@@ -133,14 +133,14 @@ class Trainer:
         options: parsed flags.
         sets: tuple of the training and the test data.
         machine: `common.devices.Devices`.
-        ctrl_c: `common.endings.CtrlC`.
+        ctrl_c: `common.interruptions.CtrlC`.
     """
 
     training: object
     options: flags.FlagValues
     sets: tuple
     machine: devices.Devices
-    ctrl_c: endings.CtrlC
+    ctrl_c: interruptions.CtrlC
 
     def fit(self, plan, path, hparams=None):
         """Trains by a `common.methods.Plan`, from the last backup in a folder if there is one.

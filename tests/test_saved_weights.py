@@ -65,7 +65,7 @@ def test_tensorboard_draws_histograms_and_images_of_a_masked_model(build, shape,
 # Saving and exporting with an optimizer that changes dead weights, and without a method.
 
 
-@keras.saving.register_keras_serializable("test_leaving")
+@keras.saving.register_keras_serializable("test_saved_weights")
 class Shaking(keras.optimizers.SGD):
     """Optimizer that changes every weight, whatever its gradient."""
 

@@ -8,7 +8,7 @@ import time
 import keras
 import pytest
 
-from common.endings import CtrlC
+from common.interruptions import CtrlC
 from nets import mlp, ready
 
 
