@@ -690,6 +690,15 @@ def test_the_batch_that_built_a_sequential_model_does_not_fix_the_batch_size_of_
 
 
 @pytest.mark.filterwarnings(NOT_FASTER)
+def test_a_sequential_model_whose_layers_need_its_batch_size_keeps_it(tmp_path):
+    data = np.random.default_rng(0).normal(size=(4, 6)).astype("float32")
+    halves = layers.Lambda(lambda x: keras.ops.reshape(x, (4, 2, 3)))
+    model = keras.Sequential([keras.Input(batch_shape=(4, 6)), halves, layers.Dense(2)])
+    ks.export(model, tmp_path / "m.tflite")
+    np.testing.assert_allclose(ks.load_litert(tmp_path / "m.tflite")(data)[0], numpy(model(data)), atol=1e-5)
+
+
+@pytest.mark.filterwarnings(NOT_FASTER)
 def test_int8_of_a_graph_that_needs_its_batch_size(tmp_path):
     data = np.random.default_rng(0).normal(size=(50, 6)).astype("float32")
     x = keras.Input(batch_shape=(4, 6))

@@ -57,9 +57,10 @@ class PenaltyLoss(keras.Loss):
 
 @pytest.mark.parametrize("kind", ["closure", "model in a closure", "object", "global names"])
 @pytest.mark.parametrize("method", [lambda: ks.SET(0.3, period=3), lambda: ks.DeepR(1e-4, 1e-6)], ids=["SET", "DeepR"])
-def test_a_loss_with_a_penalty_of_the_variables_leaves_dead_weights_at_zero(kind, method, blobs):
+def test_a_loss_with_a_penalty_of_the_variables_leaves_dead_weights_at_zero(kind, method, blobs, monkeypatch):
     model = mlp(0.8)
-    variables = VARIABLES["all"] = [w.variable for w in ks.masked_weights(model)]
+    variables = [w.variable for w in ks.masked_weights(model)]
+    monkeypatch.setitem(VARIABLES, "all", variables)
     loss = {
         "closure": lambda y, p: ops.mean(p**2) + 1e-2 * penalty(variables),
         "model in a closure": lambda y, p: ops.mean(p**2) + 1e-2 * penalty(model.trainable_variables),
@@ -70,6 +71,40 @@ def test_a_loss_with_a_penalty_of_the_variables_leaves_dead_weights_at_zero(kind
     before, checks = live_weights(model), ChecksEachStep()
     model.fit(*blobs, batch_size=16, epochs=2, verbose=0, callbacks=[method(), checks])
     assert (live_weights(model), checks.steps) == (before, 12)
+
+
+class Penalized(keras.Model):
+    """A model that adds a penalty of its variables in a method that `call` uses."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = layers.Dense(16, activation="relu"), layers.Dense(3)
+
+    def call(self, inputs):
+        self.add_penalty(inputs)
+        return self.head(self.body(inputs))
+
+    def add_penalty(self, inputs):
+        self.add_loss(1e-2 * penalty(self.trainable_variables) + ops.sum(inputs) * 0.0)
+
+
+@pytest.mark.parametrize("method", [lambda: ks.SET(0.3, period=3), lambda: ks.DeepR(1e-4, 1e-6)], ids=["SET", "DeepR"])
+def test_a_penalty_that_a_layer_adds_leaves_dead_weights_at_zero(method, blobs):
+    model = Penalized()
+    model(blobs[0])
+    sparse = compiled(ks.sparsify(model, 0.8))
+    before, checks = live_weights(sparse), ChecksEachStep()
+    sparse.fit(*blobs, batch_size=16, epochs=2, verbose=0, callbacks=[method(), checks])
+    assert (live_weights(sparse), checks.steps) == (before, 12)
+
+
+@pytest.mark.parametrize("loss", ["ce", "crossentropy"])
+def test_names_of_losses_that_only_compile_knows(loss, blobs):
+    model = mlp(0.8)
+    model.compile("sgd", loss)
+    targets = np.eye(3, dtype="float32")[blobs[1]]
+    history = model.fit(blobs[0], targets, verbose=0, callbacks=[ks.DeepR(1e-4, 1e-6)]).history
+    assert np.isfinite(history["loss"][0])
 
 
 def test_a_loss_that_holds_another_model_needs_no_action_in_the_step(blobs):

@@ -35,8 +35,9 @@ ENCODERS = {}
 
 
 @FEW
-def test_functions_with_layers_in_global_names_use_those_of_the_copy():
-    encoder = ENCODERS["one"] = layers.Dense(4, use_bias=False, name="encoder")
+def test_functions_with_layers_in_global_names_use_those_of_the_copy(monkeypatch):
+    encoder = layers.Dense(4, use_bias=False, name="encoder")
+    monkeypatch.setitem(ENCODERS, "one", encoder)
     inputs = keras.Input((8,))
     model = keras.Model(inputs, layers.Lambda(_decode)(encoder(inputs)))
     sparse = ks.sparsify(model, 0.5)
@@ -50,7 +51,52 @@ def test_functions_with_layers_in_global_names_use_those_of_the_copy():
     assert ENCODERS["one"] is encoder
 
 
-@pytest.mark.parametrize("by", ["operation", "closure", "default", "list"])
+class GlobalDecoder(layers.Layer):
+    """A layer that reads another one by a global name."""
+
+    def call(self, inputs):
+        return self.decode(inputs)
+
+    def decode(self, inputs):
+        return ops.matmul(inputs, ops.transpose(encoder_of_module.kernel))
+
+
+encoder_of_module = None
+
+
+def test_a_class_that_reads_layers_by_global_names_cannot_be_copied(monkeypatch):
+    encoder = layers.Dense(4, use_bias=False, name="encoder")
+    monkeypatch.setitem(globals(), "encoder_of_module", encoder)
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, layers.Dense(30)(GlobalDecoder()(encoder(inputs))))
+    with pytest.raises(ValueError, match=r"reads layers.*global names in `decode`: \['encoder_of_module'\].*in_place"):
+        ks.sparsify(model, 0.5)
+    assert len(weights(ks.sparsify(model, 0.5, in_place=True))) == 2
+
+
+class Ring(collections.deque):
+    """A deque of a class of the user's, which its own code would have to copy."""
+
+
+@pytest.mark.parametrize("held", [random.SystemRandom(), Ring([1])], ids=["SystemRandom", "subclass of deque"])
+def test_objects_that_cannot_be_copied_are_shared(held):
+    layer = layers.Dense(4)
+    model = keras.Sequential([keras.Input((8,)), layer])
+    layer.held = held
+    assert_same(ks.sparsify(model, 0.0), model)
+
+
+class CallsHelper:
+    """An object whose method a Lambda layer calls."""
+
+    def __init__(self, kernel):
+        self.kernel = kernel
+
+    def decode(self, tensor):
+        return ops.matmul(tensor, ops.transpose(self.kernel))
+
+
+@pytest.mark.parametrize("by", ["operation", "closure", "default", "list", "method"])
 def test_a_weight_that_an_operation_or_function_holds_stays_dense(by):
     encoder = layers.Dense(4, use_bias=False, name="encoder")
     inputs = keras.Input((8,))
@@ -61,6 +107,7 @@ def test_a_weight_that_an_operation_or_function_holds_stays_dense(by):
         "closure": lambda: layers.Lambda(lambda t: ops.matmul(t, ops.transpose(kernel)), name="decoder")(hidden),
         "default": lambda: layers.Lambda(lambda t, w=kernel: ops.matmul(t, ops.transpose(w)), name="decoder")(hidden),
         "list": lambda: layers.Lambda(lambda t: ops.matmul(t, ops.transpose(held[0])), name="decoder")(hidden),
+        "method": lambda: layers.Lambda(CallsHelper(kernel).decode, name="decoder")(hidden),
     }[by]()
     model = keras.Model(inputs, layers.Dense(30, name="head")(outputs))
     sparse = ks.sparsify(model, 0.5)
@@ -114,6 +161,28 @@ class Tied(keras.Model):
     @property
     def decoder(self):
         return ops.transpose(self.encoder._kernel)
+
+
+class Blocks(layers.Layer):
+    """A layer that lists the weights of one of its two layers, and has a string that is the name of such a list."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = layers.Dense(8, name="first"), layers.Dense(8, name="second")
+
+    def build(self, shape):
+        self.first.build(shape)
+        self.second.build(shape)
+
+    def call(self, inputs):
+        made = {"weights": self.first(inputs)}
+        return made["weights"] + ops.sum(self.second.trainable_weights[0])
+
+
+@pytest.mark.filterwarnings("ignore:`sparsify` masks")
+def test_lists_of_weights_of_another_layer_do_not_matter():
+    model = keras.Sequential([keras.Input((8,)), Blocks()])
+    assert weights(ks.sparsify(model, 0.5)) == {"first/kernel"}
 
 
 class Mixer(layers.Layer):

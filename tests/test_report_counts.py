@@ -193,3 +193,28 @@ def test_attention_with_values_of_several_lengths_is_unknown():
     assert ks.report(keras.Model([query, short], attention(query, short))).dense_macs == (6 + 10 + 10 + 6) * 64
     model = keras.Model([query, short, long], [attention(query, short), attention(query, long)])
     assert ks.report(model).dense_macs is None
+    attention, mask = layers.MultiHeadAttention(2, 4), keras.Input((6, 10), dtype="bool")
+    outputs = [attention(query, short), attention(query, short, attention_mask=mask)]
+    assert ks.report(keras.Model([query, short, mask], outputs)).dense_macs == 2 * (6 + 10 + 10 + 6) * 64
+
+
+def test_layers_that_no_call_reaches_count_for_the_shape_they_were_built_for():
+    dense = layers.Dense(4, use_bias=False)
+    dense.build((None, 8))
+    (row,) = ks.report(ks.sparsify(keras.Sequential([keras.Input((8,)), dense]), 0.5).layers[0]).layers
+    assert (row.dense_macs, row.macs) == (32, 16)
+
+    class Twice(keras.Model):
+        """A model that has a layer in two ways."""
+
+        def __init__(self):
+            super().__init__()
+            self.encoder = layers.Dense(4, use_bias=False)
+            self.net = keras.Sequential([self.encoder, layers.Dense(3, use_bias=False)])
+
+        def call(self, inputs):
+            return self.net(inputs)
+
+    model = Twice()
+    model(np.ones((2, 8), "float32"))
+    assert ks.report(model).dense_macs == 32 + 12

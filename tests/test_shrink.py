@@ -538,6 +538,7 @@ def test_initializers_that_suit_the_old_shape_only(tmp_path):
     assert_same(model, keras.models.load_model(tmp_path / "m.keras"))
 
 
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX has float64 only if it is enabled")
 def test_float64_weights_are_not_rounded():
     keras.config.set_dtype_policy("float64")
     try:

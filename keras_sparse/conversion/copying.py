@@ -19,11 +19,14 @@ import keras
 import numpy as np
 
 from keras_sparse import _keras, backend
+from keras_sparse.conversion.custom_layer_code import methods_of_call
 from keras_sparse.conversion.object_graph import References, attributes_of, globals_of, has_contents, is_plain_object
 
 _CONSTANTS = (bool, int, float, complex, str, bytes, type, types.ModuleType, enum.Enum)
+_LAYERS = (keras.Operation, keras.Variable)
 _CONTAINERS = (list, tuple, dict, set, frozenset)
-_STATEFUL = (np.ndarray, np.random.Generator, np.random.RandomState, random.Random, bytearray)
+_ARRAYS = (np.ndarray, np.random.Generator, np.random.RandomState)
+_STATEFUL = (random.Random, bytearray)  # of the standard library; not their subclasses, some of which cannot be copied
 
 
 def copy_model(model: keras.Model) -> tuple[keras.Model, Callable]:
@@ -80,7 +83,7 @@ class _Copier:
         # Values: variables, arrays, and tensors of the backend.
         if isinstance(value, keras.Variable):
             return self._copy_variable(value)
-        if isinstance(value, _STATEFUL):
+        if isinstance(value, _ARRAYS) or type(value) in _STATEFUL:
             return self._note(value, copy.deepcopy(value))
         if (
             not isinstance(value, keras.Layer)
@@ -104,7 +107,7 @@ class _Copier:
         if isinstance(value, keras.DTypePolicy):
             return value
         if not is_plain_object(value):
-            holds = isinstance(value, collections.deque) or self._references.refers_to_keras(value)
+            holds = type(value) is collections.deque or self._references.refers_to_keras(value)
             return self._copy_holder(value) if holds else value
         new = self._note(value, object.__new__(type(value)))
         self._unfilled.append((value, new))
@@ -129,8 +132,21 @@ class _Copier:
         for optimizer, new in self._optimizers:
             _keras.renew_optimizer_keys(optimizer, new)
         for layer, new in self._layers:
+            self._check_globals(layer)
             names = self._names_left_out(layer) if isinstance(layer, keras.Model) else ()
             backend.copy_dependencies(layer, new, names)
+
+    def _check_globals(self, layer):
+        """Raises ValueError if the `call` of a layer reads layers of the model by global names: the copy would, too."""
+        for cls, method in methods_of_call(layer):
+            for function in filter(lambda x: isinstance(x, types.FunctionType), [vars(cls)[method]]):
+                names = [k for k, v in globals_of(function).items() if isinstance(v, _LAYERS) and id(v) in self._made]
+                if names:
+                    raise ValueError(
+                        f"The layer {layer.name!r} of class {cls.__name__} reads layers or weights of the model by "
+                        f"global names in `{method}`: {names}. A copy would use those of the original. Hold them as "
+                        "attributes, or use `in_place=True`, which copies nothing."
+                    )
 
     def _names_left_out(self, model):
         """Returns the attributes that a copied model does not have: those set by `compile` and `fit`.
@@ -191,7 +207,7 @@ class _Copier:
     def _copy_function(self, value):
         cells = tuple(types.CellType() for _ in value.__closure__ or ())
         # The copy has the globals of the module as they are now, if layers or variables are among those that it reads.
-        read = {k: v for k, v in globals_of(value).items() if _is_of_keras(v) or self._references.refers_to_keras(v)}
+        read = {k: v for k, v in globals_of(value).items() if self._references.refers_to_keras(v)}
         names = {**value.__globals__} if read else value.__globals__
         new = types.FunctionType(value.__code__, names, value.__name__, None, cells or None)
         self._note(value, new)
@@ -286,10 +302,6 @@ class _Copier:
             _keras.add_call(operation, new)
         for node in nodes:
             _keras.add_uses(self.copy(node))
-
-
-def _is_of_keras(value):
-    return isinstance(value, (keras.Operation, keras.Variable, keras.KerasTensor))
 
 
 def _reduced(value):

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import keras
 
 from keras_sparse.layers.mask_in_place import plain_class
+from keras_sparse.layers.traversal import flatten
 
 _WEIGHT_LISTS = {"weights", "trainable_weights", "variables", "trainable_variables"}
+_READ_BY_STRING = {"getattr", "attrgetter", "vars", "__dict__"}
 _ASSIGN = ("assign", "assign_add", "assign_sub")
 _NOT_IN_CALL = ("build", "get_config", "from_config", "compute_output_shape", "compute_output_spec")  # of other times
 _READS = ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR")  # bytecode that reads an attribute, in Python 3.11 to 3.14
@@ -32,11 +34,11 @@ def why_mask_has_no_effect(
         around: layers that have the layer inside.
     """
     for outer in (layer, *around):
-        read = {pair for cls, method in _methods_of_call(outer) for pair in _reads(cls, method)}
+        read = _reads_of_call(_custom_classes(outer))
         # Models list their weights for penalties, and compute with their layers.
         lists = set() if isinstance(outer, keras.Model) else _WEIGHT_LISTS
-        found = {name for _, name in read if name in lists}
-        found |= {f"_{attribute}" for chain, name in read if name == f"_{attribute}" and _may_be(outer, chain, layer)}
+        found = {name for chain, name in read if name in lists and _may_be(outer, chain, layer, is_around=True)}
+        found |= {name for chain, name in read if name == f"_{attribute}" and _may_be(outer, chain, layer)}
         if found:
             return f"is read by `{min(found)}` in the `call` of {outer.name!r}, which gives the weight without the mask"
         assigned = [chain for chain, name in read if name in _ASSIGN and chain and chain[-1] == attribute]
@@ -55,21 +57,39 @@ def why_mask_has_no_effect(
     return None
 
 
-def _methods_of_call(layer):
+def adds_losses(layer: keras.Layer) -> bool:
+    """Returns whether the `call` of a layer calls `add_loss`, in code that is not Keras's."""
+    return any(name == "add_loss" for _, name in _reads_of_call(_custom_classes(layer)))
+
+
+def methods_of_call(layer: keras.Layer) -> list[tuple[type, str]]:
     """Returns `(class, name)` of `call` and the methods and properties of custom classes that it uses, at any depth."""
-    found, classes = [], _custom_classes(layer)
-    names = ["call"]
-    for name in names:
+    return _methods_of_call(_custom_classes(layer))
+
+
+@functools.lru_cache(10_000)
+def _methods_of_call(classes):
+    found, names = [], {"call": None}  # a dict as an ordered set
+    queue = list(names)
+    for name in queue:
         for cls in (x for x in classes if name in vars(x)):
             found.append((cls, name))
-            names += [x for x in _names_in(cls, name) if x not in names and x not in _NOT_IN_CALL]
+            new = {x: None for _, x in _reads(cls, name) if x not in names and x not in _NOT_IN_CALL}
+            names |= new
+            queue += new
     return found
 
 
+@functools.lru_cache(10_000)
+def _reads_of_call(classes):
+    """Returns what `_reads` finds in all methods of `_methods_of_call`."""
+    return frozenset(pair for cls, method in _methods_of_call(classes) for pair in _reads(cls, method))
+
+
 def _custom_classes(layer):
-    """Returns the classes of a layer that are not those of libraries."""
+    """Returns a tuple of the classes of a layer that are not those of libraries."""
     cls = plain_class(layer) or type(layer)
-    return [x for x in cls.__mro__ if x.__module__.split(".")[0] not in _LIBRARIES]
+    return tuple(x for x in cls.__mro__ if x.__module__.split(".")[0] not in _LIBRARIES)
 
 
 def _own_attributes(layer):
@@ -85,24 +105,25 @@ def _elements(value):
     return value if isinstance(value, (list, tuple)) else ()
 
 
-def _names_in(cls, method=None):
-    """Returns the names of attributes that the methods of a class read, or one of them, and the strings in them."""
-    return {name for x in (vars(cls) if method is None else [method]) for _, name in _reads(cls, x)}
+def _names_in(cls):
+    """Returns the names of attributes that the methods of a class read, and the strings in them that may be names."""
+    return {name for method in vars(cls) for _, name in _reads(cls, method)}
 
 
-@functools.lru_cache(1000)
+@functools.lru_cache(10_000)
 def _reads(cls, method):
     """Returns the attributes that a method of a class reads, and how it comes to them.
 
     Returns:
         Set of `(chain, name)`: `self.block.conv.kernel` gives (("block", "conv"), "kernel") among others. The chain is
-        None if it does not begin with `self`, and for strings, which may be names.
+        None if it does not begin with `self`, and for strings in code that reads attributes by strings.
     """
     found, codes = set(), _codes(vars(cls).get(method))
     this = codes[0].co_varnames[:1] if codes else ()
     for code in codes:
         codes += [x for x in code.co_consts if isinstance(x, types.CodeType)]  # of functions inside of a method
-        found |= {(None, x) for x in code.co_consts if isinstance(x, str)}
+        if _READ_BY_STRING & set(code.co_names):
+            found |= {(None, x) for x in code.co_consts if isinstance(x, str)}
         steps = [i for i in dis.get_instructions(code) if i.opname != "CACHE"]
         for i, step in enumerate(steps):
             if step.opname not in _READS:
@@ -115,11 +136,20 @@ def _reads(cls, method):
     return found
 
 
-def _may_be(outer, chain, layer):
-    """Returns whether attributes of attributes of a layer lead to another one, or may do so, if they are unknown."""
+def _may_be(outer, chain, layer, is_around=False):
+    """Returns whether attributes of attributes of a layer lead to another one, or may do so, if they are unknown.
+
+    Args:
+        outer: the layer with the attributes.
+        chain: tuple of the names of the attributes; None if they are unknown.
+        layer: the other layer.
+        is_around: bool, whether they may also lead to a layer that has the other one inside.
+    """
     for name in chain or ():
         outer = getattr(outer, name, None)
-    return chain is None or outer is layer
+    if chain is None or outer is layer:
+        return True
+    return is_around and (not isinstance(outer, keras.Layer) or any(x is layer for x in flatten(outer)))
 
 
 # Where methods, properties, decorated functions and functions compiled by TensorFlow hold what they call.

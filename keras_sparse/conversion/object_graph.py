@@ -1,4 +1,4 @@
-"""Finds out which objects refer to layers and variables, so that a copy of a model must copy them, too."""
+"""Finds out which objects, such as functions and losses, refer to layers and variables."""
 
 import dis
 import functools
@@ -6,7 +6,7 @@ import gc
 import sys
 import types
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ from keras_sparse.layers.traversal import flatten
 _SHARED_PACKAGES = sys.stdlib_module_names | {"numpy", "tensorflow", "jax", "jaxlib", "torch", "absl", "ml_dtypes"}
 _NO_REFERENCES = (str, bytes, bytearray, int, float, complex, type(None), np.ndarray, np.generic)
 _NOT_FOLLOWED = (type, types.ModuleType, types.FrameType, types.CodeType, types.BuiltinFunctionType, *_NO_REFERENCES)
-_FOLLOWED_FOR_VARIABLES = (types.FunctionType, functools.partial, list, tuple, dict)
+_KERAS = (keras.Operation, keras.Variable, keras.KerasTensor)
 _MOST_OBJECTS = 1_000_000  # that are looked at for one object
 
 
@@ -46,15 +46,10 @@ class References:
     def _search(self, value):
         if not _may_refer_to_keras(value):
             return False
-        seen, queue = {id(value)}, [value]
-        for x in queue:
-            if isinstance(x, (keras.Operation, keras.Variable, keras.KerasTensor)) or id(x) in self._copied:
+        for count, x in enumerate(_walk(value)):
+            if isinstance(x, _KERAS) or id(x) in self._copied:
                 return True
-            for y in _referents(x):
-                if id(y) not in seen and not isinstance(y, _NOT_FOLLOWED):
-                    seen.add(id(y))
-                    queue.append(y)
-            if len(seen) > _MOST_OBJECTS:
+            if count > _MOST_OBJECTS:
                 raise ValueError(
                     f"An object of class {type(value).__name__} in the model refers to more than {_MOST_OBJECTS:,} "
                     "others, too many to look for layers in. Received: an object that begins with "
@@ -64,10 +59,47 @@ class References:
         return False
 
 
+def refers_to(value, objects: Iterable) -> bool:
+    """Returns whether a function or object refers to one of some layers and variables, or to a layer around them.
+
+    It is True, too, if there are too many objects to look at.
+    """
+    ids = {id(x) for x in objects}
+    for count, x in enumerate(_walk(value)):
+        if id(x) in ids or (isinstance(x, keras.Layer) and any(id(y) in ids for y in flatten(x))):
+            return True
+        if count > _MOST_OBJECTS:
+            return True
+    return False
+
+
+def variables_in(function: Callable) -> list[keras.Variable]:
+    """Returns the variables that a function or callable object refers to, and not by the layer that has them."""
+
+    def is_followed(x):
+        is_container = isinstance(x, (types.FunctionType, types.MethodType, functools.partial, list, tuple, dict))
+        return is_container or isinstance(x, keras.Variable) or (not isinstance(x, _KERAS) and is_plain_object(x))
+
+    return [x for x in _walk(function, is_followed) if isinstance(x, keras.Variable)]
+
+
+def _walk(value, is_followed=lambda x: True):
+    """Yields an object and those that it refers to, at any depth, each once. Objects of Keras end the way."""
+    seen, queue = {id(value)}, [value]
+    for x in queue:
+        yield x
+        for y in () if isinstance(x, _KERAS) else _referents(x):
+            if id(y) not in seen and not isinstance(y, _NOT_FOLLOWED) and is_followed(y):
+                seen.add(id(y))
+                queue.append(y)
+
+
 def _may_refer_to_keras(value):
     # Objects of TensorFlow, JAX and PyTorch share state with many others. Only functions compiled by them matter.
-    is_of_stdlib = type(value).__module__.split(".")[0] in sys.stdlib_module_names
-    return callable(value) or is_of_stdlib or is_plain_object(value)
+    cls = type(value)
+    if callable(value) or cls.__module__.split(".")[0] in sys.stdlib_module_names:
+        return True
+    return is_plain_object(value)
 
 
 def _referents(value):
@@ -86,45 +118,12 @@ def _referents(value):
     return [*gc.get_referents(value), *([] if wrapped is None else [wrapped])]
 
 
-def refers_to(value, objects: Iterable) -> bool:
-    """Returns whether a function or object refers to one of some layers and variables, or to a layer around them.
-
-    It is True, too, if there are too many objects to look at.
-    """
-    ids, seen, queue = {id(x) for x in objects}, {id(value)}, [value]
-    for x in queue:
-        if id(x) in ids or (isinstance(x, keras.Layer) and any(id(y) in ids for y in flatten(x))):
-            return True
-        for y in () if isinstance(x, (keras.Operation, keras.Variable, keras.KerasTensor)) else _referents(x):
-            if id(y) not in seen and not isinstance(y, _NOT_FOLLOWED):
-                seen.add(id(y))
-                queue.append(y)
-        if len(seen) > _MOST_OBJECTS:
-            return True
-    return False
-
-
-def variables_in(function) -> list[keras.Variable]:
-    """Returns the variables that a function refers to itself, and not by the layer that has them."""
-    seen, queue = {id(function)}, [function]
-    for x in queue:
-        for y in _referents(x):
-            if id(y) not in seen and isinstance(y, (keras.Variable, *_FOLLOWED_FOR_VARIABLES)):
-                seen.add(id(y))
-                queue.append(y)
-    return [x for x in queue if isinstance(x, keras.Variable)]
-
-
 def is_plain_object(value) -> bool:
     """Returns whether an object has attributes to copy, and is not of a package whose objects are shared."""
     cls = type(value)
     if cls.__module__.split(".")[0] in _SHARED_PACKAGES and cls is not types.SimpleNamespace:
         return False
-    try:
-        object.__new__(cls)
-    except TypeError:  # a class implemented in C
-        return False
-    return True
+    return _is_python_class(cls)
 
 
 def globals_of(function) -> dict:
@@ -140,6 +139,18 @@ def _global_names(code):
     """Returns the global names that code reads, also in the functions that it defines."""
     names = {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
     return names.union(*(_global_names(x) for x in code.co_consts if isinstance(x, types.CodeType)))
+
+
+@functools.lru_cache(1000)
+def _is_python_class(cls):
+    """Returns whether a class is not implemented in C. An object is made to see that, unless it has a `__del__`."""
+    if hasattr(cls, "__del__"):
+        return True
+    try:
+        object.__new__(cls)
+    except TypeError:
+        return False
+    return True
 
 
 def attributes_of(value) -> dict:

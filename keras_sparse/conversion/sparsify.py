@@ -174,8 +174,9 @@ def _as_blocks(granularity, weights):
 
 def _warn_of_unbuilt(model, keep_dense):
     """Warns if layers have no weights to mask, since nothing has called them."""
-    unbuilt = [x.name for x in layers_without_weights(model) if id(x) not in layers_kept_dense(model, keep_dense)]
-    if unbuilt:
+    unbuilt = layers_without_weights(model)
+    kept = layers_kept_dense(model, keep_dense) if unbuilt else ()
+    if unbuilt := [x.name for x in unbuilt if id(x) not in kept]:
         warnings.warn(
             f"Layers of {model.name!r} have no weights yet, and stay dense: {unbuilt}. If the model uses them only in "
             "training, call it once with training=True before `sparsify`; if not at all, name them by `keep_dense`.",

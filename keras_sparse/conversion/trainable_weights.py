@@ -1,9 +1,7 @@
 """Lists the trainable weights of a model, and tells of each whether it can be masked."""
 
 import dataclasses
-import functools
 import math
-import types
 
 import keras
 
@@ -41,7 +39,7 @@ class TrainableWeight:
         layer: the layer that has the weight.
         attribute: str, the attribute of the layer; None if the layer has the weight in a list or dict.
         variable: `keras.Variable`.
-        other: another layer or operation that has the same variable, or None.
+        other: a layer or operation that uses the same variable past the attribute, or None.
         around: tuple of the layers and models that have the layer inside.
     """
 
@@ -176,7 +174,7 @@ def _used_by_others(layers):
                 used.update((id(x), node.operation) for x in arguments if isinstance(x, keras.Variable))
         # The functions of a model are its losses and training steps, which may list weights for a penalty.
         held = () if isinstance(layer, keras.Model) else vars(layer).values()
-        functions = [x for x in held if isinstance(x, (types.FunctionType, functools.partial))]
+        functions = [x for x in held if callable(x) and not isinstance(x, (type, keras.Operation, keras.Variable))]
         used.update((id(v), layer) for f in functions for v in variables_in(f))
     return used
 
@@ -193,10 +191,12 @@ def _public_name(layer, name):
 
 
 def check_convertible(model, function: str) -> None:
-    """Raises ValueError unless `model` is a built `keras.Model`. `function` is its name in the message."""
+    """Raises ValueError unless `model` is a built `keras.Model`. `function` is its name in the message.
+
+    Some plain layers may have no weights, since they are never called, or in training only.
+    """
     check_model(model, f"`{function}` takes a keras.Model.", keras.Model)
     unbuilt, layers = layers_without_weights(model), list(filter(_is_of_maskable_class, flatten(model)))
-    # A plain layer may never be called, or in training only.
     are_missing = unbuilt == layers or any(isinstance(x, MaskedLayer) for x in unbuilt)
     if not model.built or (unbuilt and are_missing):
         names = [x.name for x in unbuilt]

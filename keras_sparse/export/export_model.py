@@ -51,8 +51,9 @@ def export(
             a dict from their names to arrays. int8 needs it to calibrate the ranges of activations. Outputs are
             compared on a part of it; without it, on random inputs.
         batch_size: int of at least 1, the fixed batch size of a LiteRT model, or None for any. A model whose inputs
-            have a fixed batch size keeps it, unless it is Sequential without stateful layers, which has that of the
-            batch that built it. From 16 on, sparse dense layers are not faster than dense ones.
+            have a fixed batch size keeps it. Only a Sequential model, which may have that of the batch that built it,
+            gets this one, unless its layers need the other. From 16 on, sparse dense layers are not faster than dense
+            ones.
 
     Returns:
         The size of the file or folder in bytes, an int.
@@ -91,7 +92,8 @@ def export(
     size = batch_size or 1
     samples = _samples(dense, representative_dataset, size)
     if weights == "int8":
-        _check_finite_outputs(dense, samples, 32 if dense.inputs[0].shape[0] is None else size)
+        is_free = all(x.shape[0] is None for x in dense.inputs)
+        _check_finite_outputs(dense, samples, 32 if is_free else size)
         _check_no_loops(dense)
     # All samples calibrate int8. A few are used to compare outputs, in whole batches; a single one if the outputs are
     # not those of each sample, or depend on the batches before.
@@ -140,7 +142,11 @@ def _without_built_batch_size(model):
     if any(getattr(x, "stateful", False) for x in flatten(model)):
         return model
     free = keras.Input(batch_shape=(None, *inputs.shape[1:]), dtype=inputs.dtype, name=inputs.name)
-    return keras.Sequential([free, *model.layers], name=model.name)
+    try:
+        made = keras.Sequential([free, *model.layers], name=model.name)
+    except Exception:  # A layer may need the batch size.
+        return model
+    return made if all(x.shape[:1] == (None,) for x in made.outputs) else model
 
 
 def _fixed_batch_size(model, batch_size):

@@ -253,7 +253,7 @@ def _plain_classes(layer):
         for x, cls in changed:
             x.__class__ = plain_class(x)
             for name in getattr(cls, "masked_attributes", ()):
-                if not hasattr(type(x), name) and name not in vars(x):
+                if not hasattr(type(x), name) and name not in vars(x) and storage(name) in vars(x):
                     vars(x)[name] = vars(x)[storage(name)]
                     added.append((x, name))
         yield

@@ -27,16 +27,15 @@ def uses_per_input(model: keras.Model) -> Callable[[keras.Layer], int | None]:
         Function that gets a layer and returns an int of at least 0; None if the size of an axis is not fixed, or the
         class of the layer is not known.
     """
-    lengths, shapes, inner_calls = _query_lengths(model), _input_shapes(model), _calls_of_inner_layers(model)
+    counts_in_calls, inner_calls = _uses_in_calls(model), _calls_of_inner_layers(model)
 
     def uses(layer):
         # Calls in a graph have inputs of known shapes. Those by other layers count for the shape it was built for.
-        query = lengths.get(id(layer), ())
-        counts = [_positions(layer, query, shape) for shape, *_ in shapes.get(id(layer), ())]
-        if calls := inner_calls.get(id(layer), ()):
-            built = _positions(layer, query, _built_shape(layer))
-            counts.append(None if built is None or None in calls else built * sum(calls))
-        return None if None in counts or not counts else sum(counts)
+        counts, calls = counts_in_calls(layer), inner_calls.get(id(layer), ())
+        if calls or not counts:
+            built = counts_in_calls(layer, of_graph=False)[0]
+            counts = [*counts, None if built is None or None in calls else built * (sum(calls) if calls else 1)]
+        return None if None in counts else sum(counts)
 
     return uses
 
@@ -46,11 +45,11 @@ def uses_per_call(model: keras.Model) -> Callable[[keras.Layer], int | None]:
 
     A recurrent cell is called at each time step.
     """
-    uses_in_calls = _uses_in_calls(model)
+    counts_in_calls = _uses_in_calls(model)
 
     def uses(layer):
-        in_calls = uses_in_calls(layer)
-        return None if None in in_calls else max(in_calls)
+        counts = counts_in_calls(layer) or counts_in_calls(layer, of_graph=False)
+        return None if None in counts else max(counts)
 
     return uses
 
@@ -58,12 +57,13 @@ def uses_per_call(model: keras.Model) -> Callable[[keras.Layer], int | None]:
 def _uses_in_calls(model):
     """Returns a function from a layer to the list of its uses of each weight, an int or None for each of its calls.
 
-    Layers inside of other layers, and all of subclassed models, have one entry, for the shape they were built for.
+    Calls are those in the graph of a functional model, which are none for a layer inside of another one; or, with
+    `of_graph=False`, one on the shape for which the layer was built.
     """
     lengths, calls = _query_lengths(model), _input_shapes(model)
 
-    def uses(layer):
-        shapes = [shape for shape, *_ in calls.get(id(layer), ())] or [_built_shape(layer)]
+    def uses(layer, of_graph=True):
+        shapes = [shape for shape, *_ in calls.get(id(layer), ())] if of_graph else [_built_shape(layer)]
         return [_positions(layer, lengths.get(id(layer), ()), shape) for shape in shapes]
 
     return uses
@@ -92,21 +92,22 @@ def _calls_of_inner_layers(model):
     A recurrent or time-distributed layer calls those inside of it at each time step.
 
     Returns:
-        Dict from the id of a layer to a list with a number for each way from the model to it, int or None. It is None
-        if the number of time steps is not fixed, or a layer around is called with inputs of several shapes, since the
-        layers inside are known for one shape only.
+        Dict from the id of a layer to a list with a number for each layer of the graph around it: the calls of that one
+        times the time steps inside; each layer inside counts once. It is None if the number of time steps is not fixed,
+        or the one around is called with inputs of several shapes, since layers inside are known for one shape only.
     """
     found, shapes = {}, _input_shapes(model)
 
-    def visit(outer, calls, way):
+    def visit(outer, calls, seen):
         if isinstance(outer, (keras.layers.RNN, keras.layers.TimeDistributed)):
             shape = _built_shape(outer)
             length = shape[1] if shape else None
             calls = None if None in (length, calls) else calls * length
-        for layer in {id(x): x for x in _keras.sublayers(outer)}.values():
-            if id(layer) not in way:  # A layer may refer to one around it.
+        for layer in _keras.sublayers(outer):
+            if id(layer) not in seen:
+                seen.add(id(layer))
                 found.setdefault(id(layer), []).append(calls)
-                visit(layer, calls, {*way, id(layer)})
+                visit(layer, calls, seen)
 
     if not shapes:
         visit(model, 1, {id(model)})
@@ -114,8 +115,8 @@ def _calls_of_inner_layers(model):
         if given := shapes.get(id(outer)):
             built = _built_shape(outer)
             firsts = {x[1:] for x in (*(x for x, *_ in given), *([tuple(built)] if built else []))}
-            # The layers inside of attention also depend on the lengths of keys and values.
-            others = {tuple(x[1:] for x in call) for call in given} if isinstance(outer, _ATTENTIONS) else ()
+            # The layers inside of attention also depend on the lengths of its values, the second input.
+            others = {tuple(x[1:] for x in call[:2]) for call in given} if isinstance(outer, _ATTENTIONS) else ()
             same = len(firsts) == 1 and len(others) <= 1
             visit(outer, len(given) if same else None, {id(outer)})
     return found

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from keras_sparse import _keras, backend
+from keras_sparse.conversion.custom_layer_code import adds_losses
 from keras_sparse.conversion.object_graph import refers_to
 from keras_sparse.layers.mask_elements import from_elements, spread, to_elements
 from keras_sparse.layers.traversal import flatten
@@ -15,8 +16,9 @@ from keras_sparse.training.optimizer_state import keeps_zeros, slots
 def leaves_zeros(model: keras.Model, layers: list, optimizer) -> bool:
     """Returns whether no training step changes dead weights and their slots.
 
-    Optimizers, constraints and layers around, such as `SpectralNormalization`, may. So may a loss or a `compute_loss`
-    of the user's with a penalty of the variables themselves, whose gradient is not 0 at dead weights.
+    Optimizers, constraints and layers around, such as `SpectralNormalization`, may. So may code of the user's with a
+    penalty of the variables themselves, whose gradient is not 0 at dead weights: a loss that refers to them, a
+    `compute_loss`, or a layer that calls `add_loss`.
 
     Args:
         model: `keras.Model`.
@@ -26,14 +28,24 @@ def leaves_zeros(model: keras.Model, layers: list, optimizer) -> bool:
     is_free = all(x.variable.constraint is None for x in layers) and not _are_held_elsewhere(model, layers)
     if not (is_free and keeps_zeros(optimizer) and _keras.has_loss_of_keras(model)):
         return False
-    losses = custom_losses(model)
-    return not losses or not _refer_to(losses, [model, *flatten(model), *(x.variable for x in layers)])
+    every = [model, *flatten(model)]
+    return not any(map(adds_losses, every)) and not _refer_to(
+        custom_losses(model), [*every, *(x.variable for x in layers)]
+    )
 
 
 def custom_losses(model: keras.Model) -> list:
     """Returns the losses that a model is compiled with and that are not Keras's: functions and objects."""
-    losses = [keras.losses.get(x) for x in keras.tree.flatten(getattr(model, "loss", None)) if x is not None]
-    return [x for x in losses if not _keras.is_code_of_keras(getattr(x, "fn", x))]
+    losses = map(_loss_of_name, keras.tree.flatten(getattr(model, "loss", None)))
+    return [x for x in losses if callable(x) and not _keras.is_code_of_keras(getattr(x, "fn", x))]
+
+
+def _loss_of_name(loss):
+    """Returns the loss of a name; other objects, and names such as "ce" that only `compile` knows, as they are."""
+    try:
+        return keras.losses.get(loss) if isinstance(loss, str) else loss
+    except ValueError:
+        return loss
 
 
 def _refer_to(losses, objects):

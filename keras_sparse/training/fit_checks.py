@@ -124,9 +124,9 @@ _ADAFACTOR = (
 def warn_of_nan(name: str, step: int, layers: list, optimizer) -> None:
     """Warns that an update was skipped because of NaN, which cannot be compared."""
     warnings.warn(
-        f"{name} skipped its update at step {step}, and skips all until it is cured: weights or gradients of "
-        f"{[x.name for x in layers]} are NaN or infinite. The masks stay as they were. {advice_for_nan(optimizer)}, "
-        "and add keras.callbacks.TerminateOnNaN() to stop there.",
+        f"{name} skipped its update at step {step}, and skips all until it is cured: weights of "
+        f"{[x.name for x in layers]} are NaN or infinite, or gradients NaN. The masks stay as they were. "
+        f"{advice_for_nan(optimizer)}, and add keras.callbacks.TerminateOnNaN() to stop there.",
         stacklevel=5,
     )
 

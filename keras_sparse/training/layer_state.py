@@ -195,18 +195,20 @@ def placed(model: keras.Model) -> list[tuple]:
     return [(firsts[place], layer) for place, layer in numbered_weights(model)]
 
 
-def layer_specs(model: keras.Model, optimizer=None) -> tuple[LayerSpec, ...]:
+def layer_specs(model: keras.Model, optimizer=None, zeros: bool | None = None) -> tuple[LayerSpec, ...]:
     """Returns a tuple with the `LayerSpec` of each of the `trainable_masked_weights`.
 
     Args:
         model: built `keras.Model`.
         optimizer: the optimizer of the model; None for the one it is compiled with, which is built if necessary.
+        zeros: bool, whether training leaves dead weights at 0 and their slots fresh; None for `leaves_zeros`.
     """
     if optimizer is None:
         build_optimizer(model)  # The specs need its slots.
         optimizer = model.optimizer
     layers = placed(model)
-    zeros = leaves_zeros(model, [layer for _, layer in layers], optimizer)
+    if zeros is None:
+        zeros = leaves_zeros(model, [layer for _, layer in layers], optimizer)
     return tuple(LayerSpec.of(first, layer, optimizer, zeros) for first, layer in layers)
 
 

@@ -85,7 +85,7 @@ class MethodInterface:
             return None
         # The number of live weights changes during training, and clearing does not need it. Without it, the specs stay
         # equal, and the step is not compiled anew.
-        specs = tuple(dataclasses.replace(spec, live=None) for spec in layer_specs(model))
+        specs = tuple(dataclasses.replace(spec, live=None) for spec in layer_specs(model, zeros=False))
         return specs, [], np.zeros(1, "float32")
 
     def act_on_layers(self, specs: tuple[LayerSpec, ...], step, rate, settings, values: list, carried: list) -> tuple:

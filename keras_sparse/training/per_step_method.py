@@ -15,6 +15,7 @@ from keras_sparse.training.dead_weights import finite
 from keras_sparse.training.layer_state import LayerSpec, layer_specs, variables_of
 from keras_sparse.training.optimizer_state import check_optimizer
 from keras_sparse.training.sparse_method import SparseMethod
+from keras_sparse.training.step_conditions import computes_by_keras
 
 
 @dataclasses.dataclass
@@ -84,7 +85,8 @@ class PerStepMethod(SparseMethod):
         """Returns the arguments of `act_on_layers`. After `until`, dead weights are only cleared."""
         if epoch >= self.update_schedule.ends():
             return super().step_action(epoch)
-        specs = layer_specs(self.model)
+        # New weights start from what dead ones have. Code of the user's may change these.
+        specs = layer_specs(self.model, zeros=None if computes_by_keras(self.model) else False)
         return specs, self.begin(specs, trainable_masked_weights(self.model)), self.settings()
 
     def end_steps(self, model, specs, carried):
@@ -115,8 +117,7 @@ class PerStepMethod(SparseMethod):
         if not finite(layers):
             self._skip(model, layers, optimizer)
             return
-        # The loss of the loop is unknown, and may change dead weights.
-        specs = tuple(dataclasses.replace(x, zeros=False) for x in layer_specs(model, optimizer))
+        specs = layer_specs(model, optimizer, zeros=False)  # The loss of the loop may change dead weights.
         carried = self.begin(specs, layers)
         # Go on with the arrays of the previous call, unless something else has changed the masks since.
         if loop.carried and np.array_equal(np.sort(loop.carried[0]), carried[0]):

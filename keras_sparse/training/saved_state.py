@@ -96,23 +96,23 @@ class LastWritten:
 
     def write(self, model: keras.Model, state: MethodState) -> None:
         """Writes a `MethodState` into a model, and remembers it."""
-        if not self.is_of(model):
+        if not self._is_of(model):
             self._model, self._mask = weakref.ref(model), weakref.ref(_holder_or_new(model))
         array = state.to_bytes()
         backend.assign(self._mask().method_state, array)
         self._bytes = array.tobytes()
 
-    def is_of(self, model: keras.Model) -> bool:
+    def _is_of(self, model: keras.Model) -> bool:
         """Returns whether the last state was written into this model."""
         return self._model is not None and self._model() is model and self._mask() is not None
 
     def is_in(self, model: keras.Model) -> bool:
         """Returns whether this model still has the state that was written last."""
-        return self.is_of(model) and backend.read(self._mask().method_state).tobytes() == self._bytes
+        return self._is_of(model) and backend.read(self._mask().method_state).tobytes() == self._bytes
 
     def check(self, model: keras.Model, name: str) -> None:
         """Raises RuntimeError if the method `name` wrote its state into this model, and the state has changed since."""
-        if self.is_of(model) and not self.is_in(model):
+        if self._is_of(model) and not self.is_in(model):
             raise RuntimeError(
                 f"An update of {name} is not in the model {model.name!r} any more: its variables were "
                 "overwritten between two steps. Restore weights at the end of an epoch only."

@@ -277,7 +277,7 @@ class SparseMethod(MethodInterface, keras.callbacks.Callback):
         if self._thread is None or batches == 0 or not is_due:
             return
         model = self.model
-        step = self.update_schedule.next_due(model.optimizer)
+        step = self.update_schedule.next_due(model.optimizer, batches)
         if self._put_off and step is None:
             step = self.update_schedule.examined
         self._put_off = False

@@ -32,13 +32,17 @@ def may_mask_gradients_only(model: keras.Model, layers: list) -> bool:
     """
     return (
         model.train_function is not None
-        and leaves_zeros(model, layers, model.optimizer)
-        and _keras.has_train_step_of_keras(model)
-        and all(map(_computes_by_keras, (model, *flatten(model))))
+        and computes_by_keras(model)
         and not custom_losses(model)
+        and leaves_zeros(model, layers, model.optimizer)
         and all(isinstance(x.variable.regularizer, (LiveRegularizer, type(None))) for x in layers)
         and not _is_written_between_steps()
     )
+
+
+def computes_by_keras(model: keras.Model) -> bool:
+    """Returns whether `train_step` and all layers of a model are Keras's."""
+    return _keras.has_train_step_of_keras(model) and all(map(_computes_by_keras, (model, *flatten(model))))
 
 
 def _computes_by_keras(layer):

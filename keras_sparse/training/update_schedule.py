@@ -103,7 +103,7 @@ class UpdateSchedule:
 
     _epochs = _steps_per_epoch = None
     batches, _per_step, _begun = 0, 1, 0
-    _is_custom, _calls_per_batch, _batches_made = False, 1, 0
+    _is_custom, _calls_per_batch = False, 1
 
     def begin_fit(self, model: keras.Model, params: dict) -> None:
         """Resets the counts, and checks that no execution of several steps can contain two updates.
@@ -133,7 +133,7 @@ class UpdateSchedule:
     def begin_epoch(self, optimizer, epoch: int) -> bool:
         """Reads the step of the optimizer; returns whether this is the first epoch of `fit`."""
         self.batches, self._per_step = batches_and_steps(optimizer)
-        self._begun, self._batches_made = epoch, 0
+        self._begun = epoch
         self._active = not self.is_never() and epoch < self.ends()
         self.was_active |= self._active
         is_first = self.started is None
@@ -177,7 +177,6 @@ class UpdateSchedule:
 
         Batches are counted on the host, since reading the step of the optimizer would make JAX wait for the device.
         """
-        self._batches_made = batch + 1
         is_unknown = self._calls_per_batch is None
         return self._active and (is_unknown or bool(self.due(self.examined, self._step_after(batch + 1))))
 
@@ -195,8 +194,12 @@ class UpdateSchedule:
         due = self.due(self.examined, self._step_after(batch + count))
         return count if self._active and (due or (self.period == EPOCH and batch + count == steps)) else 0
 
-    def next_due(self, optimizer) -> int | None:
+    def next_due(self, optimizer, batches_made: int | None = None) -> int | None:
         """Returns the step if an update is due now, else None. The same update is returned only once.
+
+        Args:
+            optimizer: the optimizer of the model.
+            batches_made: int, the number of batches of the epoch so far, if it is known.
 
         Raises:
             ValueError: if two updates are due at once, since an execution has several steps.
@@ -204,8 +207,8 @@ class UpdateSchedule:
         if not self._active:
             return None
         batches, per_step = batches_and_steps(optimizer)
-        if self._is_custom and self._batches_made:
-            self._calls_per_batch = max(1, (batches - self.batches) / self._batches_made)
+        if self._is_custom and batches_made:
+            self._calls_per_batch = max(1, (batches - self.batches) / batches_made)
         step = batches // per_step
         due = self.due(self.examined, step)
         if len(due) > 1 and self._per_execution > 1:
