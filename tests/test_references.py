@@ -1,6 +1,7 @@
 """Tests layers that refer to weights and layers past their attributes, and what `sparsify` and copies do with them."""
 
 import collections
+import io
 import random
 
 import keras
@@ -51,34 +52,47 @@ def test_functions_with_layers_in_global_names_use_those_of_the_copy(monkeypatch
     assert ENCODERS["one"] is encoder
 
 
+@keras.saving.register_keras_serializable("tests")
 class GlobalDecoder(layers.Layer):
-    """A layer that reads another one by a global name."""
+    """A layer that reads another one by a global name, through a helper."""
 
     def call(self, inputs):
         return self.decode(inputs)
 
     def decode(self, inputs):
-        return ops.matmul(inputs, ops.transpose(encoder_of_module.kernel))
+        return ops.matmul(inputs, ops.transpose(the_encoder().kernel))
 
 
 encoder_of_module = None
 
 
-def test_a_class_that_reads_layers_by_global_names_cannot_be_copied(monkeypatch):
+def the_encoder():
+    return encoder_of_module
+
+
+def test_a_class_that_reads_layers_by_global_names_cannot_be_copied(monkeypatch, tmp_path):
     encoder = layers.Dense(4, use_bias=False, name="encoder")
     monkeypatch.setitem(globals(), "encoder_of_module", encoder)
     inputs = keras.Input((8,))
     model = keras.Model(inputs, layers.Dense(30)(GlobalDecoder()(encoder(inputs))))
-    with pytest.raises(ValueError, match=r"reads layers.*global names in `decode`: \['encoder_of_module'\].*in_place"):
+    with pytest.raises(ValueError, match=r"reads layers.*global names in `decode`: \['the_encoder'\].*in_place"):
         ks.sparsify(model, 0.5)
-    assert len(weights(ks.sparsify(model, 0.5, in_place=True))) == 2
+    sparse = ks.sparsify(model, 0.5, in_place=True)
+    assert len(weights(sparse)) == 2
+    ks.save_model(sparse, tmp_path / "m.keras")
+    with pytest.raises(ValueError, match="reads layers"):
+        ks.densify(sparse)
 
 
 class Ring(collections.deque):
     """A deque of a class of the user's, which its own code would have to copy."""
 
 
-@pytest.mark.parametrize("held", [random.SystemRandom(), Ring([1])], ids=["SystemRandom", "subclass of deque"])
+class Log(io.StringIO):
+    """A class of the user's with a base in C."""
+
+
+@pytest.mark.parametrize("held", [random.SystemRandom(), Ring([1]), Log()], ids=["SystemRandom", "deque", "StringIO"])
 def test_objects_that_cannot_be_copied_are_shared(held):
     layer = layers.Dense(4)
     model = keras.Sequential([keras.Input((8,)), layer])
@@ -177,6 +191,36 @@ class Blocks(layers.Layer):
     def call(self, inputs):
         made = {"weights": self.first(inputs)}
         return made["weights"] + ops.sum(self.second.trainable_weights[0])
+
+
+def test_initializers_and_optimizers_that_hold_variables_do_not_matter():
+    first = layers.Dense(8, name="first")
+    optimizer = keras.optimizers.Adam()
+    inputs = keras.Input((8,))
+    hidden = layers.Lambda(lambda x: x * ops.cast(optimizer.iterations + 1, "float32"))(first(inputs))
+    second = layers.Dense(8, kernel_initializer=keras.initializers.Constant(first.kernel), name="second")
+    model = keras.Model(inputs, second(hidden))
+    optimizer.build(model.trainable_variables)
+    assert weights(ks.sparsify(model, 0.5)) == {"first/kernel", "second/kernel"}
+
+
+class ByName(layers.Layer):
+    """A layer that reads its weight by a name that it passes to another method."""
+
+    def build(self, shape):
+        self.w = self.add_weight(shape=(shape[-1], shape[-1]))
+
+    def call(self, inputs):
+        return ops.matmul(inputs, self.named("_w"))
+
+    def named(self, name):
+        return getattr(self, name, self.w)
+
+
+def test_a_weight_that_is_read_by_a_string_stays_dense():
+    model = keras.Sequential([keras.Input((8,)), ByName(name="own"), layers.Dense(30)])
+    with pytest.raises(ValueError, match="own/w is read by `_w`"):
+        ks.sparsify(model, 0.5, include=["own"])
 
 
 @pytest.mark.filterwarnings("ignore:`sparsify` masks")

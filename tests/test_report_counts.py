@@ -218,3 +218,24 @@ def test_layers_that_no_call_reaches_count_for_the_shape_they_were_built_for():
     model = Twice()
     model(np.ones((2, 8), "float32"))
     assert ks.report(model).dense_macs == 32 + 12
+
+
+def test_layers_that_a_subclassed_model_has_beside_the_one_that_calls_them():
+    class Forecast(keras.Model):
+        """A model that has the cell of its recurrent layer, too, and two branches with a shared layer."""
+
+        def __init__(self):
+            super().__init__()
+            self.cell = layers.LSTMCell(4, use_bias=False)
+            self.recurrent = layers.RNN(self.cell)
+            shared = layers.Dense(4, use_bias=False)
+            self.first = keras.Sequential([shared, layers.Dense(3, use_bias=False)])
+            self.second = keras.Sequential([shared, layers.Dense(3, use_bias=False)])
+
+        def call(self, inputs):
+            hidden = self.recurrent(inputs)
+            return self.first(hidden) + self.second(hidden)
+
+    model = Forecast()
+    model(np.ones((2, 5, 8), "float32"))
+    assert ks.report(model).dense_macs == 5 * (8 * 16 + 4 * 16) + 2 * 16 + 2 * 12

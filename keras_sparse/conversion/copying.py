@@ -19,11 +19,9 @@ import keras
 import numpy as np
 
 from keras_sparse import _keras, backend
-from keras_sparse.conversion.custom_layer_code import methods_of_call
 from keras_sparse.conversion.object_graph import References, attributes_of, globals_of, has_contents, is_plain_object
 
 _CONSTANTS = (bool, int, float, complex, str, bytes, type, types.ModuleType, enum.Enum)
-_LAYERS = (keras.Operation, keras.Variable)
 _CONTAINERS = (list, tuple, dict, set, frozenset)
 _ARRAYS = (np.ndarray, np.random.Generator, np.random.RandomState)
 _STATEFUL = (random.Random, bytearray)  # of the standard library; not their subclasses, some of which cannot be copied
@@ -132,21 +130,8 @@ class _Copier:
         for optimizer, new in self._optimizers:
             _keras.renew_optimizer_keys(optimizer, new)
         for layer, new in self._layers:
-            self._check_globals(layer)
             names = self._names_left_out(layer) if isinstance(layer, keras.Model) else ()
             backend.copy_dependencies(layer, new, names)
-
-    def _check_globals(self, layer):
-        """Raises ValueError if the `call` of a layer reads layers of the model by global names: the copy would, too."""
-        for cls, method in methods_of_call(layer):
-            for function in filter(lambda x: isinstance(x, types.FunctionType), [vars(cls)[method]]):
-                names = [k for k, v in globals_of(function).items() if isinstance(v, _LAYERS) and id(v) in self._made]
-                if names:
-                    raise ValueError(
-                        f"The layer {layer.name!r} of class {cls.__name__} reads layers or weights of the model by "
-                        f"global names in `{method}`: {names}. A copy would use those of the original. Hold them as "
-                        "attributes, or use `in_place=True`, which copies nothing."
-                    )
 
     def _names_left_out(self, model):
         """Returns the attributes that a copied model does not have: those set by `compile` and `fit`.

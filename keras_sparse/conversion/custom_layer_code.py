@@ -7,11 +7,13 @@ from collections.abc import Sequence
 
 import keras
 
+from keras_sparse.conversion.object_graph import globals_of, holds_one_of
 from keras_sparse.layers.mask_in_place import plain_class
 from keras_sparse.layers.traversal import flatten
 
 _WEIGHT_LISTS = {"weights", "trainable_weights", "variables", "trainable_variables"}
-_READ_BY_STRING = {"getattr", "attrgetter", "vars", "__dict__"}
+_STRING = "a string"
+_READ_BY_STRING = {"getattr", "attrgetter", "methodcaller", "vars", "__dict__", "__getattribute__"}
 _ASSIGN = ("assign", "assign_add", "assign_sub")
 _NOT_IN_CALL = ("build", "get_config", "from_config", "compute_output_shape", "compute_output_spec")  # of other times
 _READS = ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR")  # bytecode that reads an attribute, in Python 3.11 to 3.14
@@ -37,11 +39,14 @@ def why_mask_has_no_effect(
         read = _reads_of_call(_custom_classes(outer))
         # Models list their weights for penalties, and compute with their layers.
         lists = set() if isinstance(outer, keras.Model) else _WEIGHT_LISTS
+        if not any(name in _READ_BY_STRING for chain, name in read if chain is _STRING):
+            read = {(chain, name) for chain, name in read if chain is not _STRING or name not in lists}
         found = {name for chain, name in read if name in lists and _may_be(outer, chain, layer, is_around=True)}
         found |= {name for chain, name in read if name == f"_{attribute}" and _may_be(outer, chain, layer)}
         if found:
             return f"is read by `{min(found)}` in the `call` of {outer.name!r}, which gives the weight without the mask"
-        assigned = [chain for chain, name in read if name in _ASSIGN and chain and chain[-1] == attribute]
+        chains = [chain for chain, name in read if name in _ASSIGN and isinstance(chain, tuple)]
+        assigned = [chain for chain in chains if chain[-1:] == (attribute,)]
         if any(_may_be(outer, chain[:-1], layer) for chain in assigned):
             return f"is assigned to in the `call` of {outer.name!r}, and a masked weight is no variable there"
     own = _custom_classes(layer)
@@ -65,6 +70,25 @@ def adds_losses(layer: keras.Layer) -> bool:
 def methods_of_call(layer: keras.Layer) -> list[tuple[type, str]]:
     """Returns `(class, name)` of `call` and the methods and properties of custom classes that it uses, at any depth."""
     return _methods_of_call(_custom_classes(layer))
+
+
+def check_global_names(model: keras.Model) -> None:
+    """Raises ValueError if the `call` of a layer in a model reads layers of the model by global names.
+
+    A copy of the model has layers of the same classes, which would read the layers of the original.
+    """
+    layers = [model, *flatten(model)]
+    ids = {id(x) for x in (*layers, *model.variables)}
+    for layer in layers:
+        for cls, method in methods_of_call(layer):
+            read = [pair for f in _functions(vars(cls)[method]) for pair in globals_of(f).items()]
+            names = [name for name, value in read if holds_one_of(value, ids)]
+            if names:
+                raise ValueError(
+                    f"The layer {layer.name!r} of class {cls.__name__} reads layers or weights of the model by global "
+                    f"names in `{method}`: {names}. A copy would use those of the original. Hold them as attributes, "
+                    "or use `in_place=True`, which copies nothing."
+                )
 
 
 @functools.lru_cache(10_000)
@@ -116,14 +140,14 @@ def _reads(cls, method):
 
     Returns:
         Set of `(chain, name)`: `self.block.conv.kernel` gives (("block", "conv"), "kernel") among others. The chain is
-        None if it does not begin with `self`, and for strings in code that reads attributes by strings.
+        None if it does not begin with `self`, and "a string" for strings, which may be names.
     """
-    found, codes = set(), _codes(vars(cls).get(method))
+    found, codes = set(), [f.__code__ for f in _functions(vars(cls).get(method))]
     this = codes[0].co_varnames[:1] if codes else ()
     for code in codes:
         codes += [x for x in code.co_consts if isinstance(x, types.CodeType)]  # of functions inside of a method
-        if _READ_BY_STRING & set(code.co_names):
-            found |= {(None, x) for x in code.co_consts if isinstance(x, str)}
+        found |= {(_STRING, x) for x in code.co_consts if isinstance(x, str)}
+        found |= {(_STRING, x) for x in _READ_BY_STRING & set(code.co_names)}
         steps = [i for i in dis.get_instructions(code) if i.opname != "CACHE"]
         for i, step in enumerate(steps):
             if step.opname not in _READS:
@@ -141,13 +165,15 @@ def _may_be(outer, chain, layer, is_around=False):
 
     Args:
         outer: the layer with the attributes.
-        chain: tuple of the names of the attributes; None if they are unknown.
+        chain: tuple of the names of the attributes; anything else if they are unknown.
         layer: the other layer.
         is_around: bool, whether they may also lead to a layer that has the other one inside.
     """
-    for name in chain or ():
+    if not isinstance(chain, tuple):
+        return True
+    for name in chain:
         outer = getattr(outer, name, None)
-    if chain is None or outer is layer:
+    if outer is layer:
         return True
     return is_around and (not isinstance(outer, keras.Layer) or any(x is layer for x in flatten(outer)))
 
@@ -156,11 +182,11 @@ def _may_be(outer, chain, layer, is_around=False):
 _HELD_FUNCTIONS = ("fget", "func", "__func__", "python_function", "__wrapped__")
 
 
-def _codes(value):
-    """Returns the code of a method of any kind, also of the functions that it decorates; none of other attributes."""
-    codes = []
+def _functions(value):
+    """Returns the functions of a method of any kind, also those that it decorates; none of other attributes."""
+    functions = []
     while value is not None:
         if isinstance(value, types.FunctionType):
-            codes.append(value.__code__)
+            functions.append(value)
         value = next((f for name in _HELD_FUNCTIONS if (f := getattr(value, name, None)) is not None), None)
-    return codes
+    return functions

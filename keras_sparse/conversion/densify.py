@@ -4,6 +4,7 @@ import keras
 
 from keras_sparse import _keras, backend
 from keras_sparse.conversion.copying import copy_model
+from keras_sparse.conversion.custom_layer_code import check_global_names
 from keras_sparse.conversion.trainable_weights import check_convertible
 from keras_sparse.layers.mask_in_place import RecordsMasks, plain_class, unmask_layer
 from keras_sparse.layers.masked import MaskedLayer
@@ -26,7 +27,7 @@ def densify(model: keras.Model, in_place: bool = False) -> keras.Model:
 
     Raises:
         ValueError: if `model` is no built Keras model, or has an object that cannot be copied, or a layer of a user's
-            subclass of a masked class.
+            subclass of a masked class, or one whose `call` reads layers of the model by global names.
 
     Example:
 
@@ -35,6 +36,20 @@ def densify(model: keras.Model, in_place: bool = False) -> keras.Model:
     'Dense'
     """
     check_convertible(model, "densify")
+    if not in_place:
+        check_global_names(model)
+    return _densified(model, in_place)
+
+
+def dense_copy(model: keras.Model) -> keras.Model:
+    """Returns what `densify` does, to be saved or exported at once, as long as the model does not change.
+
+    Its layers may read those of the model by global names, which `densify` refuses.
+    """
+    return _densified(model, in_place=False)
+
+
+def _densified(model, in_place):
     layers = [x for x in (model, *flatten(model)) if isinstance(x, (MaskedLayer, RecordsMasks))]
     own = [x.name for x in layers if plain_class(x) is None]
     if own:

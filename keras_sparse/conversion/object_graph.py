@@ -3,6 +3,7 @@
 import dis
 import functools
 import gc
+import itertools
 import sys
 import types
 import weakref
@@ -18,6 +19,9 @@ _SHARED_PACKAGES = sys.stdlib_module_names | {"numpy", "tensorflow", "jax", "jax
 _NO_REFERENCES = (str, bytes, bytearray, int, float, complex, type(None), np.ndarray, np.generic)
 _NOT_FOLLOWED = (type, types.ModuleType, types.FrameType, types.CodeType, types.BuiltinFunctionType, *_NO_REFERENCES)
 _KERAS = (keras.Operation, keras.Variable, keras.KerasTensor)
+_HOLDERS = (types.FunctionType, types.MethodType, functools.partial, list, tuple, dict)
+# Objects of Keras that may refer to variables, but do not compute the output of a layer.
+NOT_COMPUTING = (keras.Initializer, keras.Regularizer, keras.constraints.Constraint, keras.Optimizer, keras.Metric)
 _MOST_OBJECTS = 1_000_000  # that are looked at for one object
 
 
@@ -77,10 +81,21 @@ def variables_in(function: Callable) -> list[keras.Variable]:
     """Returns the variables that a function or callable object refers to, and not by the layer that has them."""
 
     def is_followed(x):
-        is_container = isinstance(x, (types.FunctionType, types.MethodType, functools.partial, list, tuple, dict))
-        return is_container or isinstance(x, keras.Variable) or (not isinstance(x, _KERAS) and is_plain_object(x))
+        is_plain = not isinstance(x, (*_KERAS, *NOT_COMPUTING)) and is_plain_object(x)
+        return is_plain or isinstance(x, (keras.Variable, *_HOLDERS))
 
-    return [x for x in _walk(function, is_followed) if isinstance(x, keras.Variable)]
+    walk = itertools.islice(_walk(function, is_followed), _MOST_OBJECTS)
+    return [x for x in walk if isinstance(x, keras.Variable)]
+
+
+def holds_one_of(value, ids: set[int]) -> bool:
+    """Returns whether an object is one of some layers and variables, or a function or container that holds one.
+
+    Args:
+        value: any object.
+        ids: the ids of the layers and variables.
+    """
+    return any(id(x) in ids for x in _walk(value, lambda x: isinstance(x, (*_KERAS, *_HOLDERS))))
 
 
 def _walk(value, is_followed=lambda x: True):
@@ -143,14 +158,8 @@ def _global_names(code):
 
 @functools.lru_cache(1000)
 def _is_python_class(cls):
-    """Returns whether a class is not implemented in C. An object is made to see that, unless it has a `__del__`."""
-    if hasattr(cls, "__del__"):
-        return True
-    try:
-        object.__new__(cls)
-    except TypeError:
-        return False
-    return True
+    """Returns whether `object.__new__` can make objects of a class: it and its bases are not implemented in C."""
+    return not any(isinstance(vars(x).get("__new__"), types.BuiltinMethodType) for x in cls.__mro__ if x is not object)
 
 
 def attributes_of(value) -> dict:

@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_sparse import _keras, backend, distributions
 from keras_sparse.conversion.copying import copy_model
+from keras_sparse.conversion.custom_layer_code import check_global_names
 from keras_sparse.conversion.initial_masks import INITIAL, is_trained, masks_by_magnitude, masks_of_zeros
 from keras_sparse.conversion.layer_sparsities import layer_sparsities
 from keras_sparse.conversion.trainable_weights import check_convertible, layers_without_weights, trainable_weights
@@ -114,6 +115,8 @@ def sparsify(
     if sparsity is not None and initial == "random":
         _warn_of_frozen(weights)
     _warn_of_coverage(model, weights, [w for w in all_weights if w not in weights and w not in kept])
+    if not in_place:
+        check_global_names(model)
     # Mask each layer of the copy, or of the model.
     made, twin = (model, lambda layer: layer) if in_place else copy_model(model)
     # Masks are seeded by place, not by path: nested models may have layers of equal paths, and Keras adds a counter to

@@ -7,7 +7,7 @@ import keras
 
 from keras_sparse import _keras
 from keras_sparse.conversion.custom_layer_code import why_mask_has_no_effect
-from keras_sparse.conversion.object_graph import variables_in
+from keras_sparse.conversion.object_graph import NOT_COMPUTING, variables_in
 from keras_sparse.layers import layer_kinds
 from keras_sparse.layers.connected_units import Units, units_of
 from keras_sparse.layers.mask_in_place import plain_class
@@ -15,6 +15,8 @@ from keras_sparse.layers.masked import MaskedLayer
 from keras_sparse.layers.masks import Mask
 from keras_sparse.layers.traversal import check_model, flatten
 
+# Ends of the names of attributes of a layer that do not compute its output.
+_NOT_COMPUTING = ("initializer", "regularizer", "constraint", "build", "quantize")
 # Classes of Keras layers, and the names of the weights that are masked by default, also in subclasses.
 MASKED_BY_DEFAULT = (
     ((keras.layers.Dense, keras.layers.EinsumDense), ("kernel",)),
@@ -173,8 +175,10 @@ def _used_by_others(layers):
                 arguments = keras.tree.flatten((node.arguments.args, node.arguments.kwargs))
                 used.update((id(x), node.operation) for x in arguments if isinstance(x, keras.Variable))
         # The functions of a model are its losses and training steps, which may list weights for a penalty.
-        held = () if isinstance(layer, keras.Model) else vars(layer).values()
-        functions = [x for x in held if callable(x) and not isinstance(x, (type, keras.Operation, keras.Variable))]
+        held = {} if isinstance(layer, keras.Model) else vars(layer)
+        held = [x for k, x in held.items() if not k.endswith(_NOT_COMPUTING)]
+        functions = [x for x in held if callable(x) and not isinstance(x, (type, *NOT_COMPUTING))]
+        functions = [x for x in functions if not isinstance(x, (keras.Operation, keras.Variable))]
         used.update((id(v), layer) for f in functions for v in variables_in(f))
     return used
 

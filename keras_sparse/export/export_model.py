@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_sparse import backend
 from keras_sparse.atomic_write import atomic_write
-from keras_sparse.conversion.densify import densify
+from keras_sparse.conversion.densify import dense_copy
 from keras_sparse.conversion.trainable_weights import check_convertible
 from keras_sparse.export import litert, run_exported
 from keras_sparse.export.input_arrays import input_arrays
@@ -81,7 +81,7 @@ def export(
     _check_combination(format, weights, representative_dataset)
     if batch_size is not None:
         check_positive_int(batch_size, "batch_size")
-    dense = densify(model)
+    dense = dense_copy(model)
     if not getattr(dense, "inputs", None):
         raise ValueError(
             f"`export` needs the shapes of the model's inputs. Received: {model.name!r}, of class "

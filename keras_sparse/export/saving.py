@@ -11,7 +11,7 @@ import keras
 
 from keras_sparse.atomic_write import atomic_write
 from keras_sparse.conversion.copying import copy_model
-from keras_sparse.conversion.densify import densify
+from keras_sparse.conversion.densify import dense_copy
 from keras_sparse.conversion.trainable_weights import check_convertible
 from keras_sparse.layers.traversal import masked_weights
 from keras_sparse.validation import check_choice, check_path
@@ -67,7 +67,7 @@ def save_model(
     path = Path(path)
     if path.suffix != ".keras":
         raise ValueError(f"`path` must end in '.keras', the extension of Keras's format. Received: path={str(path)!r}.")
-    copy = copy_model(model)[0] if keep_masks else densify(model)
+    copy = copy_model(model)[0] if keep_masks else dense_copy(model)
     for weight in masked_weights(copy):
         weight.mask.saved_as_difference = True
     with atomic_write(path) as compressed:

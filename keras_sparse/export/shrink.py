@@ -5,7 +5,7 @@ import numpy as np
 
 from keras_sparse import _keras
 from keras_sparse.conversion.copying import copy_model
-from keras_sparse.conversion.densify import densify
+from keras_sparse.conversion.densify import dense_copy
 from keras_sparse.conversion.trainable_weights import check_convertible
 from keras_sparse.export.channel_analysis import ChannelAnalysis
 from keras_sparse.export.output_comparison import (
@@ -55,7 +55,7 @@ def shrink(model: keras.Model) -> keras.Model:
     True
     """
     check_convertible(model, "shrink")
-    copy = densify(model)
+    copy = dense_copy(model)
     if not _keras.is_functional(copy):
         raise ValueError(
             "`shrink` takes a functional or Sequential model, whose layers have known connections. Received: "

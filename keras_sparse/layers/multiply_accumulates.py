@@ -82,8 +82,16 @@ def _input_shapes(model):
                 for layer, inner in _input_shapes(node.operation).items():
                     shapes.setdefault(layer, []).extend(inner)
             elif not node.is_input:
-                shapes.setdefault(id(node.operation), []).append([tuple(x.shape) for x in node.arguments.keras_tensors])
+                shapes.setdefault(id(node.operation), []).append([tuple(x.shape) for x in _inputs_of_call(node)])
     return shapes
+
+
+def _inputs_of_call(node):
+    """Returns the tensors of a call; of attention, query and value only."""
+    if isinstance(node.operation, _ATTENTIONS):
+        named = {**dict(zip(("query", "value"), node.arguments.args, strict=False)), **node.arguments.kwargs}
+        return [named["query"], named["value"]]
+    return node.arguments.keras_tensors
 
 
 def _calls_of_inner_layers(model):
@@ -92,22 +100,23 @@ def _calls_of_inner_layers(model):
     A recurrent or time-distributed layer calls those inside of it at each time step.
 
     Returns:
-        Dict from the id of a layer to a list with a number for each layer of the graph around it: the calls of that one
-        times the time steps inside; each layer inside counts once. It is None if the number of time steps is not fixed,
-        or the one around is called with inputs of several shapes, since layers inside are known for one shape only.
+        Dict from the id of a layer to a list with a number for each way to it from a layer of the graph, or from a
+        subclassed model: the calls of that one times the time steps on the way. It is None if the number of time steps
+        is not fixed, or calls have inputs of several shapes, since layers inside are known for one shape only.
     """
     found, shapes = {}, _input_shapes(model)
 
-    def visit(outer, calls, seen):
+    def visit(outer, calls, way):
         if isinstance(outer, (keras.layers.RNN, keras.layers.TimeDistributed)):
             shape = _built_shape(outer)
             length = shape[1] if shape else None
             calls = None if None in (length, calls) else calls * length
-        for layer in _keras.sublayers(outer):
-            if id(layer) not in seen:
-                seen.add(id(layer))
-                found.setdefault(id(layer), []).append(calls)
-                visit(layer, calls, seen)
+        inner = {id(x): x for x in _keras.sublayers(outer) if id(x) not in way}  # A layer may refer to one around it.
+        # One that is inside of another one, too, is taken to be called by that.
+        deeper = {id(y) for x in inner.values() for y in flatten(x)}
+        for layer in (x for i, x in inner.items() if i not in deeper):
+            found.setdefault(id(layer), []).append(calls)
+            visit(layer, calls, {*way, id(layer)})
 
     if not shapes:
         visit(model, 1, {id(model)})
@@ -116,7 +125,7 @@ def _calls_of_inner_layers(model):
             built = _built_shape(outer)
             firsts = {x[1:] for x in (*(x for x, *_ in given), *([tuple(built)] if built else []))}
             # The layers inside of attention also depend on the lengths of its values, the second input.
-            others = {tuple(x[1:] for x in call[:2]) for call in given} if isinstance(outer, _ATTENTIONS) else ()
+            others = {tuple(x[1:] for x in call) for call in given} if isinstance(outer, _ATTENTIONS) else ()
             same = len(firsts) == 1 and len(others) <= 1
             visit(outer, len(given) if same else None, {id(outer)})
     return found

@@ -72,7 +72,7 @@ class MethodInterface:
     def step_action(self, epoch: int) -> tuple | None:
         """Returns the arguments of `act_on_layers` for the steps of an epoch, or None if steps need no action.
 
-        By default they need none if neither the optimizer nor a loss of the user's changes dead weights.
+        By default they need none if neither the optimizer nor a penalty in the user's code changes dead weights.
 
         Args:
             epoch: int from 0, the epoch that begins.
