@@ -100,7 +100,8 @@ def test_a_penalty_that_a_layer_adds_leaves_dead_weights_at_zero(method, blobs):
 
 @pytest.mark.parametrize("loss", ["ce", "crossentropy"])
 def test_names_of_losses_that_only_compile_knows(loss, blobs):
-    model = mlp(0.8)
+    net = [keras.Input((8,)), layers.Dense(16), layers.Dense(3, activation="softmax")]
+    model = ks.sparsify(keras.Sequential(net), 0.5)
     model.compile("sgd", loss)
     targets = np.eye(3, dtype="float32")[blobs[1]]
     history = model.fit(blobs[0], targets, verbose=0, callbacks=[ks.DeepR(1e-4, 1e-6)]).history
