@@ -7,6 +7,7 @@ from keras import layers, ops
 
 import keras_sparse as ks
 from keras_sparse import criteria
+from keras_sparse.training.dead_weights import leaves_zeros
 from keras_sparse.training.optimizer_state import slots
 from nets import compiled, live_weights, mlp, numpy, ready
 
@@ -109,8 +110,6 @@ def test_names_of_losses_that_only_compile_knows(loss, blobs):
 
 
 def test_a_loss_that_holds_another_model_needs_no_action_in_the_step(blobs):
-    from keras_sparse.training.dead_weights import leaves_zeros
-
     teacher, model = mlp(), mlp(0.8)
     weights = ks.masked_weights(model)
     model.compile("sgd", lambda y, p: ops.mean((p - ops.mean(teacher.layers[0].kernel)) ** 2))

@@ -198,6 +198,24 @@ def test_attention_with_values_of_several_lengths_is_unknown():
     assert ks.report(keras.Model([query, short, mask], outputs)).dense_macs == 2 * (6 + 10 + 10 + 6) * 64
 
 
+def test_attention_of_a_subclass_with_one_input():
+    class SelfAttention(layers.MultiHeadAttention):
+        """Attention of a sequence to itself."""
+
+        def build(self, shape):
+            super().build(shape, shape)
+
+        def call(self, inputs):
+            return super().call(inputs, inputs)
+
+        def compute_output_spec(self, inputs):
+            return keras.KerasTensor(inputs.shape, inputs.dtype)
+
+    x = keras.Input((6, 8))
+    for outputs in (SelfAttention(2, 4)(x), SelfAttention(2, 4)(inputs=x)):
+        assert ks.report(keras.Model(x, outputs)).dense_macs == 4 * 6 * 64
+
+
 def test_layers_that_no_call_reaches_count_for_the_shape_they_were_built_for():
     dense = layers.Dense(4, use_bias=False)
     dense.build((None, 8))

@@ -166,8 +166,8 @@ def where(runs):
 
 def overlap(runs):
     """Overlap of the final masks of two seeds (Jaccard index) by layer, and that of random masks."""
-    groups = [list(filter(_is_masked, same)) for same in runs_.group_by_settings(runs).values()]
-    groups = [same for same in groups if len(same) > 1]
+    groups = {label: list(filter(_is_masked, same)) for label, same in runs_.group_by_settings(runs).items()}
+    groups = {label: same for label, same in groups.items() if len(same) > 1}
     if not groups:
         return None
     import keras
@@ -176,7 +176,7 @@ def overlap(runs):
 
     figure, axes = plt.subplots()
     names = []
-    for i, same in enumerate(groups):
+    for i, (label, same) in enumerate(groups.items()):
         models = [keras.models.load_model(run.path / "model.keras", compile=False) for run in same]
         found = [ks.compare(a, b) for a, b in itertools.combinations(models, 2)]
         names = [layer.name for layer in found[0].layers]
@@ -184,7 +184,6 @@ def overlap(runs):
         places = [place + (i + 0.5) / len(groups) * 0.7 - 0.35 for place in range(len(names))]
         means = [statistics.mean(x.jaccard for x in pairs) for pairs in by_layer]
         chance = [statistics.mean(map(_chance_jaccard, pairs)) for pairs in by_layer]
-        label = next(k for k, v in runs_.group_by_settings(runs).items() if same[0] in v)
         axes.scatter(places, means, s=22, color=_color(i), marker=_marker(i), label=label)
         chance_label = "random masks" if i == len(groups) - 1 else None
         axes.scatter(places, chance, s=60, marker="_", color="#8C8C8C", label=chance_label)

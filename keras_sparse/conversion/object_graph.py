@@ -78,7 +78,7 @@ def refers_to(value, objects: Iterable) -> bool:
 
 
 def variables_in(function: Callable) -> list[keras.Variable]:
-    """Returns the variables that a function or callable object refers to, and not by the layer that has them."""
+    """Returns the variables that a function or callable object refers to, except by the layers that have them."""
 
     def is_followed(x):
         is_plain = not isinstance(x, (*_KERAS, *NOT_COMPUTING)) and is_plain_object(x)
@@ -99,7 +99,7 @@ def holds_one_of(value, ids: set[int]) -> bool:
 
 
 def _walk(value, is_followed=lambda x: True):
-    """Yields an object and those that it refers to, at any depth, each once. Objects of Keras end the way."""
+    """Yields an object and those that it refers to, at any depth, each once. What objects of Keras have is left out."""
     seen, queue = {id(value)}, [value]
     for x in queue:
         yield x
@@ -111,10 +111,8 @@ def _walk(value, is_followed=lambda x: True):
 
 def _may_refer_to_keras(value):
     # Objects of TensorFlow, JAX and PyTorch share state with many others. Only functions compiled by them matter.
-    cls = type(value)
-    if callable(value) or cls.__module__.split(".")[0] in sys.stdlib_module_names:
-        return True
-    return is_plain_object(value)
+    is_of_stdlib = type(value).__module__.split(".")[0] in sys.stdlib_module_names
+    return callable(value) or is_of_stdlib or is_plain_object(value)
 
 
 def _referents(value):

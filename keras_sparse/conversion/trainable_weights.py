@@ -15,8 +15,8 @@ from keras_sparse.layers.masked import MaskedLayer
 from keras_sparse.layers.masks import Mask
 from keras_sparse.layers.traversal import check_model, flatten
 
-# Ends of the names of attributes of a layer that do not compute its output.
-_NOT_COMPUTING = ("initializer", "regularizer", "constraint", "build", "quantize")
+# Ends of the names of attributes whose functions do not compute the output of a layer.
+_NOT_IN_CALL = ("initializer", "regularizer", "constraint", "build", "quantize")
 # Classes of Keras layers, and the names of the weights that are masked by default, also in subclasses.
 MASKED_BY_DEFAULT = (
     ((keras.layers.Dense, keras.layers.EinsumDense), ("kernel",)),
@@ -176,9 +176,10 @@ def _used_by_others(layers):
                 used.update((id(x), node.operation) for x in arguments if isinstance(x, keras.Variable))
         # The functions of a model are its losses and training steps, which may list weights for a penalty.
         held = {} if isinstance(layer, keras.Model) else vars(layer)
-        held = [x for k, x in held.items() if not k.endswith(_NOT_COMPUTING)]
-        functions = [x for x in held if callable(x) and not isinstance(x, (type, *NOT_COMPUTING))]
-        functions = [x for x in functions if not isinstance(x, (keras.Operation, keras.Variable))]
+        others = (type, keras.Operation, keras.Variable, *NOT_COMPUTING)
+        functions = [
+            x for k, x in held.items() if callable(x) and not isinstance(x, others) and not k.endswith(_NOT_IN_CALL)
+        ]
         used.update((id(v), layer) for f in functions for v in variables_in(f))
     return used
 
@@ -200,9 +201,9 @@ def check_convertible(model, function: str) -> None:
     Some plain layers may have no weights, since they are never called, or in training only.
     """
     check_model(model, f"`{function}` takes a keras.Model.", keras.Model)
-    unbuilt, layers = layers_without_weights(model), list(filter(_is_of_maskable_class, flatten(model)))
-    are_missing = unbuilt == layers or any(isinstance(x, MaskedLayer) for x in unbuilt)
-    if not model.built or (unbuilt and are_missing):
+    unbuilt = layers_without_weights(model)
+    has_none = len(unbuilt) == sum(map(_is_of_maskable_class, flatten(model)))
+    if not model.built or (unbuilt and (has_none or any(isinstance(x, MaskedLayer) for x in unbuilt))):
         names = [x.name for x in unbuilt]
         raise ValueError(
             f"`{function}` needs a built model: this one has no weights yet. Received: {model.name!r}, not built. "

@@ -31,10 +31,10 @@ def uses_per_input(model: keras.Model) -> Callable[[keras.Layer], int | None]:
 
     def uses(layer):
         # Calls in a graph have inputs of known shapes. Those by other layers count for the shape it was built for.
-        counts, calls = counts_in_calls(layer), inner_calls.get(id(layer), ())
-        if calls or not counts:
-            built = counts_in_calls(layer, of_graph=False)[0]
-            counts = [*counts, None if built is None or None in calls else built * (sum(calls) if calls else 1)]
+        counts = counts_in_calls(layer)
+        if calls := inner_calls.get(id(layer)) or ([] if counts else [1]):
+            (built,) = counts_in_calls(layer, of_graph=False)
+            counts = [*counts, None if built is None or None in calls else built * sum(calls)]
         return None if None in counts else sum(counts)
 
     return uses
@@ -87,11 +87,12 @@ def _input_shapes(model):
 
 
 def _inputs_of_call(node):
-    """Returns the tensors of a call; of attention, query and value only."""
+    """Returns the tensors of a call; of attention, query and value only, as far as its `call` has them."""
+    named = {}
     if isinstance(node.operation, _ATTENTIONS):
         named = {**dict(zip(("query", "value"), node.arguments.args, strict=False)), **node.arguments.kwargs}
-        return [named["query"], named["value"]]
-    return node.arguments.keras_tensors
+    found = [named[name] for name in ("query", "value") if isinstance(named.get(name), keras.KerasTensor)]
+    return found or node.arguments.keras_tensors
 
 
 def _calls_of_inner_layers(model):
